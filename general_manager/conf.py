@@ -1,0 +1,311 @@
+"""The settings: every key, its default in each mode, and what makes a value wrong.
+
+The only module that reads Django's settings. Nothing is read at import time; what was read is
+forgotten when a setting changes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, Final, Literal, NamedTuple, cast
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+MODES: Final = ("local", "production")
+CONTAINER: Final = "GENERAL_MANAGER"
+
+
+class Problem(NamedTuple):
+    """One thing wrong with the settings: the check's id, a sentence, what to do."""
+
+    id: str
+    message: str
+    hint: str
+
+    @property
+    def is_error(self) -> bool:
+        return self.id.startswith("E")
+
+
+class _Wrong(Exception):
+    """A value that its key cannot take; the text says what it should have been."""
+
+
+def _mode(value: Any) -> str:
+    if value in MODES:
+        return cast(str, value)
+    raise _Wrong(f"'local' or 'production'{_did_you_mean(value, MODES)}")
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _Wrong("True or False")
+
+
+def _count(minimum: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise _Wrong(f"a whole number from {minimum} up")
+        return value
+
+    return parse
+
+
+def _duration(*, unit: str, whole: bool = False, zero: bool = False) -> Callable[[Any], timedelta]:
+    kinds = int if whole else int | float
+    wanted = f"a {'whole ' if whole else ''}number of {unit}, "
+    wanted += "zero or more" if zero else "more than zero"
+
+    def parse(value: Any) -> timedelta:
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise _Wrong(wanted)
+        if not (value > 0 or (zero and value == 0)):
+            raise _Wrong(wanted)
+        try:
+            return timedelta(**{unit: value})
+        except (OverflowError, ValueError):
+            raise _Wrong(f"{wanted}, and at most {timedelta.max.days} days") from None
+
+    return parse
+
+
+def _days_or_none(value: Any) -> timedelta | None:
+    return None if value is None else _duration(unit="days")(value)
+
+
+def _backend(value: Any) -> Any:
+    """A mapping with a class and options, a dotted path, a class, factory or instance."""
+    if isinstance(value, str) and not value.strip():
+        raise _Wrong("a dotted path, and not empty text")
+    if isinstance(value, Mapping):
+        return _backend_mapping(value)
+    if isinstance(value, bool | int | float | bytes | list | tuple | set):
+        raise _Wrong("a mapping with 'class' and 'options', a dotted path, a class or an instance")
+    return value
+
+
+def _backend_mapping(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    known = ("class", "options")
+    for key in value:
+        if key not in known:
+            raise _Wrong(
+                f"a mapping with 'class' and 'options' only; it has {key!r}"
+                f"{_did_you_mean(key, known)}"
+            )
+    if not value.get("class"):
+        raise _Wrong("a mapping with a 'class': a dotted path, a class or a factory")
+    options = value.get("options")
+    if options is not None and not (
+        isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
+    ):
+        raise _Wrong("a mapping whose 'options' are a mapping with text keys")
+    return value
+
+
+def _key(name: str, parse: Callable[[Any], Any], default: Any, *, production: Any = None) -> Any:
+    """A settings key: its *name*, what checks and converts it, its *default* in each mode."""
+    by_mode = {"local": default, "production": default if production is None else production}
+    return field(metadata={"key": name, "parse": parse, "defaults": by_mode})
+
+
+class _SameAs(str):
+    """A default: whatever the key of this name has."""
+
+    __slots__ = ()
+
+
+_BACKENDS = "general_manager.workflow.backends"
+_REGISTRIES = "general_manager.workflow.event_registry"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowSettings:
+    """What is configured, checked and converted; a field for each key, durations as `timedelta`."""
+
+    mode: Literal["local", "production"] = _key("WORKFLOW_MODE", _mode, "local")
+    engine: Any = _key(
+        "WORKFLOW_ENGINE",
+        _backend,
+        f"{_BACKENDS}.local.LocalWorkflowEngine",
+        production=f"{_BACKENDS}.celery.CeleryWorkflowEngine",
+    )
+    event_registry: Any = _key(
+        "WORKFLOW_EVENT_REGISTRY",
+        _backend,
+        f"{_REGISTRIES}.InMemoryEventRegistry",
+        production=f"{_REGISTRIES}.DatabaseEventRegistry",
+    )
+    signal_bridge: bool = _key("WORKFLOW_SIGNAL_BRIDGE", _flag, False)
+    run_async: bool = _key("WORKFLOW_ASYNC", _flag, False, production=True)
+    outbox_batch_size: int = _key("WORKFLOW_OUTBOX_BATCH_SIZE", _count(1), 100)
+    outbox_process_chunk_size: int = _key("WORKFLOW_OUTBOX_PROCESS_CHUNK_SIZE", _count(1), 50)
+    beat_enabled: bool = _key("WORKFLOW_BEAT_ENABLED", _flag, False, production=True)
+    beat_outbox_interval: timedelta = _key(
+        "WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS", _duration(unit="seconds", whole=True), 5
+    )
+    beat_max_jitter: timedelta = _key(
+        "WORKFLOW_BEAT_MAX_JITTER_SECONDS", _duration(unit="seconds", zero=True), 2
+    )
+    delivery_running_timeout: timedelta = _key(
+        "WORKFLOW_DELIVERY_RUNNING_TIMEOUT_SECONDS", _duration(unit="seconds"), 300
+    )
+    max_retries: int = _key("WORKFLOW_MAX_RETRIES", _count(1), 3)
+    dead_letter_enabled: bool = _key("WORKFLOW_DEAD_LETTER_ENABLED", _flag, True)
+    outbox_claim_ttl: timedelta = _key(
+        "WORKFLOW_OUTBOX_CLAIM_TTL_SECONDS",
+        _duration(unit="seconds"),
+        _SameAs("WORKFLOW_DELIVERY_RUNNING_TIMEOUT_SECONDS"),
+    )
+    retry_backoff: timedelta = _key("WORKFLOW_RETRY_BACKOFF_SECONDS", _duration(unit="seconds"), 5)
+    max_crashes: int = _key("WORKFLOW_MAX_CRASHES", _count(1), 3)
+    execution_lease: timedelta = _key(
+        "WORKFLOW_EXECUTION_LEASE_SECONDS", _duration(unit="seconds"), 60
+    )
+    retention: timedelta | None = _key("WORKFLOW_RETENTION_DAYS", _days_or_none, None)
+
+
+_PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
+    one.metadata["key"]: one.metadata["parse"] for one in fields(WorkflowSettings)
+}
+_BACKEND_KEYS: Final = ("WORKFLOW_ENGINE", "WORKFLOW_EVENT_REGISTRY")
+KEYS: Final = tuple(_PARSERS)
+
+
+@cache
+def get_workflow_settings() -> WorkflowSettings:
+    """The settings in force.
+
+    Raises `ImproperlyConfigured` with every wrong key in one message: nothing is guessed, so a
+    misspelt mode never turns into local mode.
+    """
+    return load_settings(django_settings)
+
+
+def load_settings(source: object) -> WorkflowSettings:
+    """Like `get_workflow_settings`, from any object that has settings as attributes."""
+    values, problems = read_settings(source)
+    errors = [problem for problem in problems if problem.is_error]
+    if values is None or errors:
+        raise ImproperlyConfigured(
+            "\n".join(f"{problem.message} {problem.hint}" for problem in errors)
+        )
+    return values
+
+
+def find_problems() -> list[Problem]:
+    """Everything wrong with the settings in force, for `manage.py check`."""
+    return read_settings(django_settings)[1]
+
+
+def read_settings(source: object) -> tuple[WorkflowSettings | None, list[Problem]]:
+    """Read *source*; the values are `None` if any of them is wrong."""
+    container = getattr(source, CONTAINER, None)
+    problems: list[Problem] = []
+    if container is None:
+        container = {}
+    elif not isinstance(container, Mapping):
+        problems.append(
+            Problem(
+                "E001",
+                f"{CONTAINER} must be a mapping of settings, not {container!r}.",
+                f'Write {CONTAINER} = {{"WORKFLOW_MODE": "local"}}.',
+            )
+        )
+        container = {}
+    given = {name: getattr(source, name) for name in KEYS if hasattr(source, name)}
+    given.update((name, value) for name, value in container.items() if name in KEYS)
+    parsed, wrong = _parse(given)
+    problems += [*_unknown_keys(container), *wrong, *_near_misses(source)]
+    if any(problem.is_error for problem in problems):
+        return None, problems
+    return _with_defaults(parsed), problems
+
+
+def _parse(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    parsed: dict[str, Any] = {}
+    problems = []
+    for name, value in given.items():
+        if value is None and name in _BACKEND_KEYS:
+            continue  # None asks for the mode's default
+        try:
+            parsed[name] = _PARSERS[name](value)
+        except _Wrong as wrong:
+            problems.append(
+                Problem("E003", f"{name} must be {wrong}, not {value!r}.", _HINTS.get(name, _HINT))
+            )
+    return parsed, problems
+
+
+_HINT: Final = "Correct the value, or remove the key to have the mode's default."
+_HINTS: Final = {
+    "WORKFLOW_MODE": "Without the key the mode is 'local'; a wrong one is never taken for it.",
+    "WORKFLOW_MAX_RETRIES": "It counts delivery passes: 1 means one attempt and no retry.",
+    "WORKFLOW_RETENTION_DAYS": "Use None to keep finished rows for ever.",
+}
+
+
+def _with_defaults(parsed: Mapping[str, Any]) -> WorkflowSettings:
+    mode = parsed.get("WORKFLOW_MODE", "local")
+    values: dict[str, Any] = {}
+    for one in fields(WorkflowSettings):
+        name = one.metadata["key"]
+        if name in parsed:
+            values[one.name] = parsed[name]
+            continue
+        default = one.metadata["defaults"][mode]
+        if isinstance(default, _SameAs):
+            other = next(
+                field for field in fields(WorkflowSettings) if field.metadata["key"] == default
+            )
+            values[one.name] = values[other.name]
+        else:
+            values[one.name] = one.metadata["parse"](default)
+    return WorkflowSettings(**values)
+
+
+def _unknown_keys(container: Mapping[Any, Any]) -> list[Problem]:
+    problems = []
+    for name in container:
+        if name in _PARSERS:
+            continue
+        near = _nearest(name, KEYS) or _nearest(f"WORKFLOW_{name}", KEYS)
+        hint = f"Did you mean {near}?" if near else f"The keys are {', '.join(KEYS)}."
+        problems.append(Problem("E002", f"{CONTAINER} has no key {name!r}.", hint))
+    return problems
+
+
+def _near_misses(source: object) -> list[Problem]:
+    """Top-level settings that look like ours and are not; they may be another app's."""
+    problems = []
+    for name in dir(source):
+        if name in _PARSERS or name == CONTAINER or not name.isupper():
+            continue
+        near = get_close_matches(name, (*KEYS, CONTAINER), n=1, cutoff=0.9)
+        if near:
+            problems.append(
+                Problem("W001", f"The setting {name} is not read.", f"Did you mean {near[0]}?")
+            )
+    return problems
+
+
+def _nearest(name: object, known: tuple[str, ...]) -> str | None:
+    near = get_close_matches(str(name).upper(), known, n=1, cutoff=0.75)
+    return near[0] if near else None
+
+
+def _did_you_mean(value: object, known: tuple[str, ...]) -> str:
+    near = get_close_matches(value.lower(), known, n=1) if isinstance(value, str) else ()
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _forget(*, setting: str, **_: object) -> None:
+    if setting == CONTAINER or setting in _PARSERS:
+        get_workflow_settings.cache_clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="general_manager.conf")

@@ -1,0 +1,133 @@
+"""From a setting to one shared instance that is known to have what is asked of it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from threading import RLock
+from typing import Any, Generic, TypeVar, cast
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from general_manager.conf import WorkflowSettings, get_workflow_settings, load_settings
+
+T = TypeVar("T")
+
+
+class BackendSlot(Generic[T]):
+    """Holds the one instance that a setting describes, and builds it when it is first asked for.
+
+    When the setting changes, as in tests, the next `get` builds a new instance, and the first one
+    comes back when the setting does. *methods* is what an instance must have. *succeed*, given the
+    new instance and the first one, lets the new one carry on what must not be lost.
+    """
+
+    def __init__(
+        self,
+        setting: str,
+        read: Callable[[WorkflowSettings], object],
+        *,
+        methods: Iterable[str],
+        succeed: Callable[[T, T], None] | None = None,
+    ) -> None:
+        self._setting = setting
+        self._read = read
+        self._methods = tuple(methods)
+        self._succeed = succeed
+        self._lock = RLock()
+        self._configured: T | None = None
+        self._first: tuple[object, T] | None = None
+        self._current: tuple[object, T] | None = None
+        self._seen: WorkflowSettings | None = None
+
+    def get(self) -> T:
+        """The instance in force.
+
+        Raises `ImproperlyConfigured` that names the setting if it cannot be built.
+        """
+        if self._configured is not None:
+            return self._configured
+        settings = get_workflow_settings()
+        current = self._current
+        if current is not None and self._seen is settings:
+            return current[1]
+        with self._lock:
+            return self._follow(settings)
+
+    def configure(self, instance: T | None) -> None:
+        """Use *instance*, whatever the setting says; `None` goes back to the setting.
+
+        Raises `TypeError` if *instance* lacks what is asked of it.
+        """
+        if instance is not None:
+            missing = self._missing(instance)
+            if missing:
+                raise TypeError(f"{instance!r} has no {missing}, which {self._setting} needs")
+        with self._lock:
+            self._configured = instance
+
+    def configure_from(self, source: object) -> T:
+        """Build what the settings-like object *source* describes, and use that.
+
+        *source* has settings as attributes, as `django.conf.settings` has. Raises
+        `ImproperlyConfigured`, and changes nothing, if it is wrong.
+        """
+        instance = self._build(self._read(load_settings(source)))
+        self.configure(instance)
+        return instance
+
+    def _follow(self, settings: WorkflowSettings) -> T:
+        spec = self._read(settings)
+        for known in (self._current, self._first):
+            if known is not None and known[0] == spec:
+                self._current, self._seen = known, settings
+                return known[1]
+        instance = self._build(spec)
+        if self._first is None:
+            self._first = (spec, instance)
+        elif self._succeed is not None:
+            self._succeed(instance, self._first[1])
+        self._current, self._seen = (spec, instance), settings
+        return instance
+
+    def _build(self, spec: object) -> T:
+        options: Mapping[str, Any] = {}
+        found = spec
+        if isinstance(found, Mapping):
+            found, options = found["class"], found.get("options") or {}
+        if isinstance(found, str):
+            found = self._import(found)
+        instance = found
+        if isinstance(found, type) or (callable(found) and self._missing(found)):
+            instance = self._call(found, options)
+        elif options:
+            raise ImproperlyConfigured(
+                f"{self._setting} has options, and {found!r} is an instance that takes none."
+            )
+        missing = self._missing(instance)
+        if missing:
+            raise ImproperlyConfigured(
+                f"{self._setting} gives {instance!r}, which has no {missing}."
+            )
+        return cast(T, instance)
+
+    def _import(self, path: str) -> object:
+        try:
+            return import_string(path)
+        except Exception as error:
+            raise ImproperlyConfigured(
+                f"{self._setting} names {path!r}, which cannot be imported: {error}"
+            ) from error
+
+    def _call(self, factory: Callable[..., object], options: Mapping[str, Any]) -> object:
+        try:
+            return factory(**options)
+        except Exception as error:
+            name = getattr(factory, "__qualname__", repr(factory))
+            raise ImproperlyConfigured(
+                f"{self._setting} could not build {name} with options {dict(options)!r}: {error}"
+            ) from error
+
+    def _missing(self, instance: object) -> str:
+        missing = [
+            f"{name}()" for name in self._methods if not callable(getattr(instance, name, None))
+        ]
+        return ", ".join(missing)

@@ -1,0 +1,94 @@
+"""Where a manager's values live: in a model that it declares, or in one that is there already."""
+
+from copy import deepcopy
+from typing import Any, ClassVar, cast
+
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.db import models
+
+
+class Interface:
+    """The side of a manager that knows its model; use one of the subclasses."""
+
+    model: ClassVar[Any]
+
+    @classmethod
+    def attach(cls, manager: type) -> None:
+        """Called once, when the class *manager* is made with this interface inside."""
+        raise TypeError(
+            f"{manager.__name__}.Interface must derive from DatabaseInterface or "
+            "ExistingModelInterface"
+        )
+
+    @classmethod
+    def get_model(cls) -> type[models.Model]:
+        raise TypeError(f"{cls.__qualname__} has no model")
+
+
+class DatabaseInterface(Interface):
+    """Declares the model: fields, `Meta`, methods and constraints, as in a Django model.
+
+    The model gets the manager's name and belongs to the app whose module the manager is in, so
+    define the manager in that app's ``models.py`` or a module it imports; ``makemigrations`` then
+    finds it as usual. The model itself is ``Project.Interface.model``.
+    """
+
+    @classmethod
+    def attach(cls, manager: type) -> None:
+        attributes: dict[str, Any] = {}
+        for base in reversed(cls.__mro__[: cls.__mro__.index(DatabaseInterface)]):
+            inherited = base is not cls
+            for name, value in vars(base).items():
+                if name not in _OWN_ATTRIBUTES:
+                    attributes[name] = deepcopy(value) if inherited else value
+        attributes |= {
+            "__module__": manager.__module__,
+            "__qualname__": manager.__qualname__,
+            "__doc__": cls.__doc__ if cls.__dict__.get("__doc__") else manager.__doc__,
+        }
+        model = type(manager.__name__, (models.Model,), attributes)
+        model.general_manager = manager  # type: ignore[attr-defined]  # read by `manager_of`
+        cls.model = model
+
+    @classmethod
+    def get_model(cls) -> type[models.Model]:
+        return cast(type[models.Model], cls.model)
+
+
+class ExistingModelInterface(Interface):
+    """Wraps a model that is there already: ``model = "billing.Invoice"``, or the class."""
+
+    @classmethod
+    def attach(cls, manager: type) -> None:
+        model = getattr(cls, "model", None)
+        is_label = isinstance(model, str) and len([part for part in model.split(".") if part]) == 2
+        is_model = isinstance(model, type) and issubclass(model, models.Model)
+        if not (is_label or is_model):
+            raise TypeError(
+                f'{manager.__name__}.Interface.model must be a model or "app_label.ModelName", '
+                f"not {model!r}"
+            )
+
+    @classmethod
+    def get_model(cls) -> type[models.Model]:
+        """The model; raises `ImproperlyConfigured` if no installed app has it."""
+        if isinstance(cls.model, str):
+            try:
+                cls.model = apps.get_model(cls.model)
+            except LookupError as error:
+                raise ImproperlyConfigured(
+                    f"{cls.__qualname__}.model names {cls.model!r}: {error}"
+                ) from error
+        return cast(type[models.Model], cls.model)
+
+
+def manager_of(model: type[models.Model]) -> type | None:
+    """The manager that declares *model*, if one does."""
+    return cast("type | None", vars(model).get("general_manager"))
+
+
+_OWN_ATTRIBUTES = frozenset(
+    """__dict__ __weakref__ __module__ __qualname__ __doc__ __firstlineno__ __static_attributes__
+    __annotations__ __annotations_cache__ __annotate__ __annotate_func__""".split()
+)

@@ -1,0 +1,95 @@
+"""Several managers: a queryset that gives managers instead of instances."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Self, TypeVar, overload
+
+from django.db.models import QuerySet
+
+M = TypeVar("M")
+
+
+class ManagerQuery(Generic[M]):
+    """Lazy like a queryset, which it wraps: nothing is read until it is iterated or counted.
+
+    *wrap* makes a manager of each instance.
+    """
+
+    def __init__(self, wrap: Callable[[Any], M], queryset: QuerySet[Any]) -> None:
+        self._wrap = wrap
+        self.queryset = queryset
+
+    def filter(self, *conditions: Any, **lookups: Any) -> Self:
+        return self._with(self.queryset.filter(*conditions, **keys_of(lookups)))
+
+    def exclude(self, *conditions: Any, **lookups: Any) -> Self:
+        return self._with(self.queryset.exclude(*conditions, **keys_of(lookups)))
+
+    def order_by(self, *names: Any) -> Self:
+        return self._with(self.queryset.order_by(*names))
+
+    def all(self) -> Self:
+        return self._with(self.queryset.all())
+
+    def get(self, *conditions: Any, **lookups: Any) -> M:
+        return self._wrap(self.queryset.get(*conditions, **keys_of(lookups)))
+
+    def first(self) -> M | None:
+        instance = self.queryset.first()
+        return None if instance is None else self._wrap(instance)
+
+    def last(self) -> M | None:
+        instance = self.queryset.last()
+        return None if instance is None else self._wrap(instance)
+
+    def count(self) -> int:
+        return self.queryset.count()
+
+    def exists(self) -> bool:
+        return self.queryset.exists()
+
+    def __iter__(self) -> Iterator[M]:
+        return (self._wrap(instance) for instance in self.queryset)
+
+    def __len__(self) -> int:
+        return len(self.queryset)
+
+    def __bool__(self) -> bool:
+        return bool(self.queryset)
+
+    @overload
+    def __getitem__(self, index: int) -> M: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self | list[M]: ...
+    def __getitem__(self, index: int | slice) -> M | Self | list[M]:
+        found = self.queryset[index]
+        if isinstance(found, QuerySet):
+            return self._with(found)
+        if isinstance(found, list):
+            return [self._wrap(instance) for instance in found]
+        return self._wrap(found)
+
+    def __contains__(self, manager: object) -> bool:
+        return any(manager == one for one in self)
+
+    def __repr__(self) -> str:
+        shown = [repr(one) for one in self[:21]]
+        if len(shown) > 20:
+            shown[-1] = "..."
+        return f"<ManagerQuery [{', '.join(shown)}]>"
+
+    def _with(self, queryset: QuerySet[Any]) -> Self:
+        return type(self)(self._wrap, queryset)
+
+
+def keys_of(lookups: dict[str, Any]) -> dict[str, Any]:
+    """*lookups* with keys in place of managers, so that ``filter(project=project)`` works."""
+    return {name: _key_of(value) for name, value in lookups.items()}
+
+
+def _key_of(value: Any) -> Any:
+    if isinstance(value, list | tuple | set):
+        return [_key_of(item) for item in value]
+    identification = getattr(value, "identification", None)
+    if isinstance(identification, dict) and len(identification) == 1:
+        return next(iter(identification.values()))
+    return value

@@ -1,0 +1,87 @@
+"""What a caller may give to create, update and filter, checked before anything is touched."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from django.core.exceptions import ValidationError
+from django.db.models import Field, ForeignKey, Model
+
+from general_manager.manager.change import value_fields
+
+
+class Values(NamedTuple):
+    columns: dict[str, Any]
+    """What the row itself holds, by field name or attribute name."""
+    relations: dict[str, list[Any]]
+    """What many-to-many fields are set to, once the row is there."""
+
+
+def sort_values(model: type[Model], values: Mapping[str, Any], *, may_identify: bool) -> Values:
+    """Check the names in *values* against the model's fields.
+
+    Raises `TypeError` for a name that is no field, or that may not be set: a generated column,
+    or the primary key where *may_identify* is false.
+    """
+    meta = model._meta
+    columns = {name for one in value_fields(model) for name in (one.name, one.attname)}
+    columns |= {one.name for one in meta.private_fields}
+    keys = {name for one in meta.pk_fields for name in (one.name, one.attname)} | {"pk"}
+    relations = {one.name for one in meta.many_to_many}
+    sorted_values = Values({}, {})
+    for name, value in values.items():
+        if name in relations:
+            sorted_values.relations[name] = _items(model, name, value)
+            continue
+        if name in keys and not may_identify:
+            raise TypeError(f"{model.__name__}.{name} identifies the object and cannot be changed")
+        if name not in columns and name not in keys:
+            raise TypeError(_no_field(model, name, columns | relations))
+        if name in columns and getattr(meta.get_field(name), "generated", False):
+            raise TypeError(f"{model.__name__}.{name} is computed by the database, not set")
+        sorted_values.columns[name] = value
+    return sorted_values
+
+
+def identification_of(model: type[Model], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The primary key that *given* spells, converted to the fields' types.
+
+    Raises `TypeError` for missing or unknown names and `ValueError` for values of a wrong type.
+    """
+    fields = list(model._meta.pk_fields)
+    given = dict(given)
+    if len(fields) == 1:
+        for alias in ("pk", fields[0].name):
+            if alias in given and alias != fields[0].attname:
+                given.setdefault(fields[0].attname, given.pop(alias))
+    wanted = {one.attname: one for one in fields}
+    if set(given) != set(wanted):
+        raise TypeError(
+            f"{model.__name__} is identified by {', '.join(wanted)}, "
+            f"not by {', '.join(map(repr, given)) or 'nothing'}"
+        )
+    return {name: _converted(model, one, given[name]) for name, one in wanted.items()}
+
+
+def _converted(model: type[Model], one: "Field[Any, Any]", value: Any) -> Any:
+    if isinstance(value, Model):
+        value = value.pk
+    if value is None or isinstance(value, bool | float):
+        raise ValueError(f"{model.__name__}.{one.attname} cannot be {value!r}")
+    target = one.target_field if isinstance(one, ForeignKey) else one
+    try:
+        return target.to_python(value)
+    except (ValidationError, TypeError, ValueError) as error:
+        raise ValueError(f"{model.__name__}.{one.attname} cannot be {value!r}") from error
+
+
+def _items(model: type[Model], name: str, value: Any) -> list[Any]:
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+        raise TypeError(f"{model.__name__}.{name} takes several objects or keys, not {value!r}")
+    return list(value)
+
+
+def _no_field(model: type[Model], name: str, known: set[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
+    return f"{model.__name__} has no field {name!r}; {hint}"

@@ -1,0 +1,30 @@
+"""The engine in force: what `WORKFLOW_ENGINE` says, built once."""
+
+from typing import Final
+
+from general_manager.loading import BackendSlot
+from general_manager.workflow.engine import WorkflowEngine
+
+_slot: Final[BackendSlot[WorkflowEngine]] = BackendSlot(
+    "WORKFLOW_ENGINE",
+    lambda settings: settings.engine,
+    methods=("start", "resume", "cancel", "status"),
+)
+
+
+def get_workflow_engine() -> WorkflowEngine:
+    """Return the engine that the settings name, the same one each time.
+
+    Raises `ImproperlyConfigured` that says what is wrong with `WORKFLOW_ENGINE`.
+    """
+    return _slot.get()
+
+
+def configure_workflow_engine(engine: WorkflowEngine | None) -> None:
+    """Use *engine* from now on; `None` goes back to the setting. For tests and scripts."""
+    _slot.configure(engine)
+
+
+def configure_workflow_engine_from_settings(settings: object) -> WorkflowEngine:
+    """Use the engine that *settings*, an object with settings as attributes, describes."""
+    return _slot.configure_from(settings)

@@ -1,0 +1,1 @@
+"""The engines: one that needs nothing, one for real load."""

@@ -1,0 +1,228 @@
+"""The engine that needs nothing: executions run in the caller's thread and live in memory."""
+
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, cast
+from uuid import uuid4
+
+from general_manager.workflow.backends.memory import (
+    Clock,
+    ExecutionMemory,
+    MemoryRunStore,
+    Record,
+    utc_now,
+)
+from general_manager.workflow.durable import Run, StopRun, Suspended, running
+from general_manager.workflow.encoding import (
+    copy_encoded,
+    encode,
+    encode_mapping,
+    error_text,
+    traceback_text,
+)
+from general_manager.workflow.engine import (
+    WorkflowDefinition,
+    WorkflowExecution,
+    WorkflowHandler,
+    WorkflowState,
+)
+from general_manager.workflow.exceptions import PermanentFailure, RetryAfter, StepInDoubt
+from general_manager.workflow.ids import require_id
+from general_manager.workflow.importing import describe, resolve
+from general_manager.workflow.signals import execution_changed
+
+logger = logging.getLogger(__name__)
+
+
+class LocalWorkflowEngine:
+    """Runs each execution at once, in this process, and remembers it until the process ends.
+
+    Of finished executions the latest *max_executions* are kept; with an older one goes its
+    correlation id. Nothing happens in the background: timeouts, sleeps and retries that are due
+    take effect when somebody asks (`status`, `resume`, `start`), or calls `run_due`.
+    *clock* returns the time, aware; tests move it.
+    """
+
+    def __init__(self, *, max_executions: int = 10_000, clock: Clock = utc_now) -> None:
+        if isinstance(max_executions, bool) or not isinstance(max_executions, int):
+            raise TypeError(f"max_executions must be an integer, not {max_executions!r}")
+        if max_executions < 1:
+            raise ValueError(f"max_executions must be 1 or more, not {max_executions}")
+        self._memory = ExecutionMemory(limit=max_executions, clock=clock)
+
+    def start(
+        self,
+        workflow: WorkflowDefinition,
+        input_data: Mapping[str, Any] | None = None,
+        *,
+        correlation_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> WorkflowExecution:
+        if not isinstance(workflow, WorkflowDefinition):
+            raise TypeError(f"start() takes a WorkflowDefinition, not {workflow!r}")
+        if correlation_id is not None and correlation_id != "":
+            require_id("correlation_id", correlation_id)
+        record = Record(
+            execution_id=str(uuid4()),
+            definition=workflow,
+            input_data=encode_mapping({} if input_data is None else input_data, root="input_data"),
+            correlation_id=correlation_id or None,
+            metadata=encode_mapping({} if metadata is None else metadata, root="metadata"),
+        )
+        kept = self._memory.add_once(record)
+        if kept is record:
+            self._tell(record)
+            self._run(record)
+        else:
+            self._fire(kept)
+        return self._snapshot(kept)
+
+    def resume(
+        self, execution_id: str, signal: Any = None, *, wait: str | None = None
+    ) -> WorkflowExecution:
+        """Answer the open wait and run on, here and now.
+
+        While `ask` is still sending the question, the answer is kept and the run finds it.
+        """
+        answer = encode(signal, root="signal")
+        self._fire(self._memory.get(execution_id))
+        record = self._memory.answer(execution_id, answer, wait)
+        if record.wake_at is None:
+            self._run(record)
+        return self._snapshot(record)
+
+    def cancel(self, execution_id: str, *, reason: str | None = None) -> WorkflowExecution:
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(f"reason must be text, not {reason!r}")
+        record = self._memory.cancel(execution_id, encode(reason, root="reason"))
+        self._tell(record)
+        return self._snapshot(record)
+
+    def status(self, execution_id: str) -> WorkflowExecution:
+        record = self._memory.get(execution_id)
+        self._fire(record)
+        return self._snapshot(record)
+
+    def executions(self) -> list[WorkflowExecution]:
+        """Every execution in memory, oldest first. Timers do not fire."""
+        return [record.snapshot() for record in self._memory.all()]
+
+    def run_due(self) -> int:
+        """Fire every timer that is due; the number of executions that ran."""
+        return sum(self._fire(record) for record in self._memory.due())
+
+    def _fire(self, record: Record) -> bool:
+        if not self._memory.wake(record):
+            return False
+        self._run(record)
+        return True
+
+    def _run(self, record: Record) -> None:
+        while (run_number := self._memory.begin(record)) is not None:
+            self._tell(record)
+            try:
+                self._run_once(record, run_number)
+            except BaseException as error:
+                # SystemExit and the like are the process's business; the execution has failed.
+                self._fail(record, run_number, error)
+                raise
+            finally:
+                self._tell(record)
+            if record.wake_at is not None:
+                return
+
+    def _run_once(self, record: Record, run_number: int) -> None:
+        store = MemoryRunStore(self._memory, record, run_number)
+        run = Run(record.execution_id, store)
+        try:
+            with store.all_or_nothing(), running(run):
+                output = self._call(record, run)
+        except Exception as error:
+            self._settle_failure(record, run_number, error)
+            return
+        if isinstance(run.stopped, Suspended):
+            self._memory.suspend(record, run_number, run.stopped)
+        elif run.stopped is None:
+            self._memory.end(
+                record, WorkflowState.COMPLETED, run_number=run_number, output_data=output
+            )
+
+    def _call(self, record: Record, run: Run) -> dict[str, Any]:
+        """The handler's output; what it returns or raises once it was stopped does not count."""
+        try:
+            return self._output(record)
+        except StopRun:
+            return {}
+        except Exception:  # noqa: BLE001 - the handler is the user's code
+            if run.stopped is None:
+                raise
+            return {}
+
+    def _output(self, record: Record) -> dict[str, Any]:
+        handler = _handler_of(record)
+        if handler is None:
+            return {}
+        output = handler(copy_encoded(record.input_data))
+        if output is None:
+            return {}
+        if not isinstance(output, Mapping):
+            raise PermanentFailure(
+                f"The handler {describe(handler)} must return a mapping or None, not {output!r}"
+            )
+        return encode_mapping(output, root="output")
+
+    def _settle_failure(self, record: Record, run_number: int, error: Exception) -> None:
+        delay = self._rest(record, error)
+        if delay is None or not self._memory.postpone(record, run_number, delay):
+            self._fail(record, run_number, error)
+            return
+        logger.warning(
+            "Workflow %s (%s) failed; attempt %d follows in %s",
+            record.definition.workflow_id, record.execution_id, record.attempts + 1, delay,
+            exc_info=error,
+        )  # fmt: skip
+
+    def _rest(self, record: Record, error: Exception) -> timedelta | None:
+        """How long until the next attempt, or `None` if there is none."""
+        retry = record.definition.retry
+        record.attempts += 1
+        if retry is None or record.attempts >= retry.max_attempts:
+            return None
+        if isinstance(error, (PermanentFailure, StepInDoubt, *retry.stop_on)):
+            return None
+        if isinstance(error, RetryAfter):
+            return timedelta(seconds=error.seconds)
+        return retry.delay(record.attempts)
+
+    def _fail(self, record: Record, run_number: int, error: BaseException) -> None:
+        if self._memory.end(
+            record,
+            WorkflowState.FAILED,
+            run_number=run_number,
+            error=error_text(error),
+            metadata={"traceback": traceback_text(error)},
+        ):
+            logger.error(
+                "Workflow %s (%s) failed",
+                record.definition.workflow_id, record.execution_id, exc_info=error,
+            )  # fmt: skip
+
+    def _snapshot(self, record: Record) -> WorkflowExecution:
+        with self._memory.lock:
+            return record.snapshot()
+
+    def _tell(self, record: Record) -> None:
+        execution_changed.send_robust(type(self), execution=self._snapshot(record))
+
+
+def _handler_of(record: Record) -> WorkflowHandler | None:
+    if record.definition.handler is not None:
+        return record.definition.handler
+    path = record.definition.metadata.get("handler_path", record.metadata.get("handler_path"))
+    if path is None:
+        return None
+    handler = resolve(str(path))
+    if not callable(handler):
+        raise PermanentFailure(f'metadata["handler_path"] names {path!r}, which is not callable')
+    return cast(WorkflowHandler, handler)

@@ -1,0 +1,173 @@
+"""What a workflow is and what an engine must be able to do: plain types, no machinery."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from random import uniform
+from typing import Any, Final, Protocol, runtime_checkable
+
+from general_manager.workflow.exceptions import (
+    WorkflowCancelledError,
+    WorkflowError,
+    WorkflowExecutionNotFoundError,
+    WorkflowInvalidStateError,
+    WorkflowWaitMismatchError,
+)
+from general_manager.workflow.ids import require_id
+
+__all__ = [
+    "ACTIVE_STATES",
+    "TERMINAL_STATES",
+    "Retry",
+    "WorkflowCancelledError",
+    "WorkflowDefinition",
+    "WorkflowEngine",
+    "WorkflowError",
+    "WorkflowExecution",
+    "WorkflowExecutionNotFoundError",
+    "WorkflowHandler",
+    "WorkflowInvalidStateError",
+    "WorkflowState",
+    "WorkflowWaitMismatchError",
+]
+
+WorkflowHandler = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+
+
+class WorkflowState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ACTIVE_STATES: Final = (WorkflowState.PENDING, WorkflowState.RUNNING, WorkflowState.WAITING)
+TERMINAL_STATES: Final = (
+    WorkflowState.COMPLETED,
+    WorkflowState.FAILED,
+    WorkflowState.CANCELLED,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often a failing workflow is tried, and how long it rests in between.
+
+    The n-th rest is ``base * factor ** (n - 1)`` seconds, at most *maximum*, spread by ±*jitter*
+    (a share from 0 to 1). Exceptions of the types in *stop_on* are not retried. The count starts
+    anew whenever a step completes: an execution that makes progress is not poison.
+    """
+
+    max_attempts: int = 5
+    base: float = 10
+    factor: float = 2
+    maximum: float = 3600
+    jitter: float = 0.2
+    stop_on: tuple[type[Exception], ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int):
+            raise TypeError(f"Retry.max_attempts must be an integer, not {self.max_attempts!r}")
+        if self.max_attempts < 1:
+            raise ValueError(f"Retry.max_attempts must be 1 or more, not {self.max_attempts}")
+        for name, lowest in (("base", 0), ("factor", 1), ("maximum", 0), ("jitter", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"Retry.{name} must be a number, not {value!r}")
+            if not lowest <= value < float("inf"):
+                raise ValueError(f"Retry.{name} must be a finite number from {lowest} up")
+        if self.jitter > 1:
+            raise ValueError(f"Retry.jitter is a share from 0 to 1, not {self.jitter!r}")
+        if not isinstance(self.stop_on, tuple) or not all(
+            isinstance(kind, type) and issubclass(kind, Exception) for kind in self.stop_on
+        ):
+            raise TypeError(f"Retry.stop_on must be a tuple of exceptions, not {self.stop_on!r}")
+
+    def delay(self, attempts: int) -> timedelta:
+        """How long to rest after *attempts* failures in a row."""
+        try:
+            seconds = min(self.maximum, self.base * self.factor ** (attempts - 1))
+        except OverflowError:
+            seconds = self.maximum
+        return timedelta(seconds=seconds * uniform(1 - self.jitter, 1 + self.jitter))  # noqa: S311 - spread, not secrecy
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowDefinition:
+    """What to run, under which name.
+
+    *handler* takes the input as one dict and returns a mapping or `None`. Without one, a dotted
+    path in ``metadata["handler_path"]`` may name it; without either an execution completes at once.
+    *retry* is `None` for one attempt.
+    """
+
+    workflow_id: str
+    version: str = "1"
+    description: str | None = None
+    handler: WorkflowHandler | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    retry: Retry | None = None
+
+    def __post_init__(self) -> None:
+        require_id("workflow_id", self.workflow_id)
+        require_id("version", self.version)
+        if self.handler is not None and not callable(self.handler):
+            raise TypeError(
+                f"The handler of workflow {self.workflow_id!r} must be callable, "
+                f"not {self.handler!r}"
+            )
+        if not isinstance(self.metadata, Mapping):
+            raise TypeError(f"metadata must be a mapping, not {self.metadata!r}")
+        if self.retry is not None and not isinstance(self.retry, Retry):
+            raise TypeError(f"retry must be a Retry or None, not {self.retry!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowExecution:
+    """An execution as it was at one moment; ask the engine's `status` for the next."""
+
+    execution_id: str
+    workflow_id: str
+    state: WorkflowState
+    input_data: dict[str, Any]
+    output_data: dict[str, Any] | None = None
+    correlation_id: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    error: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class WorkflowEngine(Protocol):
+    """What `WORKFLOW_ENGINE` must name. Each verb returns a snapshot."""
+
+    def start(
+        self,
+        workflow: WorkflowDefinition,
+        input_data: Mapping[str, Any] | None = None,
+        *,
+        correlation_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> WorkflowExecution:
+        """Ask for an execution.
+
+        While one with the same workflow id and *correlation_id* is active or completed, that one
+        is returned and nothing is started. An empty *correlation_id* never matches.
+        """
+        ...
+
+    def resume(
+        self, execution_id: str, signal: Any = None, *, wait: str | None = None
+    ) -> WorkflowExecution:
+        """Answer what the execution waits for; *wait* makes sure that it waits for that."""
+        ...
+
+    def cancel(self, execution_id: str, *, reason: str | None = None) -> WorkflowExecution:
+        """Stop an active execution for good."""
+        ...
+
+    def status(self, execution_id: str) -> WorkflowExecution: ...

@@ -1,0 +1,58 @@
+"""Where events go: the registry in force, and the kinds of registry there are."""
+
+from typing import Final
+
+from general_manager.loading import BackendSlot
+from general_manager.workflow.event_registry.base import EventRegistry
+from general_manager.workflow.event_registry.memory import InMemoryEventRegistry
+from general_manager.workflow.event_registry.registration import InvalidEvent, Registration
+from general_manager.workflow.events import WorkflowEvent
+
+__all__ = [
+    "EventRegistry",
+    "InMemoryEventRegistry",
+    "InvalidEvent",
+    "Registration",
+    "WorkflowEvent",
+    "configure_event_registry",
+    "configure_event_registry_from_settings",
+    "get_event_registry",
+    "publish_sync",
+]
+
+
+def _succeed(registry: EventRegistry, first: EventRegistry) -> None:
+    """Registrations belong to the project, not to the registry that a setting happens to name."""
+    if isinstance(registry, EventRegistry) and isinstance(first, EventRegistry):
+        registry.adopt(first)
+
+
+_slot: Final[BackendSlot[EventRegistry]] = BackendSlot(
+    "WORKFLOW_EVENT_REGISTRY",
+    lambda settings: settings.event_registry,
+    methods=("register", "publish", "publish_sync", "publish_many", "publish_with_change"),
+    succeed=_succeed,
+)
+
+
+def get_event_registry() -> EventRegistry:
+    """Return the registry that the settings name, the same one each time.
+
+    Raises `ImproperlyConfigured` that says what is wrong with `WORKFLOW_EVENT_REGISTRY`.
+    """
+    return _slot.get()
+
+
+def configure_event_registry(registry: EventRegistry | None) -> None:
+    """Use *registry* from now on; `None` goes back to the setting. For tests and scripts."""
+    _slot.configure(registry)
+
+
+def configure_event_registry_from_settings(settings: object) -> EventRegistry:
+    """Use the registry that *settings*, an object with settings as attributes, describes."""
+    return _slot.configure_from(settings)
+
+
+def publish_sync(event: WorkflowEvent) -> bool:
+    """Publish *event* and deliver it in this process, whatever the mode."""
+    return get_event_registry().publish_sync(event)

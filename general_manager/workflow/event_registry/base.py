@@ -1,0 +1,165 @@
+"""What every registry is: registrations by key, and three ways to publish."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from threading import Lock
+
+from django.db import transaction
+
+from general_manager.workflow.encoding import encode_mapping
+from general_manager.workflow.event_registry.registration import (
+    DeadLetterHandler,
+    EventHandler,
+    EventPredicate,
+    EventValidator,
+    Registration,
+    RetryPredicate,
+)
+from general_manager.workflow.events import WorkflowEvent
+
+
+class EventRegistry(ABC):
+    """Keeps registrations and routes events to them; subclasses say how an event travels.
+
+    Safe to use from several threads. `publish` may run while another thread registers.
+    """
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, tuple[Registration, ...]] = {}
+        self._by_identity: dict[tuple[object, ...], Registration] = {}
+        self._by_id: dict[str, Registration] = {}
+        self._alike: Counter[tuple[str | None, ...]] = Counter()
+        self._lock = Lock()
+
+    def register(
+        self,
+        event: str,
+        *,
+        handler: EventHandler,
+        when: EventPredicate | None = None,
+        validator: EventValidator | None = None,
+        retries: int = 0,
+        retry_on: RetryPredicate | None = None,
+        dead_letter_handler: DeadLetterHandler | None = None,
+        registration_id: str | None = None,
+        atomic: bool = True,
+    ) -> Registration:
+        """Call *handler* with each event whose type or name is *event* and which *when* lets by.
+
+        *event* with a dot is a canonical type, without one a readable name; both match exactly.
+        A failing handler is tried *retries* more times unless *retry_on*, given the exception,
+        says no; then *dead_letter_handler* gets the event and the exception, once. An event that
+        *validator* raises for is a dead letter at once. *registration_id* names the registration
+        for good; without it a name is made of the key, the dotted paths and the order.
+        *atomic*: what the handler wrote to the database is rolled back when it fails.
+
+        An identical registration is the one that is there already. Raises `TypeError` or
+        `ValueError` that name the wrong argument, with nothing registered.
+        """
+        return self._add(
+            Registration(
+                event,
+                handler,
+                when=when,
+                validator=validator,
+                retries=retries,
+                retry_on=retry_on,
+                dead_letter_handler=dead_letter_handler,
+                registration_id=registration_id,
+                atomic=atomic,
+            )
+        )
+
+    def unregister(self, registration: Registration) -> bool:
+        """Forget *registration*; false if it is not registered here."""
+        with self._lock:
+            if self._by_identity.get(registration.identity) is not registration:
+                return False
+            del self._by_identity[registration.identity]
+            del self._by_id[registration.id]
+            left = tuple(one for one in self._by_key[registration.key] if one is not registration)
+            self._by_key[registration.key] = left
+            return True
+
+    def registrations(self) -> list[Registration]:
+        """All registrations, in the order in which they were made."""
+        with self._lock:
+            return list(self._by_identity.values())
+
+    def find_registration(self, registration_id: str) -> Registration | None:
+        return self._by_id.get(registration_id)
+
+    def adopt(self, other: "EventRegistry") -> None:
+        """Take over the registrations of *other*, which keeps them too."""
+        for registration in other.registrations():
+            self._add(registration)
+
+    def matching(self, event: WorkflowEvent) -> tuple[Registration, ...]:
+        """Registrations for the event's type, then those for its name, before any `when`."""
+        found = self._by_key.get(event.event_type, ()) if "." in event.event_type else ()
+        name = event.event_name
+        if name is not None and "." not in name:
+            found += self._by_key.get(name, ())
+        return found
+
+    @abstractmethod
+    def publish(self, event: WorkflowEvent) -> bool:
+        """Give *event* to every handler that wants it.
+
+        True if at least one of them completed in this call; false for an event id that is known.
+        Raises `EncodingError` for a payload that cannot be stored, and nothing a handler raises.
+        """
+
+    def publish_sync(self, event: WorkflowEvent) -> bool:
+        """`publish`, and deliver in this process, whatever the mode."""
+        return self.publish(event)
+
+    def publish_many(self, events: Iterable[WorkflowEvent]) -> int:
+        """Publish *events* in order and return how many of them were delivered in this call.
+
+        All are encoded first: if one of them cannot be, none is published.
+        """
+        ready = [encoded(event) for event in events]
+        return sum(self.publish(event) for event in ready)
+
+    def publish_with_change(self, event: WorkflowEvent, *, using: str) -> None:
+        """Publish *event* if, and only if, the transaction on database *using* commits."""
+        transaction.on_commit(partial(self.publish, encoded(event)), using=using, robust=True)
+
+    def _add(self, registration: Registration) -> Registration:
+        with self._lock:
+            known = self._by_identity.get(registration.identity)
+            if known is not None:
+                return known
+            likeness = registration.likeness
+            registration = replace(registration, ordinal=self._alike[likeness] + 1)
+            other = self._by_id.get(registration.id)
+            if other is not None:
+                raise ValueError(
+                    f"registration_id {registration.id!r} belongs to {other}; "
+                    f"give {registration} another"
+                )
+            self._alike[likeness] += 1
+            self._by_identity[registration.identity] = registration
+            self._by_id[registration.id] = registration
+            others = self._by_key.get(registration.key, ())
+            self._by_key[registration.key] = (*others, registration)
+            return registration
+
+
+def encoded(event: WorkflowEvent) -> WorkflowEvent:
+    """*event* with payload and metadata as JSON will give them back, sharing nothing with it.
+
+    Raises `EncodingError` that names the path of what cannot be encoded, and `TypeError` for
+    anything that is no event.
+    """
+    if not isinstance(event, WorkflowEvent):
+        raise TypeError(f"Only a WorkflowEvent can be published, not {event!r}")
+    return replace(
+        event,
+        payload=encode_mapping(event.payload, root="payload"),
+        metadata=encode_mapping(event.metadata, root="metadata"),
+    )

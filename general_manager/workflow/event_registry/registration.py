@@ -1,0 +1,160 @@
+"""One handler, what it wants, and what to do when it fails: the same for every registry."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from inspect import iscoroutinefunction
+from typing import Any
+
+from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.exceptions import PermanentFailure, RetryAfter
+from general_manager.workflow.ids import MAX_ID_LENGTH, require_id
+from general_manager.workflow.importing import describe
+
+logger = logging.getLogger(__name__)
+
+EventHandler = Callable[[WorkflowEvent], Any]
+EventPredicate = Callable[[WorkflowEvent], Any]
+EventValidator = Callable[[WorkflowEvent], Any]
+RetryPredicate = Callable[[Exception], Any]
+DeadLetterHandler = Callable[[WorkflowEvent, Exception], Any]
+
+
+class InvalidEvent(PermanentFailure):
+    """A validator refused the event; the refusal itself is the ``__cause__``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Registration:
+    """A handler for one event key, with its options; build it with `EventRegistry.register`.
+
+    Two registrations with the same `identity` are one. Its `id` is *registration_id* where that
+    is given, else made of the key, the dotted paths and the order; *retries* has no part in it.
+    """
+
+    key: str
+    handler: EventHandler
+    when: EventPredicate | None = None
+    validator: EventValidator | None = None
+    retries: int = 0
+    retry_on: RetryPredicate | None = None
+    dead_letter_handler: DeadLetterHandler | None = None
+    registration_id: str | None = None
+    atomic: bool = True
+    ordinal: int = 1
+    identity: tuple[Any, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        require_id("event", self.key)
+        _require_callable("handler", self.handler)
+        for option in ("when", "validator", "retry_on", "dead_letter_handler"):
+            function = getattr(self, option)
+            if function is not None:
+                _require_callable(option, function)
+        if isinstance(self.retries, bool) or not isinstance(self.retries, int):
+            raise TypeError(f"retries must be a whole number, not {self.retries!r}")
+        if self.retries < 0:
+            raise ValueError(f"retries must be zero or more, not {self.retries}")
+        if self.registration_id is not None:
+            require_id("registration_id", self.registration_id)
+        if not isinstance(self.atomic, bool):
+            raise TypeError(f"atomic must be True or False, not {self.atomic!r}")
+        identity = (
+            self.key,
+            *map(_same, (self.handler, self.when, self.validator)),
+            self.retries,
+            *map(_same, (self.retry_on, self.dead_letter_handler)),
+            self.atomic,
+            self.registration_id,
+        )
+        object.__setattr__(self, "identity", identity)
+
+    def __str__(self) -> str:
+        return f"{describe(self.handler)} for {self.key!r}"
+
+    @property
+    def id(self) -> str:
+        """The registration's name: the same in every process that registers the same in order."""
+        if self.registration_id is not None:
+            return self.registration_id
+        digest = sha256(repr((self.likeness, self.ordinal)).encode()).hexdigest()[:10]
+        return f"{self.key}:{describe(self.handler)}"[: MAX_ID_LENGTH - 11] + f":{digest}"
+
+    @property
+    def likeness(self) -> tuple[str | None, ...]:
+        """Key and dotted paths: all that another process can compare. *ordinal* counts these."""
+        functions = (self.when, self.validator, self.retry_on, self.dead_letter_handler)
+        return (self.key, describe(self.handler), *(f and describe(f) for f in functions))
+
+    def wants(self, event: WorkflowEvent) -> bool:
+        """Whether *event* is for this handler. Raises whatever the predicate raises."""
+        return self.when is None or bool(self.when(event))
+
+    def call(self, event: WorkflowEvent) -> None:
+        """Validate *event* and handle it. Raises `InvalidEvent`, or what the handler raises."""
+        if self.validator is not None:
+            try:
+                self.validator(event)
+            except Exception as error:
+                raise InvalidEvent(str(error) or type(error).__name__) from error
+        self.handler(event)
+
+    def may_retry(self, error: Exception) -> bool:
+        """What the handler's verdict, or else `retry_on`, says of another try.
+
+        A `retry_on` that raises decides nothing: the budget of retries alone does.
+        """
+        if isinstance(error, PermanentFailure):
+            return False
+        if isinstance(error, RetryAfter) or self.retry_on is None:
+            return True
+        try:
+            return bool(self.retry_on(error))
+        except Exception:
+            logger.exception("retry_on of %s raised; the failure is retried", self)
+            return True
+
+    def report_dead(
+        self,
+        event: WorkflowEvent,
+        error: Exception,
+        *,
+        fallback: DeadLetterHandler | None = None,
+    ) -> None:
+        """Tell the hook, if there is one, of the final failure. A raising hook is only logged.
+
+        A refusal by the validator is told as the validator raised it.
+        """
+        hook = self.dead_letter_handler or fallback
+        if hook is None:
+            return
+        try:
+            hook(event, real_error(error))
+        except Exception:
+            logger.exception("The dead-letter hook of %s raised for event %s", self, event.event_id)
+
+
+def real_error(error: Exception) -> Exception:
+    """The exception as the user's code raised it."""
+    cause = error.__cause__
+    return cause if isinstance(error, InvalidEvent) and isinstance(cause, Exception) else error
+
+
+def _require_callable(option: str, function: object) -> None:
+    if not callable(function):
+        raise TypeError(f"{option} must be callable, not {function!r}")
+    if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004 - the class's own __call__ is what may be async
+        raise TypeError(
+            f"{option} {describe(function)} is async, and nothing here would await it: "
+            "wrap it in asgiref.sync.async_to_sync"
+        )
+
+
+def _same(function: Any) -> Any:
+    """What stands for a callable in an identity: itself, or its `id` where it has no hash."""
+    try:
+        hash(function)
+    except TypeError:
+        return ("unhashable", id(function))
+    return function

@@ -1,0 +1,182 @@
+"""What happened: the event as a plain value, and the three constructors for managers' changes.
+
+Nothing here needs Django to be configured, so events can be built and tested anywhere.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import uuid4
+
+from general_manager.workflow.ids import require_id
+
+MANAGER_CREATED: Final = "general_manager.manager.created"
+MANAGER_UPDATED: Final = "general_manager.manager.updated"
+MANAGER_DELETED: Final = "general_manager.manager.deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowEvent:
+    """One thing that happened, told once.
+
+    *event_id* makes it unique: a registry that has seen the id does nothing the second time.
+    *event_type* is canonical and has a dot (``shop.order.paid``); *event_name* is what people
+    call it (``order_paid``); handlers may be registered for either.
+    *payload* and *metadata* are mappings that JSON can hold once encoded; *occurred_at* is aware.
+
+    Raises `TypeError` or `ValueError`, naming the argument, for anything else.
+    """
+
+    event_id: str
+    event_type: str
+    payload: Mapping[str, Any]
+    event_name: str | None = None
+    source: str | None = None
+    occurred_at: datetime | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_id("event_id", self.event_id)
+        require_id("event_type", self.event_type)
+        if self.event_name is not None:
+            require_id("event_name", self.event_name)
+        if self.source is not None:
+            require_id("source", self.source)
+        _require_mapping("payload", self.payload)
+        _require_mapping("metadata", self.metadata)
+        if self.occurred_at is not None:
+            _require_aware(self.occurred_at)
+
+
+def manager_created_event(
+    *,
+    manager: str,
+    values: Mapping[str, Any],
+    identification: Mapping[str, Any] | None = None,
+    event_name: str = "manager_created",
+    event_id: str | None = None,
+    source: str | None = None,
+    occurred_at: datetime | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> WorkflowEvent:
+    """A *manager* came to be, with these *values* by field name."""
+    _require_mapping("values", values)
+    return _manager_event(
+        MANAGER_CREATED,
+        manager,
+        identification,
+        {"values": dict(values)},
+        event_name=event_name,
+        event_id=event_id,
+        source=source,
+        occurred_at=occurred_at,
+        metadata=metadata,
+    )
+
+
+def manager_updated_event(
+    *,
+    manager: str,
+    changes: Mapping[str, Any],
+    old_values: Mapping[str, Any] | None = None,
+    identification: Mapping[str, Any] | None = None,
+    event_name: str = "manager_updated",
+    event_id: str | None = None,
+    source: str | None = None,
+    occurred_at: datetime | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> WorkflowEvent:
+    """A *manager* changed: *changes* holds the new values, *old_values* what they replaced.
+
+    The payload keeps both, field by field: ``{"status": {"old": "draft", "new": "active"}}``.
+    An old value that is not given is `None`.
+    """
+    _require_mapping("changes", changes)
+    if old_values is None:
+        old_values = {}
+    _require_mapping("old_values", old_values)
+    differences = {
+        name: {"old": old_values.get(name), "new": new_value} for name, new_value in changes.items()
+    }
+    return _manager_event(
+        MANAGER_UPDATED,
+        manager,
+        identification,
+        {"changes": differences},
+        event_name=event_name,
+        event_id=event_id,
+        source=source,
+        occurred_at=occurred_at,
+        metadata=metadata,
+    )
+
+
+def manager_deleted_event(
+    *,
+    manager: str,
+    identification: Mapping[str, Any] | None = None,
+    event_name: str = "manager_deleted",
+    event_id: str | None = None,
+    source: str | None = None,
+    occurred_at: datetime | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> WorkflowEvent:
+    """A *manager* is gone."""
+    return _manager_event(
+        MANAGER_DELETED,
+        manager,
+        identification,
+        {},
+        event_name=event_name,
+        event_id=event_id,
+        source=source,
+        occurred_at=occurred_at,
+        metadata=metadata,
+    )
+
+
+def _manager_event(
+    event_type: str,
+    manager: str,
+    identification: Mapping[str, Any] | None,
+    details: dict[str, Any],
+    *,
+    event_name: str,
+    event_id: str | None,
+    source: str | None,
+    occurred_at: datetime | None,
+    metadata: Mapping[str, Any] | None,
+) -> WorkflowEvent:
+    require_id("manager", manager)
+    payload: dict[str, Any] = {"manager": manager}
+    if identification is not None:
+        _require_mapping("identification", identification)
+        payload["identification"] = dict(identification)
+    payload.update(details)
+    if metadata is not None:
+        _require_mapping("metadata", metadata)
+    return WorkflowEvent(
+        event_id=str(uuid4()) if event_id is None else event_id,
+        event_type=event_type,
+        payload=payload,
+        event_name=event_name,
+        source=source,
+        occurred_at=datetime.now(UTC) if occurred_at is None else occurred_at,
+        metadata=dict(metadata or {}),
+    )
+
+
+def _require_mapping(argument: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{argument} must be a mapping, not {value!r}")
+
+
+def _require_aware(value: object) -> None:
+    if not isinstance(value, datetime):
+        raise TypeError(f"occurred_at must be a datetime, not {value!r}")
+    if value.utcoffset() is None:
+        raise ValueError(
+            f"occurred_at must say its time zone, and {value!r} does not: "
+            "use django.utils.timezone.now()"
+        )

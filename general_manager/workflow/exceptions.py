@@ -1,0 +1,144 @@
+"""What workflows, events and steps complain about, and the verdicts a handler may pass."""
+
+from collections.abc import Collection
+from datetime import timedelta
+
+from general_manager.exceptions import GeneralManagerError
+
+
+class WorkflowError(GeneralManagerError):
+    """The root of the errors of `general_manager.workflow`."""
+
+
+class EncodingError(WorkflowError, ValueError):
+    """A value that JSON, or a database, cannot hold; *path* says where it sits."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class PermanentFailure(WorkflowError):
+    """Raised by a handler: do not try this again, it cannot succeed."""
+
+
+class RetryAfter(WorkflowError):
+    """Raised by a handler: not now; try again in *seconds* (a number or a `timedelta`).
+
+    It counts as an attempt like any other failure; it only says how long to wait.
+    """
+
+    def __init__(self, seconds: float | timedelta, reason: str = "") -> None:
+        if isinstance(seconds, timedelta):
+            seconds = seconds.total_seconds()
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise TypeError(f"RetryAfter takes seconds or a timedelta, not {seconds!r}")
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"RetryAfter takes a finite time from zero up, not {seconds!r}")
+        super().__init__(seconds, reason)
+        self.seconds = float(seconds)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        because = f": {self.reason}" if self.reason else ""
+        return f"try again in {self.seconds:g} s{because}"
+
+
+class WorkflowExecutionNotFoundError(WorkflowError, LookupError):
+    def __init__(self, execution_id: str) -> None:
+        super().__init__(execution_id)
+        self.execution_id = execution_id
+
+    def __str__(self) -> str:
+        return f"There is no workflow execution {self.execution_id!r}."
+
+
+class WorkflowInvalidStateError(WorkflowError):
+    """The execution is not in a state from which *verb* is possible."""
+
+    def __init__(
+        self,
+        execution_id: str,
+        verb: str,
+        state: str,
+        allowed: Collection[str],
+        detail: str = "",
+    ) -> None:
+        super().__init__(execution_id, verb, state, allowed, detail)
+        self.execution_id = execution_id
+        self.verb = verb
+        self.state = state
+        self.allowed = tuple(allowed)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        sentence = (
+            f"Cannot {self.verb} workflow execution {self.execution_id}: it is {self.state}, "
+            f"and {self.verb} is for {' or '.join(self.allowed)} executions."
+        )
+        return f"{sentence} {self.detail}" if self.detail else sentence
+
+
+class WorkflowCancelledError(WorkflowInvalidStateError):
+    """The execution was cancelled, and a cancelled execution stays so."""
+
+
+class WorkflowWaitMismatchError(WorkflowInvalidStateError):
+    """An answer to a question that the execution is not asking."""
+
+
+class WaitTimeout(WorkflowError):
+    """Raised inside a handler by `wait_for`: nobody answered in time."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"Nobody answered {self.name!r} in time."
+
+
+class StepUsageError(WorkflowError):
+    """`step`, `wait_for` or `sleep` called in a way that could not be continued later."""
+
+
+class StepInDoubt(WorkflowError):
+    """A `once=True` step began and nobody recorded how it ended.
+
+    It may or may not have had its effect; running it again could have it twice.
+    """
+
+    def __init__(self, execution_id: str, name: str) -> None:
+        super().__init__(execution_id, name)
+        self.execution_id = execution_id
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"Step {self.name!r} of workflow execution {self.execution_id} began and did not "
+            "finish, so its effect may have happened. It is marked once=True and is not run again."
+        )
+
+
+class ActionNotFoundError(WorkflowError, LookupError):
+    def __init__(self, name: str, suggestion: str | None = None) -> None:
+        super().__init__(name, suggestion)
+        self.name = name
+        self.suggestion = suggestion
+
+    def __str__(self) -> str:
+        hint = f" Did you mean {self.suggestion!r}?" if self.suggestion else ""
+        return f"No action is registered as {self.name!r}.{hint}"
+
+
+class ActionAlreadyRegisteredError(WorkflowError, ValueError):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"Another action is registered as {self.name!r}; pass replace=True to replace it."

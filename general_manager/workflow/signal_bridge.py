@@ -1,0 +1,103 @@
+"""A manager's change becomes an event: the only place where managers and workflows meet."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from general_manager.conf import get_workflow_settings
+from general_manager.manager import DataChange
+from general_manager.manager.signals import post_data_change
+from general_manager.workflow.encoding import encode, storable_text
+from general_manager.workflow.event_registry import get_event_registry
+from general_manager.workflow.events import (
+    WorkflowEvent,
+    manager_created_event,
+    manager_deleted_event,
+    manager_updated_event,
+)
+from general_manager.workflow.exceptions import EncodingError
+
+logger = logging.getLogger(__name__)
+
+SOURCE = "general_manager.manager.signals.post_data_change"
+TEXT_LIMIT = 2_000
+"""Characters kept of a value that had to be turned into text."""
+
+_UID = "general_manager.workflow.signal_bridge"
+_forced: bool | None = None
+
+
+def follow_the_setting() -> None:
+    """Listen, and publish while `WORKFLOW_SIGNAL_BRIDGE` is on. Called at start-up."""
+    global _forced
+    _forced = None
+    post_data_change.connect(publish_change, dispatch_uid=_UID)
+
+
+def connect_workflow_signal_bridge() -> None:
+    """Publish managers' changes from now on, whatever the setting says."""
+    global _forced
+    _forced = True
+    post_data_change.connect(publish_change, dispatch_uid=_UID)
+
+
+def disconnect_workflow_signal_bridge() -> None:
+    """Publish no managers' changes from now on, whatever the setting says."""
+    global _forced
+    _forced = False
+    post_data_change.disconnect(dispatch_uid=_UID)
+
+
+def publish_change(sender: object, *, change: DataChange, **_: Any) -> None:  # noqa: ARG001 - a receiver's signature
+    """Publish *change* as part of its own transaction.
+
+    With a registry that is not in the database, handlers run once that transaction commits.
+    """
+    if _forced or (_forced is None and get_workflow_settings().signal_bridge):
+        get_event_registry().publish_with_change(event_of(change), using=change.using)
+
+
+def event_of(change: DataChange) -> WorkflowEvent:
+    """The event that tells of *change*, with every value encoded.
+
+    A value that cannot be JSON becomes text, and a warning in the log: a change that is valid to
+    the database must not fail because of what listens to it.
+    """
+    metadata: dict[str, Any] = {"action": change.action}
+    for name in ("creator_id", "history_comment"):
+        value = getattr(change, name)
+        if value is not None:
+            metadata[name] = _encode_or_text(value, f"metadata.{name}")
+    about: dict[str, Any] = {
+        "manager": change.manager,
+        "identification": _encode_values(change.identification, "payload.identification"),
+        "source": SOURCE,
+        "metadata": metadata,
+    }
+    if change.action == "create":
+        return manager_created_event(
+            values=_encode_values(change.new_values, "payload.values"), **about
+        )
+    if change.action == "delete":
+        return manager_deleted_event(**about)
+    return manager_updated_event(
+        changes=_encode_values(change.new_values, "payload.changes"),
+        old_values=_encode_values(change.old_values, "payload.changes"),
+        **about,
+    )
+
+
+def _encode_values(values: Mapping[str, Any], root: str) -> dict[str, Any]:
+    return {name: _encode_or_text(value, f"{root}.{name}") for name, value in values.items()}
+
+
+def _encode_or_text(value: Any, root: str) -> Any:
+    try:
+        return encode(value, root=root)
+    except EncodingError as error:
+        try:
+            text = str(value)
+        except Exception:  # noqa: BLE001 - a value's __str__ is the user's code
+            text = f"<{type(value).__name__}>"
+        logger.warning("%s; the event has it as text", error)
+        return storable_text(text, limit=TEXT_LIMIT)

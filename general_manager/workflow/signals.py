@@ -1,0 +1,23 @@
+"""What observers may listen to. Control never depends on a receiver: remove them all and
+each event still arrives, each workflow still runs. A receiver that raises harms nobody.
+"""
+
+from django.dispatch import Signal
+
+event_published = Signal()
+"""An event was accepted by a registry. Arguments: ``event``. Sender: the registry's class."""
+
+event_delivered = Signal()
+"""A handler completed. Arguments: ``event``, ``registration``. Sender: the registry's class."""
+
+event_dead = Signal()
+"""A handler failed for the last time.
+
+Arguments: ``event``, ``registration``, ``exception``. Sender: the registry's class.
+"""
+
+execution_changed = Signal()
+"""An execution entered a state.
+
+Arguments: ``execution`` (a `WorkflowExecution` as it now is). Sender: the engine's class.
+"""

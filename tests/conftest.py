@@ -1,0 +1,100 @@
+"""Fixtures of the suite, and the report that the summary of a whole run is made of."""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import django
+import pytest
+from django.db import connection
+
+from general_manager.workflow import (
+    InMemoryEventRegistry,
+    LocalWorkflowEngine,
+    configure_event_registry,
+    configure_workflow_engine,
+)
+from tests.testapp.heard import heard
+
+
+@pytest.fixture(autouse=True)
+def _nothing_heard() -> Iterator[None]:
+    heard.clear()
+    yield
+    heard.clear()
+
+
+@pytest.fixture
+def event_registry() -> Iterator[InMemoryEventRegistry]:
+    """A registry of its own, in force during the test."""
+    registry = InMemoryEventRegistry()
+    configure_event_registry(registry)
+    yield registry
+    configure_event_registry(None)
+
+
+class Clock:
+    """Time that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **duration: float) -> None:
+        self.now += timedelta(**duration)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def engine(clock: Clock) -> Iterator[LocalWorkflowEngine]:
+    """A local engine of its own, in force during the test, on the test's clock."""
+    engine = LocalWorkflowEngine(clock=clock)
+    configure_workflow_engine(engine)
+    yield engine
+    configure_workflow_engine(None)
+
+
+@pytest.fixture
+def run_on_commit(
+    django_capture_on_commit_callbacks: Callable[..., object],
+) -> Callable[..., object]:
+    return django_capture_on_commit_callbacks
+
+
+def pytest_report_header() -> str:
+    return f"django: {django.get_version()}, database: {connection.vendor}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    path = os.environ.get("TEST_REPORT")
+    if not path:
+        return
+    counts = {
+        outcome: len(terminalreporter.stats.get(outcome, []))
+        for outcome in ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
+    }
+    skipped = [
+        {"test": report.nodeid, "reason": str(report.longrepr[2])}
+        for report in terminalreporter.stats.get("skipped", [])
+    ]
+    Path(path).write_text(
+        json.dumps(
+            {
+                "python": platform.python_version(),
+                "django": django.get_version(),
+                "databases": [connection.vendor],
+                "counts": counts,
+                "skipped": skipped,
+                "exit": int(exitstatus),
+            }
+        )
+    )

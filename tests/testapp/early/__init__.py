@@ -1,0 +1,1 @@
+"""An app that is set up before general_manager."""

@@ -1,0 +1,96 @@
+"""Managers of both kinds, and plain models that are tracked."""
+
+from decimal import Decimal
+from uuid import uuid4
+
+from django.db import models
+
+from general_manager import GeneralManager, track_changes
+from general_manager.interface import DatabaseInterface, ExistingModelInterface
+
+
+class Tag(models.Model):
+    name = models.CharField(max_length=50)
+
+
+class Person(GeneralManager):
+    """Somebody who owns projects."""
+
+    class Interface(DatabaseInterface):
+        name = models.CharField(max_length=100)
+
+
+class Project(GeneralManager):
+    class Interface(DatabaseInterface):
+        name = models.CharField(max_length=200, unique=True)
+        status = models.CharField(
+            max_length=20, default="draft", choices=[("draft", "Draft"), ("active", "Active")]
+        )
+        budget = models.DecimalField(max_digits=10, decimal_places=2, default=Decimal(0))
+        owner = models.ForeignKey(
+            "testapp.Person", null=True, blank=True, on_delete=models.SET_NULL, related_name="owned"
+        )
+        tags = models.ManyToManyField(Tag, blank=True)
+        changed_at = models.DateTimeField(auto_now=True)
+
+        class Meta:
+            ordering = ("name",)
+
+        def __str__(self) -> str:
+            return str(self.name)
+
+
+class ArchivedProject(GeneralManager):
+    class Interface(DatabaseInterface):
+        name = models.CharField(max_length=200)
+
+
+class Invoice(models.Model):
+    number = models.CharField(max_length=20)
+    status = models.CharField(max_length=20, default="open")
+    total = models.DecimalField(max_digits=10, decimal_places=2, default=Decimal(0))
+    note = models.TextField(blank=True)
+
+
+class InvoiceLine(models.Model):
+    invoice = models.ForeignKey(Invoice, on_delete=models.CASCADE)
+    text = models.CharField(max_length=100)
+
+
+class UrgentInvoice(Invoice):
+    class Meta:
+        proxy = True
+
+
+class Ticket(models.Model):
+    code = models.UUIDField(primary_key=True, default=uuid4)
+    creator_id = models.IntegerField(null=True)
+    title = models.CharField(max_length=100)
+
+
+class TicketDesk(GeneralManager):
+    class Interface(ExistingModelInterface):
+        model = "testapp.Ticket"
+
+
+class InvoiceDesk(GeneralManager):
+    class Interface(ExistingModelInterface):
+        model = Invoice
+
+
+class Seat(models.Model):
+    """Identified by two fields together."""
+
+    pk = models.CompositePrimaryKey("row", "number")
+    row = models.CharField(max_length=2)
+    number = models.IntegerField()
+    guest = models.CharField(max_length=50, blank=True)
+
+
+class SeatPlan(GeneralManager):
+    class Interface(ExistingModelInterface):
+        model = Seat
+
+
+track_changes(Invoice, fields=("status", "total"))
+track_changes(InvoiceLine)
