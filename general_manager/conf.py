@@ -9,13 +9,23 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-MODES: Final = ("local", "production")
+from general_manager.parsing import (
+    WrongValue,
+    backend,
+    count,
+    days_or_none,
+    duration,
+    flag,
+    mode,
+    nearest,
+)
+
 CONTAINER: Final = "GENERAL_MANAGER"
 
 
@@ -29,82 +39,6 @@ class Problem(NamedTuple):
     @property
     def is_error(self) -> bool:
         return self.id.startswith("E")
-
-
-class _Wrong(Exception):
-    """A value that its key cannot take; the text says what it should have been."""
-
-
-def _mode(value: Any) -> str:
-    if value in MODES:
-        return cast(str, value)
-    raise _Wrong(f"'local' or 'production'{_did_you_mean(value, MODES)}")
-
-
-def _flag(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise _Wrong("True or False")
-
-
-def _count(minimum: int) -> Callable[[Any], int]:
-    def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise _Wrong(f"a whole number from {minimum} up")
-        return value
-
-    return parse
-
-
-def _duration(*, unit: str, whole: bool = False, zero: bool = False) -> Callable[[Any], timedelta]:
-    kinds = int if whole else int | float
-    wanted = f"a {'whole ' if whole else ''}number of {unit}, "
-    wanted += "zero or more" if zero else "more than zero"
-
-    def parse(value: Any) -> timedelta:
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            raise _Wrong(wanted)
-        if not (value > 0 or (zero and value == 0)):
-            raise _Wrong(wanted)
-        try:
-            return timedelta(**{unit: value})
-        except (OverflowError, ValueError):
-            raise _Wrong(f"{wanted}, and at most {timedelta.max.days} days") from None
-
-    return parse
-
-
-def _days_or_none(value: Any) -> timedelta | None:
-    return None if value is None else _duration(unit="days")(value)
-
-
-def _backend(value: Any) -> Any:
-    """A mapping with a class and options, a dotted path, a class, factory or instance."""
-    if isinstance(value, str) and not value.strip():
-        raise _Wrong("a dotted path, and not empty text")
-    if isinstance(value, Mapping):
-        return _backend_mapping(value)
-    if isinstance(value, bool | int | float | bytes | list | tuple | set):
-        raise _Wrong("a mapping with 'class' and 'options', a dotted path, a class or an instance")
-    return value
-
-
-def _backend_mapping(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    known = ("class", "options")
-    for key in value:
-        if key not in known:
-            raise _Wrong(
-                f"a mapping with 'class' and 'options' only; it has {key!r}"
-                f"{_did_you_mean(key, known)}"
-            )
-    if not value.get("class"):
-        raise _Wrong("a mapping with a 'class': a dotted path, a class or a factory")
-    options = value.get("options")
-    if options is not None and not (
-        isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
-    ):
-        raise _Wrong("a mapping whose 'options' are a mapping with text keys")
-    return value
 
 
 def _key(name: str, parse: Callable[[Any], Any], default: Any, *, production: Any = None) -> Any:
@@ -127,46 +61,46 @@ _REGISTRIES = "general_manager.workflow.event_registry"
 class WorkflowSettings:
     """What is configured, checked and converted; a field for each key, durations as `timedelta`."""
 
-    mode: Literal["local", "production"] = _key("WORKFLOW_MODE", _mode, "local")
+    mode: Literal["local", "production"] = _key("WORKFLOW_MODE", mode, "local")
     engine: Any = _key(
         "WORKFLOW_ENGINE",
-        _backend,
+        backend,
         f"{_BACKENDS}.local.LocalWorkflowEngine",
         production=f"{_BACKENDS}.celery.CeleryWorkflowEngine",
     )
     event_registry: Any = _key(
         "WORKFLOW_EVENT_REGISTRY",
-        _backend,
+        backend,
         f"{_REGISTRIES}.InMemoryEventRegistry",
         production=f"{_REGISTRIES}.DatabaseEventRegistry",
     )
-    signal_bridge: bool = _key("WORKFLOW_SIGNAL_BRIDGE", _flag, False)
-    run_async: bool = _key("WORKFLOW_ASYNC", _flag, False, production=True)
-    outbox_batch_size: int = _key("WORKFLOW_OUTBOX_BATCH_SIZE", _count(1), 100)
-    outbox_process_chunk_size: int = _key("WORKFLOW_OUTBOX_PROCESS_CHUNK_SIZE", _count(1), 50)
-    beat_enabled: bool = _key("WORKFLOW_BEAT_ENABLED", _flag, False, production=True)
+    signal_bridge: bool = _key("WORKFLOW_SIGNAL_BRIDGE", flag, False)
+    run_async: bool = _key("WORKFLOW_ASYNC", flag, False, production=True)
+    outbox_batch_size: int = _key("WORKFLOW_OUTBOX_BATCH_SIZE", count(1), 100)
+    outbox_process_chunk_size: int = _key("WORKFLOW_OUTBOX_PROCESS_CHUNK_SIZE", count(1), 50)
+    beat_enabled: bool = _key("WORKFLOW_BEAT_ENABLED", flag, False, production=True)
     beat_outbox_interval: timedelta = _key(
-        "WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS", _duration(unit="seconds", whole=True), 5
+        "WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS", duration(unit="seconds", whole=True), 5
     )
     beat_max_jitter: timedelta = _key(
-        "WORKFLOW_BEAT_MAX_JITTER_SECONDS", _duration(unit="seconds", zero=True), 2
+        "WORKFLOW_BEAT_MAX_JITTER_SECONDS", duration(unit="seconds", zero=True), 2
     )
     delivery_running_timeout: timedelta = _key(
-        "WORKFLOW_DELIVERY_RUNNING_TIMEOUT_SECONDS", _duration(unit="seconds"), 300
+        "WORKFLOW_DELIVERY_RUNNING_TIMEOUT_SECONDS", duration(unit="seconds"), 300
     )
-    max_retries: int = _key("WORKFLOW_MAX_RETRIES", _count(1), 3)
-    dead_letter_enabled: bool = _key("WORKFLOW_DEAD_LETTER_ENABLED", _flag, True)
+    max_retries: int = _key("WORKFLOW_MAX_RETRIES", count(1), 3)
+    dead_letter_enabled: bool = _key("WORKFLOW_DEAD_LETTER_ENABLED", flag, True)
     outbox_claim_ttl: timedelta = _key(
         "WORKFLOW_OUTBOX_CLAIM_TTL_SECONDS",
-        _duration(unit="seconds"),
+        duration(unit="seconds"),
         _SameAs("WORKFLOW_DELIVERY_RUNNING_TIMEOUT_SECONDS"),
     )
-    retry_backoff: timedelta = _key("WORKFLOW_RETRY_BACKOFF_SECONDS", _duration(unit="seconds"), 5)
-    max_crashes: int = _key("WORKFLOW_MAX_CRASHES", _count(1), 3)
+    retry_backoff: timedelta = _key("WORKFLOW_RETRY_BACKOFF_SECONDS", duration(unit="seconds"), 5)
+    max_crashes: int = _key("WORKFLOW_MAX_CRASHES", count(1), 3)
     execution_lease: timedelta = _key(
-        "WORKFLOW_EXECUTION_LEASE_SECONDS", _duration(unit="seconds"), 60
+        "WORKFLOW_EXECUTION_LEASE_SECONDS", duration(unit="seconds"), 60
     )
-    retention: timedelta | None = _key("WORKFLOW_RETENTION_DAYS", _days_or_none, None)
+    retention: timedelta | None = _key("WORKFLOW_RETENTION_DAYS", days_or_none, None)
 
 
 _PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
@@ -234,7 +168,7 @@ def _parse(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
             continue  # None asks for the mode's default
         try:
             parsed[name] = _PARSERS[name](value)
-        except _Wrong as wrong:
+        except WrongValue as wrong:
             problems.append(
                 Problem("E003", f"{name} must be {wrong}, not {value!r}.", _HINTS.get(name, _HINT))
             )
@@ -273,7 +207,7 @@ def _unknown_keys(container: Mapping[Any, Any]) -> list[Problem]:
     for name in container:
         if name in _PARSERS:
             continue
-        near = _nearest(name, KEYS) or _nearest(f"WORKFLOW_{name}", KEYS)
+        near = nearest(name, KEYS) or nearest(f"WORKFLOW_{name}", KEYS)
         hint = f"Did you mean {near}?" if near else f"The keys are {', '.join(KEYS)}."
         problems.append(Problem("E002", f"{CONTAINER} has no key {name!r}.", hint))
     return problems
@@ -291,16 +225,6 @@ def _near_misses(source: object) -> list[Problem]:
                 Problem("W001", f"The setting {name} is not read.", f"Did you mean {near[0]}?")
             )
     return problems
-
-
-def _nearest(name: object, known: tuple[str, ...]) -> str | None:
-    near = get_close_matches(str(name).upper(), known, n=1, cutoff=0.75)
-    return near[0] if near else None
-
-
-def _did_you_mean(value: object, known: tuple[str, ...]) -> str:
-    near = get_close_matches(value.lower(), known, n=1) if isinstance(value, str) else ()
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _forget(*, setting: str, **_: object) -> None:

@@ -89,6 +89,17 @@ def manager_of(model: type[models.Model]) -> type | None:
 
 
 _OWN_ATTRIBUTES = frozenset(
-    """__dict__ __weakref__ __module__ __qualname__ __doc__ __firstlineno__ __static_attributes__
-    __annotations__ __annotations_cache__ __annotate__ __annotate_func__""".split()
+    {
+        "__annotate__",
+        "__annotate_func__",
+        "__annotations__",
+        "__annotations_cache__",
+        "__dict__",
+        "__doc__",
+        "__firstlineno__",
+        "__module__",
+        "__qualname__",
+        "__static_attributes__",
+        "__weakref__",
+    }
 )

@@ -52,6 +52,10 @@ class RunStore(Protocol):
         """All that earlier runs of the execution recorded, by name."""
         ...
 
+    def check(self) -> None:
+        """Nothing, while the run may go on, as far as is known here without great cost."""
+        ...
+
     def transaction(self) -> AbstractContextManager[object]:
         """What a step's own writes and its checkpoint share; it checks ownership as it ends."""
         ...
@@ -109,6 +113,7 @@ class Run:
                 raise StepInDoubt(self.execution_id, name)
             return copy_encoded(record.result)
         with self._stopping():
+            self._store.check()
             if once:
                 self._store.begin(name)
             self._inside = name

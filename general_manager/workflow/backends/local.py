@@ -9,10 +9,10 @@ from uuid import uuid4
 from general_manager.workflow.backends.memory import (
     Clock,
     ExecutionMemory,
-    MemoryRunStore,
     Record,
     utc_now,
 )
+from general_manager.workflow.backends.memory_steps import MemoryRunStore
 from general_manager.workflow.durable import Run, StopRun, Suspended, running
 from general_manager.workflow.encoding import (
     copy_encoded,
@@ -138,7 +138,7 @@ class LocalWorkflowEngine:
         try:
             with store.all_or_nothing(), running(run):
                 output = self._call(record, run)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
             self._settle_failure(record, run_number, error)
             return
         if isinstance(run.stopped, Suspended):
@@ -154,7 +154,7 @@ class LocalWorkflowEngine:
             return self._output(record)
         except StopRun:
             return {}
-        except Exception:  # noqa: BLE001 - the handler is the user's code
+        except Exception:
             if run.stopped is None:
                 raise
             return {}

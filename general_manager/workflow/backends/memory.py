@@ -1,16 +1,13 @@
 """The local engine's memory: executions and their steps, and every change of their state."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import RLock
 from typing import Any
 
-from django.db import connections, transaction
-
-from general_manager.workflow.durable import StepRecord, StepStatus, StopRun, Suspended
+from general_manager.workflow.durable import StepRecord, StepStatus, Suspended
 from general_manager.workflow.encoding import copy_encoded
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
@@ -22,8 +19,6 @@ from general_manager.workflow.engine import (
     WorkflowState,
     WorkflowWaitMismatchError,
 )
-
-from general_manager.workflow.transactions import caller_savepoints
 
 Clock = Callable[[], datetime]
 
@@ -233,84 +228,6 @@ class ExecutionMemory:
                 del self._by_correlation[(record.definition.workflow_id, record.correlation_id)]
 
 
-class MemoryRunStore:
-    """The steps of one run, in the engine's memory; fenced like rows in a database."""
-
-    def __init__(self, memory: ExecutionMemory, record: Record, run_number: int) -> None:
-        self._memory = memory
-        self._record = record
-        self._run_number = run_number
-
-    def load(self) -> dict[str, StepRecord]:
-        with self._memory.lock:
-            return dict(self._record.steps)
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """A database transaction where there is a database; the step is forgotten if it fails."""
-        before = dict(self._record.steps)
-        try:
-            with transaction.atomic() if _has_database() else nullcontext():
-                yield
-        except BaseException:
-            self._restore(before)
-            raise
-
-    @contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
-        """Inside a caller's transaction, a run that fails undoes its writes and its steps."""
-        before = dict(self._record.steps)
-        with caller_savepoints() as is_inside:
-            try:
-                yield
-            except BaseException:
-                if is_inside:
-                    self._restore(before)
-                raise
-
-    def _restore(self, steps: dict[str, StepRecord]) -> None:
-        with self._memory.lock:
-            self._record.steps = steps
-
-    def begin(self, name: str) -> None:
-        self._write(StepRecord(name, StepStatus.BEGUN))
-
-    def finish(self, name: str, result: Any) -> None:
-        with self._fenced():
-            self._record.attempts = 0  # it made progress: its budget of attempts starts anew
-            self._record.steps[name] = StepRecord(name, StepStatus.DONE, result)
-
-    def open_wait(self, name: str, *, timeout: timedelta | None, answerable: bool) -> StepRecord:
-        until = None if timeout is None else self._memory.clock() + timeout
-        wait = StepRecord(name, StepStatus.OPEN, until=until)
-        with self._fenced():
-            self._record.steps[name] = wait
-            if answerable:
-                self._record.waiting_for = name
-        return wait
-
-    def settle_wait(self, name: str) -> StepRecord:
-        with self._fenced():
-            wait = self._record.steps[name]
-            is_due = wait.until is not None and wait.until <= self._memory.clock()
-            if wait.status is StepStatus.OPEN and is_due:
-                wait = StepRecord(name, StepStatus.TIMED_OUT, until=wait.until)
-                self._record.steps[name] = wait
-                self._record.waiting_for = None
-            return wait
-
-    def _write(self, step: StepRecord) -> None:
-        with self._fenced():
-            self._record.steps[step.name] = step
-
-    @contextmanager
-    def _fenced(self) -> Iterator[None]:
-        with self._memory.lock:
-            if not self._memory.is_running(self._record, self._run_number):
-                raise StopRun(f"execution {self._record.execution_id} is {self._record.state}")
-            yield
-
-
 def _refusal(
     record: Record, verb: str, allowed: tuple[WorkflowState, ...]
 ) -> WorkflowInvalidStateError:
@@ -321,16 +238,3 @@ def _refusal(
     elif record.state is WorkflowState.WAITING:
         detail = f"It sleeps until {record.wake_at}, and asks nothing."
     return kind(record.execution_id, verb, record.state, allowed, detail)
-
-
-def _has_database() -> bool:
-    """Whether a step could write to the default database at all.
-
-    Local mode works without one: none configured, none running, or a test that may not touch it.
-    A step that does need it then says so itself.
-    """
-    try:
-        connections["default"].cursor().close()
-    except Exception:  # noqa: BLE001 - each of those cases has an exception of its own
-        return False
-    return True

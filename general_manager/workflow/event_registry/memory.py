@@ -58,8 +58,10 @@ class InMemoryEventRegistry(EventRegistry):
             return False
         event_published.send_robust(type(self), event=event)
         delivered = False
-        for position, registration in enumerate(self.matching(event)):
-            own = event if position == 0 else _copied(event)
+        registrations = self.matching(event)
+        for position, registration in enumerate(registrations, start=1):
+            # Nobody sees what another did to the payload; the last one may have the original.
+            own = event if position == len(registrations) else _copied(event)
             delivered |= self._deliver(registration, own)
         return delivered
 

@@ -1,0 +1,96 @@
+"""What a setting's value may be, and how to say that it may not."""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import Any, Final, cast
+
+MODES: Final = ("local", "production")
+
+
+class WrongValue(Exception):
+    """A value that its key cannot take; the text says what it should have been."""
+
+
+def mode(value: Any) -> str:
+    if value in MODES:
+        return cast(str, value)
+    raise WrongValue(f"'local' or 'production'{did_you_mean(value, MODES)}")
+
+
+def flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise WrongValue("True or False")
+
+
+def count(minimum: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise WrongValue(f"a whole number from {minimum} up")
+        return value
+
+    return parse
+
+
+def duration(*, unit: str, whole: bool = False, zero: bool = False) -> Callable[[Any], timedelta]:
+    kinds = int if whole else int | float
+    wanted = f"a {'whole ' if whole else ''}number of {unit}, "
+    wanted += "zero or more" if zero else "more than zero"
+
+    def parse(value: Any) -> timedelta:
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise WrongValue(wanted)
+        if not (value > 0 or (zero and value == 0)):
+            raise WrongValue(wanted)
+        try:
+            return timedelta(**{unit: value})
+        except (OverflowError, ValueError):
+            raise WrongValue(f"{wanted}, and at most {timedelta.max.days} days") from None
+
+    return parse
+
+
+def days_or_none(value: Any) -> timedelta | None:
+    return None if value is None else duration(unit="days")(value)
+
+
+def backend(value: Any) -> Any:
+    """A mapping with a class and options, a dotted path, a class, factory or instance."""
+    if isinstance(value, str) and not value.strip():
+        raise WrongValue("a dotted path, and not empty text")
+    if isinstance(value, Mapping):
+        return _backend_mapping(value)
+    if isinstance(value, bool | int | float | bytes | list | tuple | set):
+        raise WrongValue(
+            "a mapping with 'class' and 'options', a dotted path, a class or an instance"
+        )
+    return value
+
+
+def _backend_mapping(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    known = ("class", "options")
+    for key in value:
+        if key not in known:
+            raise WrongValue(
+                f"a mapping with 'class' and 'options' only; it has {key!r}"
+                f"{did_you_mean(key, known)}"
+            )
+    if not value.get("class"):
+        raise WrongValue("a mapping with a 'class': a dotted path, a class or a factory")
+    options = value.get("options")
+    if options is not None and not (
+        isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
+    ):
+        raise WrongValue("a mapping whose 'options' are a mapping with text keys")
+    return value
+
+
+def nearest(name: object, known: tuple[str, ...]) -> str | None:
+    near = get_close_matches(str(name).upper(), known, n=1, cutoff=0.75)
+    return near[0] if near else None
+
+
+def did_you_mean(value: object, known: tuple[str, ...]) -> str:
+    near = get_close_matches(value.lower(), known, n=1) if isinstance(value, str) else ()
+    return f" (did you mean {near[0]!r}?)" if near else ""

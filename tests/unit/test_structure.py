@@ -1,0 +1,87 @@
+"""The floors, and what importing costs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import general_manager
+from general_manager import workflow
+
+ROOT = Path(general_manager.__file__).parent
+CHECKOUT = Path(__file__).parents[2]
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def run_bare(code):
+    """Run *code* in an interpreter that has no Django settings."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={"PYTHONPATH": str(ROOT.parent), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_imports_keep_to_the_floors():
+    # A process of its own: import-linter configures logging for the whole process it runs in.
+    result = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as main; main()"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 broken" in result.stdout
+
+
+@pytest.mark.parametrize("module", ["general_manager.workflow", "general_manager.workflow.events"])
+def test_events_load_no_django_models_and_no_celery(module):
+    result = run_bare(
+        f"import sys, {module}; "
+        "print([name for name in sys.modules if name.split('.')[0] in ('celery', 'kombu')"
+        " or name.startswith(('django.db', 'django.apps')) or name.endswith('.models')])"
+    )
+    assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+def test_every_module_can_be_imported_first_without_settings():
+    names = [name for name in modules() if ".management" not in name and ".migrations" not in name]
+    assert len(names) > 30
+    for name in names:
+        result = run_bare(f"import {name}")
+        assert result.returncode == 0, result.stderr
+
+
+def test_every_public_name_is_there_and_listed_once():
+    for name in workflow.__all__:
+        assert getattr(workflow, name) is not None
+    assert sorted(workflow._WHERE) == sorted(workflow.__all__) == sorted(set(workflow.__all__))
+    assert set(workflow.__all__) <= set(dir(workflow))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = workflow.nonsense
+    assert general_manager.GeneralManager.__name__ == "GeneralManager"
+    assert "track_changes" in dir(general_manager)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = general_manager.nonsense
+
+
+def test_no_file_is_past_three_hundred_lines():
+    long = [
+        f"{path.name}: {len(path.read_text().splitlines())}"
+        for path in ROOT.rglob("*.py")
+        if "migrations" not in path.parts and len(path.read_text().splitlines()) > 300
+    ]
+    assert long == []
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (ROOT / "py.typed").exists()
