@@ -34,7 +34,8 @@ def track_changes(model: type[Model], *, fields: Iterable[str] | None = None) ->
     Tracking a model again replaces its *fields*. Raises `TypeError` for what is no model, and
     `FieldDoesNotExist` for a field that it lacks.
     """
-    if not (isinstance(model, type) and issubclass(model, Model)) or model._meta.abstract:
+    is_model = isinstance(model, type) and issubclass(model, Model) and model is not Model
+    if not is_model or model._meta.abstract:
         raise TypeError(f"track_changes() takes a model that has a table, not {model!r}")
     if isinstance(fields, str):
         raise TypeError(f"fields must be several names, not the text {fields!r}")

@@ -64,7 +64,7 @@ class UrgentInvoice(Invoice):
 
 class Ticket(models.Model):
     code = models.UUIDField(primary_key=True, default=uuid4)
-    creator_id = models.IntegerField(null=True)
+    creator_id = models.IntegerField(null=True, blank=True)
     title = models.CharField(max_length=100)
 
 
