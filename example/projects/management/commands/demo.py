@@ -1,0 +1,115 @@
+"""Sets the example up from nothing, tells its story, and serves the site."""
+
+import platform
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import django
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection
+
+from general_manager.conf import get_workflow_settings
+from general_manager.workflow import (
+    LocalWorkflowEngine,
+    get_event_registry,
+    get_workflow_engine,
+)
+from projects.models import DeadLetter, Project
+from projects.narrator import Narrator
+from projects.sample_data import create_sample_data
+from projects.services import request_budget
+
+
+class Command(BaseCommand):
+    help = __doc__
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--no-serve", action="store_true", help="end after the story instead of serving"
+        )
+        parser.add_argument("--port", type=int, default=8000, help="serve here (8000)")
+
+    def handle(self, *, no_serve: bool, port: int, **_: Any) -> None:
+        mode = get_workflow_settings().mode
+        self.say(
+            f"general_manager demo: {mode} mode, Django {django.get_version()}, "
+            f"Python {platform.python_version()}"
+        )
+        self.prepare()
+        with Narrator(self.say).listening():
+            self.tell()
+        self.check_the_end()
+        self.say("")
+        self.say(f"The database, the log and the mails are in {_short(settings.VAR_DIR)}.")
+        if no_serve or not sys.stdin.isatty():
+            self.say("The demo is over. In a terminal it would now serve the site.")
+            return
+        self.serve(port)
+
+    def prepare(self) -> None:
+        self.say("Setting up a new database ...")
+        for path in Path(settings.VAR_DIR).glob("company.sqlite3*"):
+            path.unlink()
+        for mail in Path(settings.MAIL_DIR).glob("*.log"):
+            mail.unlink()
+        call_command("migrate", verbosity=0)
+        create_sample_data()
+        self.say(f"{Project.all().count()} projects; the admin's account is admin / admin.")
+
+    def tell(self) -> None:
+        apollo = Project.get(name="Apollo")
+        self.chapter('Ada activates her project: project.update(status="active")')
+        apollo.update(status="active")
+        self.chapter("The name changes; nobody listens to that")
+        apollo.update(name="Apollo 11")
+        self.chapter("A service publishes explicitly: request_budget(project, 4000)")
+        first = request_budget(apollo, Decimal(4000), asked_by="ada")
+        self.chapter("The same event again changes nothing")
+        self.say(f"     published    {get_event_registry().publish(first)}")
+        self.chapter('The boss says yes: engine.resume(execution_id, {"approved": True})')
+        self.answer(approved=True)
+        self.chapter("Another request; this one waits for you, on the site")
+        request_budget(Project.get(name="Canteen menu"), Decimal(150), asked_by="alan")
+
+    def answer(self, *, approved: bool) -> None:
+        engine = get_workflow_engine()
+        assert isinstance(engine, LocalWorkflowEngine)  # noqa: S101
+        (waiting,) = [one for one in engine.executions() if one.state == "waiting"]
+        engine.resume(waiting.execution_id, {"approved": approved, "by": "the boss"})
+
+    def check_the_end(self) -> None:
+        """The story is also a test: say so, and fail, if it did not end as told."""
+        project = Project.get(name="Apollo 11")
+        mails = len(list(Path(settings.MAIL_DIR).glob("*.log")))
+        found = (project.status, project.budget, mails, DeadLetter.objects.count())
+        if found != ("active", Decimal(16000), 4, 1):
+            raise CommandError(f"The story did not end as it should: {found}")
+        self.chapter("In the end")
+        self.say(f"     {project.name} is {project.status} with a budget of {project.budget};")
+        self.say(f"     {mails} mails were sent, and accounting could not be told.")
+
+    def serve(self, port: int) -> None:
+        self.say("")
+        self.say(f"  The site:  http://127.0.0.1:{port}/")
+        self.say(f"  The admin: http://127.0.0.1:{port}/admin/  (admin / admin)")
+        self.say("")
+        connection.close()
+        call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
+
+    def chapter(self, title: str) -> None:
+        self.say(f"\n  *  {title}")
+
+    def say(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

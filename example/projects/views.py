@@ -1,0 +1,89 @@
+"""One page to see what happens, and the buttons that make it happen."""
+
+from decimal import Decimal
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.admin.views.decorators import staff_member_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from general_manager.workflow import (
+    LocalWorkflowEngine,
+    WorkflowError,
+    WorkflowExecution,
+    get_workflow_engine,
+)
+from projects.models import DeadLetter, Project
+from projects.services import request_budget
+
+
+def start_page(request: HttpRequest) -> HttpResponse:
+    executions = list(reversed(_executions()))
+    names = {project.id: project.name for project in Project.all()}
+    return render(
+        request,
+        "projects/start.html",
+        {
+            "projects": Project.all().queryset.select_related("owner"),
+            "waiting": [_shown(one, names) for one in executions if one.state == "waiting"],
+            "executions": [_shown(one, names) for one in executions[:20]],
+            "dead_letters": DeadLetter.objects.all()[:5],
+        },
+    )
+
+
+@staff_member_required
+@require_POST
+def activate(request: HttpRequest, key: int) -> HttpResponse:
+    project = _project(key)
+    project.update(status="draft" if project.status == "active" else "active")
+    messages.success(request, f"{project.name} is now {project.status}.")
+    return redirect("projects:start")
+
+
+@staff_member_required
+@require_POST
+def ask_for_budget(request: HttpRequest, key: int) -> HttpResponse:
+    project = _project(key)
+    request_budget(project, Decimal(500), asked_by=request.user.get_username())
+    messages.success(request, f"The boss is asked for 500.00 for {project.name}.")
+    return redirect("projects:start")
+
+
+@staff_member_required
+@require_POST
+def answer(request: HttpRequest, execution_id: str) -> HttpResponse:
+    signal = {"approved": "approve" in request.POST, "by": request.user.get_username()}
+    try:
+        execution = get_workflow_engine().resume(execution_id, signal, wait="approval by the boss")
+    except WorkflowError as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, f"Answered; the workflow is {execution.state}.")
+    return redirect("projects:start")
+
+
+def _project(key: int) -> Project:
+    try:
+        return Project.get(id=key)
+    except Project.get_model().DoesNotExist:
+        raise Http404(f"There is no project {key}.") from None
+
+
+def _executions() -> list[WorkflowExecution]:
+    engine = get_workflow_engine()
+    if not isinstance(engine, LocalWorkflowEngine):
+        return []
+    engine.run_due()
+    return engine.executions()
+
+
+def _shown(execution: WorkflowExecution, names: dict[Any, str]) -> dict[str, Any]:
+    return {
+        "execution": execution,
+        "project": names.get(execution.input_data.get("project_id"), "-"),
+        "amount": execution.input_data.get("amount"),
+        "asked_by": execution.input_data.get("asked_by"),
+    }
