@@ -145,14 +145,13 @@ def summarise(path, status, seconds, everything):
     try:
         with open(path) as file:
             environments = json.load(file)["testenvs"]
+            environments = {n: one for n, one in environments.items() if not n.startswith(".")}
     except (OSError, ValueError, KeyError):
         return fail("tox left no results.")
     total = {"passed": 0, "failed": 0, "skipped": 0}
     tested, reasons = set(), {}
     print("\n%-16s %-9s %-8s %-12s %s" % ("environment", "Python", "Django", "database", "result"))
     for name, details in sorted(environments.items()):
-        if name.startswith("."):
-            continue
         report = read_report(name)
         words, counts = outcome(details, report)
         for key, count in counts.items():
