@@ -110,6 +110,11 @@ _BACKEND_KEYS: Final = ("WORKFLOW_ENGINE", "WORKFLOW_EVENT_REGISTRY")
 KEYS: Final = tuple(_PARSERS)
 
 
+def is_configured() -> bool:
+    """Whether there is a Django project around at all: events work in a bare script too."""
+    return django_settings.configured
+
+
 @cache
 def get_workflow_settings() -> WorkflowSettings:
     """The settings in force.

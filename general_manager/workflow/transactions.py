@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 
 from django.db import connections, transaction
 
+from general_manager.conf import is_configured
+
 
 def caller_savepoints() -> AbstractContextManager[bool]:
     """A savepoint in every transaction that is open in this thread; yields whether there is one.
@@ -12,6 +14,8 @@ def caller_savepoints() -> AbstractContextManager[bool]:
     What raises inside undoes its own writes and leaves the caller's transaction usable. Outside
     of any transaction this does nothing, and needs no database.
     """
+    if not is_configured():
+        return nullcontext(False)
     aliases = [
         connection.alias
         for connection in connections.all(initialized_only=True)

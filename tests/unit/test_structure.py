@@ -53,6 +53,17 @@ def test_events_load_no_django_models_and_no_celery(module):
     assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
+def test_events_and_workflows_run_in_a_script_without_a_project():
+    result = run_bare(
+        "from general_manager.workflow import *\n"
+        "registry, engine = InMemoryEventRegistry(), LocalWorkflowEngine()\n"
+        "flow = WorkflowDefinition('w', handler=lambda data: {'n': step('n', lambda: 1)})\n"
+        "registry.register('x', handler=lambda event: print(engine.start(flow).output_data))\n"
+        "print(registry.publish(WorkflowEvent('1', 'a.b', {}, event_name='x')))\n"
+    )
+    assert (result.stdout, result.stderr) == ("{'n': 1}\nTrue\n", "")
+
+
 def test_every_module_can_be_imported_first_without_settings():
     names = [name for name in modules() if ".management" not in name and ".migrations" not in name]
     assert len(names) > 30
