@@ -49,8 +49,7 @@ def tests(arguments):
             os.remove(old)
     command = [python, "-m", "tox", "run-parallel", "--parallel", "auto"]
     command += ["--parallel-no-spinner", "--result-json", results]
-    for interpreter in interpreters():
-        command += ["--discover", interpreter]
+    command += ["--discover", *interpreters()]
     wanted = [] if "-e" in arguments else ["-e", ",".join(listed_environments(python))]
     started = time.monotonic()
     status = subprocess.call([*command, *wanted, *arguments], stdin=subprocess.DEVNULL)
@@ -129,11 +128,11 @@ def interpreters():
 def listed_environments(python):
     """What tox.ini lists, and the interpreter that runs this if it does not list that one."""
     listed = subprocess.run(
-        [python, "-m", "tox", "list", "--no-desc", "-q"], capture_output=True, text=True
+        [python, "-m", "tox", "list", "-d", "--no-desc", "-q"], capture_output=True, text=True
     )
     if listed.returncode:
         raise SystemExit(fail(listed.stdout + listed.stderr))
-    names = [line for line in listed.stdout.split() if line and line != "bench"]
+    names = listed.stdout.split()
     own = "py%d%d-" % sys.version_info[:2]
     if not any(name.startswith(own) for name in names):
         names.append(own + "django61")
