@@ -50,10 +50,11 @@ def tests(arguments):
     command = [python, "-m", "tox", "run-parallel", "--parallel", "auto"]
     command += ["--parallel-no-spinner", "--result-json", results]
     command += ["--discover", *interpreters()]
-    wanted = [] if "-e" in arguments else ["-e", ",".join(listed_environments(python))]
+    listed = [] if "-e" in arguments else listed_environments(python)
+    chosen = ["-e", ",".join(listed)] if listed else []
     started = time.monotonic()
-    status = subprocess.call([*command, *wanted, *arguments], stdin=subprocess.DEVNULL)
-    return summarise(results, status, time.monotonic() - started, everything=bool(wanted))
+    status = subprocess.call([*command, *chosen, *arguments], stdin=subprocess.DEVNULL)
+    return summarise(results, status, time.monotonic() - started, listed)
 
 
 def environment(name, requirements):
@@ -139,12 +140,19 @@ def listed_environments(python):
     return names
 
 
-def summarise(path, status, seconds, everything):
-    """Print what ran on what, what was skipped and why; returns the exit status."""
+def summarise(path, status, seconds, listed):
+    """Print what ran on what, what was skipped and why; returns the exit status.
+
+    *listed* is what should have run; empty if the caller chose environments by hand.
+    """
     try:
         with open(path) as file:
             environments = json.load(file)["testenvs"]
-            environments = {n: one for n, one in environments.items() if not n.startswith(".")}
+            environments = {
+                name: details
+                for name, details in environments.items()
+                if name in listed or ("result" in details and not listed)
+            }
     except (OSError, ValueError, KeyError):
         return fail("tox left no results.")
     total = {"passed": 0, "failed": 0, "skipped": 0}
@@ -165,7 +173,7 @@ def summarise(path, status, seconds, everything):
         print("%-16s %-9s %-8s %-12s %s" % line)
     for reason, names in sorted(reasons.items()):
         print("skipped in %s: %s" % (", ".join(sorted(names)), reason))
-    if everything and tuple(sys.version.split(".")[:2]) not in tested:
+    if listed and tuple(sys.version.split(".")[:2]) not in tested:
         status = fail("The tests did not run on this interpreter, %s." % sys.version)
     if total["failed"] or not total["passed"]:
         status = status or 1

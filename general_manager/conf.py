@@ -232,8 +232,13 @@ def _near_misses(source: object) -> list[Problem]:
     return problems
 
 
+def is_ours(setting: str) -> bool:
+    """Whether what we read changes with Django's *setting*."""
+    return setting == CONTAINER or setting in _PARSERS
+
+
 def _forget(*, setting: str, **_: object) -> None:
-    if setting == CONTAINER or setting in _PARSERS:
+    if is_ours(setting):
         get_workflow_settings.cache_clear()
 
 

@@ -5,9 +5,10 @@ from threading import RLock
 from typing import Any, Generic, TypeVar, cast
 
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from general_manager.conf import WorkflowSettings, get_workflow_settings, load_settings
+from general_manager.conf import WorkflowSettings, get_workflow_settings, is_ours, load_settings
 
 T = TypeVar("T")
 
@@ -15,9 +16,9 @@ T = TypeVar("T")
 class BackendSlot(Generic[T]):
     """Holds the one instance that a setting describes, and builds it when it is first asked for.
 
-    When the setting changes, as in tests, the next `get` builds a new instance, and the first one
-    comes back when the setting does. *methods* is what an instance must have. *succeed*, given the
-    new instance and the first one, lets the new one carry on what must not be lost.
+    Under `override_settings` a changed setting gives a new instance, and afterwards the slot is as
+    it was before. *methods* is what an instance must have. *succeed*, given a new instance and the
+    one before it, lets the new one carry on what must not be lost.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class BackendSlot(Generic[T]):
         self._succeed = succeed
         self._lock = RLock()
         self._configured: T | None = None
-        self._first: tuple[object, T] | None = None
         self._current: tuple[object, T] | None = None
+        self._before: list[tuple[object, T] | None] = []
         self._seen: WorkflowSettings | None = None
+        setting_changed.connect(self._keep, weak=False)
 
     def get(self) -> T:
         """The instance in force.
@@ -76,17 +78,26 @@ class BackendSlot(Generic[T]):
 
     def _follow(self, settings: WorkflowSettings) -> T:
         spec = self._read(settings)
-        for known in (self._current, self._first):
-            if known is not None and known[0] == spec:
-                self._current, self._seen = known, settings
-                return known[1]
+        known = self._current
+        if known is not None and known[0] == spec:
+            self._seen = settings
+            return known[1]
         instance = self._build(spec)
-        if self._first is None:
-            self._first = (spec, instance)
-        elif self._succeed is not None:
-            self._succeed(instance, self._first[1])
+        if known is not None and self._succeed is not None:
+            self._succeed(instance, known[1])
         self._current, self._seen = (spec, instance), settings
         return instance
+
+    def _keep(self, *, setting: str, enter: bool, **_: object) -> None:
+        """An override begins or ends: remember what was current, or go back to it."""
+        if not is_ours(setting):
+            return
+        with self._lock:
+            if enter:
+                self._before.append(self._current)
+            elif self._before:
+                self._current = self._before.pop()
+            self._seen = None
 
     def _build(self, spec: object) -> T:
         options: Mapping[str, Any] = {}

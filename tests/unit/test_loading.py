@@ -6,6 +6,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
+from general_manager.loading import BackendSlot
 from general_manager.workflow.backend_registry import (
     configure_workflow_engine,
     configure_workflow_engine_from_settings,
@@ -94,11 +95,26 @@ def test_a_registry_without_the_protocol_is_refused():
         get_event_registry()
 
 
-def test_the_first_instance_comes_back_with_its_setting():
+def test_after_an_override_everything_is_as_it_was():
     before = get_workflow_engine()
     with using({"class": LOCAL, "options": {"max_executions": 7}}):
-        assert get_workflow_engine() is not before
+        seven = get_workflow_engine()
+        assert seven is not before
+        with using({"class": LOCAL, "options": {"max_executions": 8}}):
+            assert get_workflow_engine() not in (before, seven)
+        assert get_workflow_engine() is seven
     assert get_workflow_engine() is before
+
+
+def test_an_instance_first_built_under_an_override_does_not_outlive_it():
+    slot = BackendSlot("WORKFLOW_ENGINE", lambda settings: settings.engine, methods=["start"])
+    with using({"class": LOCAL, "options": {"max_executions": 7}}):
+        first = slot.get()
+    own = slot.get()
+    assert own is not first
+    with using({"class": LOCAL, "options": {"max_executions": 7}}):
+        assert slot.get() not in (first, own)
+    assert slot.get() is own
 
 
 def test_another_keys_change_leaves_the_instance_alone():
