@@ -16,6 +16,7 @@ import time
 ROOT = os.path.dirname(os.path.abspath(__file__))
 ENVIRONMENTS = os.path.join(ROOT, ".environments")
 LEAST = (3, 11)
+INTERRUPTED = 130
 USAGE = """usage: python3 run.py demo [--no-serve] [--port PORT]
        python3 run.py tests [-e ENVIRONMENT,...] [-- PYTEST ARGUMENTS]"""
 
@@ -28,17 +29,19 @@ def main(arguments):
             % (".".join(map(str, sys.version_info[:3])), ".".join(map(str, LEAST)))
         )
     os.chdir(ROOT)
+    if set(arguments[1:2]) & {"-h", "--help"}:
+        arguments = ["--help"]
     if arguments[:1] == ["demo"]:
         return demo(arguments[1:])
     if arguments[:1] == ["tests"]:
         return tests(arguments[1:])
-    print(USAGE, file=sys.stderr)
-    return 2
+    print(USAGE, file=sys.stdout if arguments[:1] in (["-h"], ["--help"]) else sys.stderr)
+    return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
 
 
 def demo(arguments):
     python = environment("demo", ["--editable", "."])
-    return subprocess.call([python, os.path.join("example", "manage.py"), "demo", *arguments])
+    return call([python, os.path.join("example", "manage.py"), "demo", *arguments])
 
 
 def tests(arguments):
@@ -53,8 +56,22 @@ def tests(arguments):
     listed = [] if "-e" in arguments else listed_environments(python)
     chosen = ["-e", ",".join(listed)] if listed else []
     started = time.monotonic()
-    status = subprocess.call([*command, *chosen, *arguments], stdin=subprocess.DEVNULL)
+    status = call([*command, *chosen, *arguments], stdin=subprocess.DEVNULL)
+    if status == INTERRUPTED:
+        return status
     return summarise(results, status, time.monotonic() - started, listed)
+
+
+def call(command, **options):
+    """Run *command* to its end. Ctrl-C reaches it as well as us: let it end in its own way."""
+    interrupted = False
+    with subprocess.Popen(command, **options) as process:
+        while True:
+            try:
+                status = process.wait()
+                return INTERRUPTED if interrupted and status else status
+            except KeyboardInterrupt:
+                interrupted = True
 
 
 def environment(name, requirements):
@@ -187,7 +204,7 @@ def summarise(path, status, seconds, listed):
 def outcome(details, report):
     """One environment's result in words, and what it adds to the totals."""
     if "result" not in details or not details.get("python"):
-        return "skipped: this interpreter is not on the machine", {"skipped": 1}
+        return "skipped: this interpreter was not found", {"skipped": 1}
     ok = bool(details["result"].get("success"))
     if not report:
         return ("passed", {"passed": 1}) if ok else ("FAILED", {"failed": 1})
@@ -217,4 +234,7 @@ def fail(message):
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    try:
+        raise SystemExit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None

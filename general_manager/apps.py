@@ -5,7 +5,7 @@ from django.core.checks import register
 from django.utils.module_loading import autodiscover_modules
 
 from general_manager.checks import check_backends, check_managers, check_settings
-from general_manager.workflow.signal_bridge import follow_the_setting
+from general_manager.workflow.signal_bridge import listen
 
 
 class GeneralManagerConfig(AppConfig):
@@ -17,5 +17,5 @@ class GeneralManagerConfig(AppConfig):
         register(check_settings)
         register(check_backends)
         register(check_managers)
-        follow_the_setting()
+        listen()
         autodiscover_modules("workflows")

@@ -24,6 +24,7 @@ from general_manager.parsing import (
     flag,
     mode,
     nearest,
+    nearest_without_prefix,
 )
 
 CONTAINER: Final = "GENERAL_MANAGER"
@@ -127,6 +128,11 @@ def get_workflow_settings() -> WorkflowSettings:
 
 def load_settings(source: object) -> WorkflowSettings:
     """Like `get_workflow_settings`, from any object that has settings as attributes."""
+    if isinstance(source, Mapping):
+        raise TypeError(
+            "Settings are read from an object's attributes, not from a mapping: pass "
+            "types.SimpleNamespace(GENERAL_MANAGER={...})"
+        )
     values, problems = read_settings(source)
     errors = [problem for problem in problems if problem.is_error]
     if values is None or errors:
@@ -212,7 +218,7 @@ def _unknown_keys(container: Mapping[Any, Any]) -> list[Problem]:
     for name in container:
         if name in _PARSERS:
             continue
-        near = nearest(name, KEYS) or nearest(f"WORKFLOW_{name}", KEYS)
+        near = nearest(name, KEYS) or nearest_without_prefix(name, KEYS, "WORKFLOW_")
         hint = f"Did you mean {near}?" if near else f"The keys are {', '.join(KEYS)}."
         problems.append(Problem("E002", f"{CONTAINER} has no key {name!r}.", hint))
     return problems

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import RLock
 from typing import Any, Generic, TypeVar, cast
 
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
@@ -18,7 +18,8 @@ class BackendSlot(Generic[T]):
 
     Under `override_settings` a changed setting gives a new instance, and afterwards the slot is as
     it was before. *methods* is what an instance must have. *succeed*, given a new instance and the
-    one before it, lets the new one carry on what must not be lost.
+    one before it, lets the new one carry on what must not be lost; *first* is given an instance
+    that has none before it.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class BackendSlot(Generic[T]):
         *,
         methods: Iterable[str],
         succeed: Callable[[T, T], None] | None = None,
+        first: Callable[[T], None] | None = None,
     ) -> None:
         self._setting = setting
         self._read = read
         self._methods = tuple(methods)
         self._succeed = succeed
+        self._first = first
         self._lock = RLock()
         self._configured: T | None = None
         self._current: tuple[object, T] | None = None
@@ -83,6 +86,8 @@ class BackendSlot(Generic[T]):
             self._seen = settings
             return known[1]
         instance = self._build(spec)
+        if known is None and self._first is not None:
+            self._first(instance)
         if known is not None and self._succeed is not None:
             self._succeed(instance, known[1])
         self._current, self._seen = (spec, instance), settings
@@ -123,6 +128,8 @@ class BackendSlot(Generic[T]):
     def _import(self, path: str) -> object:
         try:
             return import_string(path)
+        except AppRegistryNotReady:
+            raise  # nothing is wrong; it is too early
         except Exception as error:
             raise ImproperlyConfigured(
                 f"{self._setting} names {path!r}, which cannot be imported: {error}"

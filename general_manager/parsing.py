@@ -91,6 +91,13 @@ def nearest(name: object, known: tuple[str, ...]) -> str | None:
     return near[0] if near else None
 
 
+def nearest_without_prefix(name: object, known: tuple[str, ...], prefix: str) -> str | None:
+    """The key that *name* would be nearest to if every key went without its *prefix*."""
+    short = {one.removeprefix(prefix): one for one in known}
+    near = get_close_matches(str(name).upper(), short, n=1, cutoff=0.7)
+    return short[near[0]] if near else None
+
+
 def did_you_mean(value: object, known: tuple[str, ...]) -> str:
     near = get_close_matches(value.lower(), known, n=1) if isinstance(value, str) else ()
     return f" (did you mean {near[0]!r}?)" if near else ""

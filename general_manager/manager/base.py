@@ -1,11 +1,12 @@
 """GeneralManager: a business object that is created, changed and deleted through one door."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NoReturn, Self
 
-from django.db import router, transaction
+from django.db import router
 from django.db.models import Model
 
+from general_manager.atomic import honest_atomic
 from general_manager.manager.change import (
     Action,
     DataChange,
@@ -15,9 +16,9 @@ from general_manager.manager.change import (
     read_values,
     value_fields,
 )
-from general_manager.manager.interfaces import Interface, manager_of
+from general_manager.manager.interfaces import Interface, ModelException, manager_of
 from general_manager.manager.query import ManagerQuery
-from general_manager.manager.rows import refresh_computed, relate, validate
+from general_manager.manager.rows import read_again, relate, told_by_manager, validate
 from general_manager.manager.signals import post_data_change, pre_data_change
 from general_manager.manager.values import identification_of, sort_values
 
@@ -41,9 +42,11 @@ class GeneralManager:
 
     Interface: ClassVar[type[Interface]]
     known_managers: ClassVar[list[type["GeneralManager"]]] = []
+    DoesNotExist: ClassVar[Any] = ModelException("DoesNotExist")
+    MultipleObjectsReturned: ClassVar[Any] = ModelException("MultipleObjectsReturned")
 
+    _key: dict[str, Any]
     _instance: Model | None
-    identification: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -61,8 +64,13 @@ class GeneralManager:
     def __init__(self, key: Any = None, /, **identification: Any) -> None:
         if key is not None:
             identification = {"pk": key, **identification}
-        vars(self)["identification"] = identification_of(self.get_model(), identification)
+        vars(self)["_key"] = identification_of(self.get_model(), identification)
         vars(self)["_instance"] = None
+
+    @property
+    def identification(self) -> dict[str, Any]:
+        """What the object is known by: its primary key, as a mapping of your own."""
+        return dict(self._key)
 
     @classmethod
     def get_model(cls) -> type[Model]:
@@ -89,23 +97,22 @@ class GeneralManager:
         made.
         """
         model = cls.get_model()
-        if creator_id is not None and any(f.attname == "creator_id" for f in value_fields(model)):
-            values.setdefault("creator_id", creator_id)
-        wanted = sort_values(model, _plain(values), may_identify=True)
+        about = {"creator_id": creator_id, "history_comment": history_comment}
+        wanted = sort_values(model, _own_fields(model, about) | _plain(values), may_identify=True)
         using = router.db_for_write(model)
-        with transaction.atomic(using=using):
-            about = {"using": using, "creator_id": creator_id, "history_comment": history_comment}
+        about["using"] = using
+        with honest_atomic(using):
             pre_data_change.send(cls, instance=None, action="create", values=values, **about)
-            instance = _told_here(model(**wanted.columns))
-            validate(instance)
-            instance.save(using=using, force_insert=True)
+            instance = model(**wanted.columns)
+            with told_by_manager(instance):
+                validate(instance)
+                instance.save(using=using, force_insert=True)
             relations = relate(instance, wanted.relations)
-            refresh_computed(instance, using)
-            manager = cls.of(instance)
-            after = {**read_values(instance), **{name: one.new for name, one in relations.items()}}
+            stored = read_again(instance, using)
+            manager = cls.of(stored)
+            after = {**read_values(stored), **{name: one.new for name, one in relations.items()}}
             changes = {name: FieldChange(None, value) for name, value in after.items()}
             manager._tell("create", changes, **about)  # noqa: SLF001 - an instance of this class
-        del instance.change_is_told
         return manager
 
     def update(
@@ -123,24 +130,31 @@ class GeneralManager:
         changed.
         """
         model = self.get_model()
-        wanted = sort_values(model, _plain(values), may_identify=False)
+        about = {"creator_id": creator_id, "history_comment": history_comment}
+        wanted = sort_values(model, _own_fields(model, about) | _plain(values), may_identify=False)
         using = router.db_for_write(model)
-        with transaction.atomic(using=using):
+        about["using"] = using
+        vars(self)["_instance"] = None
+        with honest_atomic(using):
             instance = self._locked(using)
+            if pre_data_change.has_listeners(type(self)):
+                pre_data_change.send(
+                    type(self), instance=self, action="update", values=values, **about
+                )
+                instance = self._locked(using)  # a receiver may have changed the row
             before = read_values(instance)
-            about = {"using": using, "creator_id": creator_id, "history_comment": history_comment}
-            pre_data_change.send(type(self), instance=self, action="update", values=values, **about)
             for name, value in wanted.columns.items():
                 setattr(instance, name, value)
-            validate(instance)
-            if compare(before, read_values(instance)):
-                instance.save(using=using, force_update=True)
-                refresh_computed(instance, using)
-            changes = compare(before, read_values(instance)) | relate(instance, wanted.relations)
-            vars(self)["_instance"] = instance
+            with told_by_manager(instance):
+                validate(instance)
+                if compare(before, read_values(instance)):
+                    instance.save(using=using, force_update=True)
+            relations = relate(instance, wanted.relations)
+            stored = read_again(instance, using)
+            changes = compare(before, read_values(stored)) | relations
             if changes:
                 self._tell("update", changes, **about)
-        del instance.change_is_told
+        vars(self)["_instance"] = stored
         return self
 
     def delete(
@@ -152,19 +166,23 @@ class GeneralManager:
     ) -> None:
         """Delete the row and tell of it. Raises the model's `DoesNotExist` if it is gone."""
         using = router.db_for_write(self.get_model())
-        with transaction.atomic(using=using):
+        about = {"using": using, "creator_id": creator_id, "history_comment": history_comment}
+        vars(self)["_instance"] = None
+        with honest_atomic(using):
             instance = self._locked(using)
-            about = {"using": using, "creator_id": creator_id, "history_comment": history_comment}
-            pre_data_change.send(type(self), instance=self, action="delete", values={}, **about)
+            if pre_data_change.has_listeners(type(self)):
+                pre_data_change.send(type(self), instance=self, action="delete", values={}, **about)
+                instance = self._locked(using)
             old_values = read_values(instance)
-            instance.delete(using=using)
+            with told_by_manager(instance):
+                instance.delete(using=using)
             changes = {name: FieldChange(value, None) for name, value in old_values.items()}
             vars(self)["_instance"] = None
             self._tell("delete", changes, **about)
 
     @classmethod
     def all(cls) -> ManagerQuery[Self]:
-        return ManagerQuery(cls.of, cls.get_model()._default_manager.all())
+        return ManagerQuery(cls.of, _instance_of, cls.get_model()._default_manager.all())
 
     @classmethod
     def filter(cls, *conditions: Any, **lookups: Any) -> ManagerQuery[Self]:
@@ -186,17 +204,20 @@ class GeneralManager:
     def of(cls, instance: Model) -> Self:
         """The manager of a model *instance* that is at hand."""
         manager = cls.__new__(cls)
-        vars(manager).update(identification=identify(instance), _instance=instance)
+        vars(manager).update(_key=identify(instance), _instance=instance)
         return manager
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or "identification" not in vars(self):
+        if name.startswith("_") or "_key" not in vars(self):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        if name in self.identification:
-            return self.identification[name]
+        if name in self._key:
+            return self._key[name]
+        instance = self._loaded()
         try:
-            value = getattr(self._loaded(), name)
-        except AttributeError:
+            value = getattr(instance, name)
+        except AttributeError as error:
+            if error.obj is not instance or error.name != name:
+                raise  # an attribute of that name is there, and stumbled over something else
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}") from None
         if isinstance(value, Model):
             manager = manager_of(type(value))
@@ -213,13 +234,13 @@ class GeneralManager:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GeneralManager):
             return NotImplemented
-        return type(self) is type(other) and self.identification == other.identification
+        return type(self) is type(other) and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash((type(self), tuple(self.identification.items())))
+        return hash((type(self), tuple(self._key.items())))
 
     def __repr__(self) -> str:
-        keys = ", ".join(f"{name}={value!r}" for name, value in self.identification.items())
+        keys = ", ".join(f"{name}={value!r}" for name, value in self._key.items())
         return f"{type(self).__name__}({keys})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -227,31 +248,29 @@ class GeneralManager:
 
     def _loaded(self) -> Model:
         if self._instance is None:
-            found = self.get_model()._base_manager.get(**self.identification)
+            found = self.get_model()._base_manager.get(**self._key)
             vars(self)["_instance"] = found
             return found
         return self._instance
 
-    def _locked(self, using: str) -> Any:
+    def _locked(self, using: str) -> Model:
         rows = self.get_model()._base_manager.using(using)
-        return _told_here(rows.select_for_update().get(**self.identification))
+        return rows.select_for_update().get(**self._key)
 
     def _tell(self, action: Action, changes: Mapping[str, FieldChange], **about: Any) -> None:
-        change = DataChange(
-            action, type(self).__name__, self.identification, changes=changes, **about
-        )
+        name = type(self).__name__
+        change = DataChange(action, name, self.identification, changes=changes, **about)
         post_data_change.send(type(self), instance=self, action=action, change=change, **about)
-
-
-def _told_here(instance: Model) -> Any:
-    """Mark *instance*: its manager tells of its changes, `track_changes` need not."""
-    marked: Any = instance
-    marked.change_is_told = True
-    return marked
 
 
 def _restore(manager: type[GeneralManager], identification: dict[str, Any]) -> GeneralManager:
     return manager(**identification)
+
+
+def _own_fields(model: type[Model], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what the caller says about a change, that for which *model* has a field."""
+    names = {name for one in value_fields(model) for name in (one.name, one.attname)}
+    return {name: value for name, value in about.items() if value is not None and name in names}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,6 +281,8 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def _instance_of(value: Any) -> Any:
     if isinstance(value, GeneralManager):
         return value._loaded()  # noqa: SLF001 - this module's own class
-    if isinstance(value, list | tuple | ManagerQuery):
+    if isinstance(value, ManagerQuery):
+        return value.queryset
+    if isinstance(value, list | tuple | set | Iterator):
         return [_instance_of(item) for item in value]
     return value

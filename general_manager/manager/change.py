@@ -1,6 +1,7 @@
 """A change as a value: what was there before, what is there now."""
 
 from collections.abc import Collection, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -40,9 +41,13 @@ class DataChange:
         return {name: change.new for name, change in self.changes.items()}
 
 
-def identify(instance: Model) -> dict[str, Any]:
-    """The primary key as a mapping, one entry for each field it is made of."""
-    return {one.attname: getattr(instance, one.attname) for one in instance._meta.pk_fields}
+def identify(instance: Model, model: type[Model] | None = None) -> dict[str, Any]:
+    """The primary key as a mapping, one entry for each field it is made of.
+
+    With *model*, an ancestor of the instance's class, the key by which that one knows it.
+    """
+    fields = (model or type(instance))._meta.pk_fields
+    return {one.attname: getattr(instance, one.attname) for one in fields}
 
 
 def read_values(instance: Model, names: Collection[str] | None = None) -> dict[str, Any]:
@@ -51,16 +56,30 @@ def read_values(instance: Model, names: Collection[str] | None = None) -> dict[s
     Fields that are not loaded are left out rather than fetched.
     """
     return {
-        one.name: one.value_from_object(instance)
+        one.name: _kept(one.value_from_object(instance))
         for one in value_fields(instance)
         if (names is None or one.name in names) and one.attname in instance.__dict__
     }
 
 
+def _kept(value: Any) -> Any:
+    """*value* as it is now, whatever is done to it later."""
+    return deepcopy(value) if isinstance(value, dict | list | set | bytearray) else value
+
+
 def value_fields(model: Model | type[Model]) -> Iterable["Field[Any, Any]"]:
-    """Fields with a column of their own that are not part of the primary key."""
-    meta = model._meta
-    return [one for one in meta.concrete_fields if one not in meta.pk_fields]
+    """Fields with a column of their own that are no key, nor an ancestor's key."""
+    keys = key_fields(model)
+    return [one for one in model._meta.concrete_fields if one not in keys]
+
+
+def key_fields(model: Model | type[Model]) -> list["Field[Any, Any]"]:
+    """The primary key's fields, its ancestors' in multi-table inheritance, and the links."""
+    keys: list[Any] = []
+    for ancestor in (model, *model._meta.all_parents):
+        links = [link for link in ancestor._meta.parents.values() if link is not None]
+        keys += [one for one in (*ancestor._meta.pk_fields, *links) if one not in keys]
+    return keys
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, FieldChange]:

@@ -1,11 +1,14 @@
 """Where a manager's values live: in a model that it declares, or in one that is there already."""
 
 from copy import deepcopy
+from functools import update_wrapper
+from types import CellType, FunctionType
 from typing import Any, ClassVar, cast
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
+from django.utils.functional import cached_property
 
 
 class Interface:
@@ -37,18 +40,22 @@ class DatabaseInterface(Interface):
     @classmethod
     def attach(cls, manager: type) -> None:
         attributes: dict[str, Any] = {}
+        model_cell = CellType()
         for base in reversed(cls.__mro__[: cls.__mro__.index(DatabaseInterface)]):
             inherited = base is not cls
             for name, value in vars(base).items():
                 if name not in _OWN_ATTRIBUTES:
-                    attributes[name] = deepcopy(value) if inherited else value
+                    own = deepcopy(value) if inherited else value
+                    attributes[name] = rebound(own, model_cell)
         attributes |= {
             "__module__": manager.__module__,
-            "__qualname__": manager.__qualname__,
+            # Where pickle finds it: the manager has the name that the model goes by.
+            "__qualname__": f"{manager.__qualname__}.Interface.model",
             "__doc__": cls.__doc__ if cls.__dict__.get("__doc__") else manager.__doc__,
         }
         model = type(manager.__name__, (models.Model,), attributes)
         model.general_manager = manager  # type: ignore[attr-defined]  # read by `manager_of`
+        model_cell.cell_contents = model
         cls.model = model
 
     @classmethod
@@ -81,6 +88,38 @@ class ExistingModelInterface(Interface):
                     f"{cls.__qualname__}.model names {cls.model!r}: {error}"
                 ) from error
         return cast(type[models.Model], cls.model)
+
+
+class ModelException:
+    """A class attribute of a manager: its model's exception of that *name*, for ``except``."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: Any) -> Any:
+        return getattr(owner.get_model(), self._name)
+
+
+def rebound(value: Any, model_cell: CellType) -> Any:
+    """A method whose ``super()`` starts from the model instead of the class it was written in."""
+    if isinstance(value, classmethod | staticmethod):
+        return type(value)(rebound(value.__func__, model_cell))
+    if isinstance(value, property):
+        parts = (value.fget, value.fset, value.fdel)
+        return property(*(part and rebound(part, model_cell) for part in parts), value.__doc__)
+    if isinstance(value, cached_property):
+        return type(value)(rebound(value.func, model_cell))
+    if not isinstance(value, FunctionType) or "__class__" not in value.__code__.co_freevars:
+        return value
+    names, cells = value.__code__.co_freevars, value.__closure__ or ()
+    closure = tuple(
+        model_cell if name == "__class__" else cell for name, cell in zip(names, cells, strict=True)
+    )
+    function = FunctionType(
+        value.__code__, value.__globals__, value.__name__, value.__defaults__, closure
+    )
+    function.__kwdefaults__ = value.__kwdefaults__
+    return update_wrapper(function, value)
 
 
 def manager_of(model: type[models.Model]) -> type | None:

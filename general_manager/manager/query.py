@@ -1,9 +1,9 @@
 """Several managers: a queryset that gives managers instead of instances."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, Self, TypeVar, overload
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 M = TypeVar("M")
 
@@ -11,18 +11,21 @@ M = TypeVar("M")
 class ManagerQuery(Generic[M]):
     """Lazy like a queryset, which it wraps: nothing is read until it is iterated or counted.
 
-    *wrap* makes a manager of each instance.
+    *wrap* makes a manager of each instance, *unwrap* what the ORM knows of a manager in a filter.
     """
 
-    def __init__(self, wrap: Callable[[Any], M], queryset: QuerySet[Any]) -> None:
+    def __init__(
+        self, wrap: Callable[[Any], M], unwrap: Callable[[Any], Any], queryset: QuerySet[Any]
+    ) -> None:
         self._wrap = wrap
+        self._unwrap = unwrap
         self.queryset = queryset
 
     def filter(self, *conditions: Any, **lookups: Any) -> Self:
-        return self._with(self.queryset.filter(*conditions, **keys_of(lookups)))
+        return self._with(self.queryset.filter(*self._plain(conditions), **self._lookups(lookups)))
 
     def exclude(self, *conditions: Any, **lookups: Any) -> Self:
-        return self._with(self.queryset.exclude(*conditions, **keys_of(lookups)))
+        return self._with(self.queryset.exclude(*self._plain(conditions), **self._lookups(lookups)))
 
     def order_by(self, *names: Any) -> Self:
         return self._with(self.queryset.order_by(*names))
@@ -31,7 +34,7 @@ class ManagerQuery(Generic[M]):
         return self._with(self.queryset.all())
 
     def get(self, *conditions: Any, **lookups: Any) -> M:
-        return self._wrap(self.queryset.get(*conditions, **keys_of(lookups)))
+        return self._wrap(self.queryset.get(*self._plain(conditions), **self._lookups(lookups)))
 
     def first(self) -> M | None:
         instance = self.queryset.first()
@@ -78,18 +81,20 @@ class ManagerQuery(Generic[M]):
         return f"<ManagerQuery [{', '.join(shown)}]>"
 
     def _with(self, queryset: QuerySet[Any]) -> Self:
-        return type(self)(self._wrap, queryset)
+        return type(self)(self._wrap, self._unwrap, queryset)
 
+    def _plain(self, conditions: Iterable[Any]) -> list[Any]:
+        """Conditions with instances in place of managers, inside `Q` objects too."""
+        return [self._condition(one) for one in conditions]
 
-def keys_of(lookups: dict[str, Any]) -> dict[str, Any]:
-    """*lookups* with keys in place of managers, so that ``filter(project=project)`` works."""
-    return {name: _key_of(value) for name, value in lookups.items()}
+    def _condition(self, condition: Any) -> Any:
+        if isinstance(condition, Q):
+            copied = condition.copy()
+            copied.children = self._plain(condition.children)
+            return copied
+        if isinstance(condition, tuple):
+            return (condition[0], self._unwrap(condition[1]))
+        return condition
 
-
-def _key_of(value: Any) -> Any:
-    if isinstance(value, list | tuple | set):
-        return [_key_of(item) for item in value]
-    identification = getattr(value, "identification", None)
-    if isinstance(identification, dict) and len(identification) == 1:
-        return next(iter(identification.values()))
-    return value
+    def _lookups(self, lookups: dict[str, Any]) -> dict[str, Any]:
+        return {name: self._unwrap(value) for name, value in lookups.items()}

@@ -1,6 +1,7 @@
-"""What saving one row takes beyond `save`: validation, many-to-many values, computed columns."""
+"""What saving one row takes beyond `save`: validation, many-to-many values, who tells of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from django.db.models import Model
@@ -26,13 +27,24 @@ def relate(instance: Model, relations: Mapping[str, list[Any]]) -> dict[str, Fie
     return changes
 
 
-def refresh_computed(instance: Model, using: str) -> None:
-    """Read back what the database computed: expressions, database defaults, generated columns."""
-    names = _expressions(instance) | {
-        one.name for one in instance._meta.concrete_fields if one.generated
-    }
-    if names:
-        instance.refresh_from_db(using=using, fields=sorted(names))
+def read_again(instance: Model, using: str) -> Model:
+    """The row as the database has it: rounded, computed, defaulted and truncated as it will be."""
+    return type(instance)._base_manager.using(using).get(pk=instance.pk)
+
+
+@contextmanager
+def told_by_manager(instance: Model) -> Iterator[None]:
+    """Meanwhile the manager tells of the instance's changes, and `track_changes` need not."""
+    marked: Any = instance
+    marked.told_elsewhere = id(instance)  # which a copy of the instance takes along in vain
+    try:
+        yield
+    finally:
+        del marked.told_elsewhere
+
+
+def is_told_elsewhere(instance: Model) -> bool:
+    return getattr(instance, "told_elsewhere", None) == id(instance)
 
 
 def _expressions(instance: Model) -> set[str]:

@@ -1,14 +1,15 @@
 """Plain models, saved as usual, whose changes are told like managers' changes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db import router, transaction
+from django.db import router
 from django.db.models import Model
 from django.db.models.signals import class_prepared, post_delete, pre_delete
 
+from general_manager.atomic import honest_atomic
 from general_manager.manager.change import (
     Action,
     DataChange,
@@ -17,7 +18,14 @@ from general_manager.manager.change import (
     identify,
     read_values,
 )
+from general_manager.manager.rows import is_told_elsewhere, told_by_manager
 from general_manager.manager.signals import post_data_change, pre_data_change
+
+
+def _descendants(model: type[Model]) -> Iterator[type[Model]]:
+    for child in model.__subclasses__():
+        yield child
+        yield from _descendants(child)
 
 
 def track_changes(model: type[Model], *, fields: Iterable[str] | None = None) -> type[Model]:
@@ -66,8 +74,8 @@ class Tracker:
         # The deletions' signals are sent inside theirs, for cascades and querysets too.
         self.model.save_base = self._around(self.model.save_base)  # type: ignore[method-assign]
         self._listen(self.model)
-        for proxy in self.model.__subclasses__():
-            self._listen_to_proxy(proxy)
+        for known in _descendants(self.model):
+            self._listen_to_proxy(known)
         class_prepared.connect(self._listen_to_proxy, weak=False)
 
     def _listen(self, model: type[Model]) -> None:
@@ -103,10 +111,12 @@ class Tracker:
                     update_fields=update_fields,
                 )
 
-            if raw or hasattr(instance, "change_is_told"):
+            if raw or is_told_elsewhere(instance):
                 save()
             else:
-                with transaction.atomic(using=using):
+                with honest_atomic(using), told_by_manager(instance):
+                    # A receiver of Django's signals may save the instance again: that is part of
+                    # this change, and told with it.
                     tracker._save(instance, save, using)
 
         return tracked_save_base
@@ -126,15 +136,13 @@ class Tracker:
             self._tell(instance, action, changes, using)
 
     def _before_delete(self, instance: Model, using: str, origin: Any = None, **_: Any) -> None:
-        if hasattr(instance, "change_is_told"):
+        if is_told_elsewhere(instance):
             return
         # What a queryset or a cascade deletes was read a moment ago; a caller's instance was not.
-        is_callers = origin is instance
-        old = (
-            self._stored_values(instance, using)
-            if is_callers
-            else read_values(instance, self.names)
-        )
+        if origin is instance or instance.get_deferred_fields():
+            old = self._stored_values(instance, using)
+        else:
+            old = read_values(instance, self.names)
         if old is not None:
             vars(instance)["values_before_delete"] = old
             self._announce(instance, "delete", {}, using)
@@ -147,11 +155,11 @@ class Tracker:
 
     def _stored_values(self, instance: Model, using: str) -> dict[str, Any] | None:
         """What the database has for *instance*, locked; `None` if it has nothing."""
-        key = identify(instance)
+        key = identify(instance, self.model)
         if None in key.values():
             return None
         rows = self.model._base_manager.using(using).select_for_update()
-        stored = rows.filter(pk=instance.pk).first()
+        stored = rows.filter(**key).first()
         return None if stored is None else read_values(stored, self.names)
 
     def _announce(
@@ -175,7 +183,11 @@ class Tracker:
             instance=instance,
             action=action,
             change=DataChange(
-                action, self.model.__name__, identify(instance), using=using, changes=changes
+                action,
+                self.model.__name__,
+                identify(instance, self.model),
+                using=using,
+                changes=changes,
             ),
             using=using,
             creator_id=None,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from django.core.exceptions import ValidationError
 from django.db.models import Field, ForeignKey, Model
 
-from general_manager.manager.change import value_fields
+from general_manager.manager.change import key_fields, value_fields
 
 
 class Values(NamedTuple):
@@ -26,7 +26,7 @@ def sort_values(model: type[Model], values: Mapping[str, Any], *, may_identify: 
     meta = model._meta
     columns = {name for one in value_fields(model) for name in (one.name, one.attname)}
     columns |= {one.name for one in meta.private_fields}
-    keys = {name for one in meta.pk_fields for name in (one.name, one.attname)} | {"pk"}
+    keys = {name for one in key_fields(model) for name in (one.name, one.attname)} | {"pk"}
     relations = {one.name for one in meta.many_to_many}
     sorted_values = Values({}, {})
     for name, value in values.items():
@@ -51,7 +51,8 @@ def identification_of(model: type[Model], given: Mapping[str, Any]) -> dict[str,
     fields = list(model._meta.pk_fields)
     given = dict(given)
     if len(fields) == 1:
-        for alias in ("pk", fields[0].name):
+        inherited = [one.attname for one in key_fields(model)]
+        for alias in ("pk", fields[0].name, *inherited):
             if alias in given and alias != fields[0].attname:
                 given.setdefault(fields[0].attname, given.pop(alias))
     wanted = {one.attname: one for one in fields}

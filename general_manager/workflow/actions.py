@@ -44,7 +44,7 @@ class ActionRegistry:
         if not callable(action):
             raise TypeError(f"Action {name!r} must be callable, not {action!r}")
         with self._lock:
-            if not replace and self._actions.get(name, action) is not action:
+            if not replace and self._actions.get(name, action) != action:
                 raise ActionAlreadyRegisteredError(name)
             self._actions[name] = action
 

@@ -17,8 +17,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db.models import Model
+from django.db.models.fields.files import FieldFile
 from django.utils.duration import duration_iso_string
-from django.utils.functional import Promise
+from django.utils.functional import LazyObject, Promise, empty
 
 from general_manager.manager import GeneralManager
 from general_manager.workflow.exceptions import EncodingError
@@ -86,6 +87,8 @@ def error_text(error: BaseException) -> str:
     """What *error* says, or its type when it says nothing or cannot even be turned into text."""
     try:
         text = str(error)
+        if isinstance(error, KeyError):  # whose text is the bare key
+            text = f"KeyError: {text}"
     except Exception:  # noqa: BLE001 - the exception is the user's code too
         text = ""
     return storable_text(text or type(error).__name__, limit=ERROR_LIMIT)
@@ -128,6 +131,8 @@ def _encode(value: Any, depth: int) -> Any:
 
 
 def _encode_unusual(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911, PLR0912 - one branch a type
+    if issubclass(type(value), LazyObject):
+        return _encode(_behind(value), depth)
     if isinstance(value, Enum):
         return _encode(value.value, depth)
     if isinstance(value, str):
@@ -154,8 +159,10 @@ def _encode_unusual(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911, PLR0
         return _encode_mapping(value.identification, depth)
     if isinstance(value, Model):
         if value.pk is None:
-            raise _Refused(f"this {type(value).__name__} was never saved, so it has no key")
+            raise _Refused(f"this {type(value).__name__} has no key: it was not saved, or deleted")
         return _encode(value.pk, depth)
+    if isinstance(value, FieldFile):
+        return value.name and _encode_text(value.name)
     if isinstance(value, Mapping):
         return _encode_mapping(value, depth)
     if isinstance(value, AbstractSet):
@@ -165,6 +172,13 @@ def _encode_unusual(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911, PLR0
     if isinstance(value, bytes | bytearray | memoryview):
         raise _Refused("bytes have no place in JSON: store them and pass a reference")
     raise _Refused(f"{type(value).__module__}.{type(value).__qualname__} cannot become JSON")
+
+
+def _behind(lazy: Any) -> Any:
+    """What a `SimpleLazyObject`, such as ``request.user``, stands for."""
+    if lazy._wrapped is empty:
+        lazy._setup()
+    return lazy._wrapped
 
 
 def _encode_text(text: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from inspect import iscoroutinefunction
 from random import uniform
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -33,6 +34,10 @@ __all__ = [
 ]
 
 WorkflowHandler = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+
+
+LONGEST_REST: Final = timedelta(days=365)
+"""No retry is put off for longer, whatever was asked for."""
 
 
 class WorkflowState(StrEnum):
@@ -86,12 +91,24 @@ class Retry:
         ):
             raise TypeError(f"Retry.stop_on must be a tuple of exceptions, not {self.stop_on!r}")
 
+    def to_json(self) -> dict[str, Any]:
+        """The policy as it is kept with an execution, so that a deploy does not change it."""
+        return {
+            "max_attempts": self.max_attempts,
+            "base": self.base,
+            "factor": self.factor,
+            "maximum": self.maximum,
+            "jitter": self.jitter,
+            "stop_on": [f"{kind.__module__}.{kind.__qualname__}" for kind in self.stop_on],
+        }
+
     def delay(self, attempts: int) -> timedelta:
         """How long to rest after *attempts* failures in a row."""
         try:
             seconds = min(self.maximum, self.base * self.factor ** (attempts - 1))
         except OverflowError:
             seconds = self.maximum
+        seconds = min(seconds, LONGEST_REST.total_seconds())
         return timedelta(seconds=seconds * uniform(1 - self.jitter, 1 + self.jitter))  # noqa: S311 - spread, not secrecy
 
 
@@ -118,6 +135,11 @@ class WorkflowDefinition:
             raise TypeError(
                 f"The handler of workflow {self.workflow_id!r} must be callable, "
                 f"not {self.handler!r}"
+            )
+        if iscoroutinefunction(self.handler):
+            raise TypeError(
+                f"The handler of workflow {self.workflow_id!r} is async, and nothing here would "
+                "await it: wrap it in asgiref.sync.async_to_sync"
             )
         if not isinstance(self.metadata, Mapping):
             raise TypeError(f"metadata must be a mapping, not {self.metadata!r}")

@@ -76,6 +76,8 @@ class WorkflowInvalidStateError(WorkflowError):
         self.detail = detail
 
     def __str__(self) -> str:
+        if self.state in self.allowed:
+            return f"Cannot {self.verb} workflow execution {self.execution_id} now. {self.detail}"
         sentence = (
             f"Cannot {self.verb} workflow execution {self.execution_id}: it is {self.state}, "
             f"and {self.verb} is for {' or '.join(self.allowed)} executions."
@@ -121,6 +123,21 @@ class StepInDoubt(WorkflowError):
         return (
             f"Step {self.name!r} of workflow execution {self.execution_id} began and did not "
             "finish, so its effect may have happened. It is marked once=True and is not run again."
+        )
+
+
+class WorkerDied(WorkflowError):
+    """What ran here took its worker process down with it, *crashes* times."""
+
+    def __init__(self, what: str, crashes: int) -> None:
+        super().__init__(what, crashes)
+        self.what = what
+        self.crashes = crashes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} was running when its worker died, {self.crashes} times; "
+            "it is not tried again (WORKFLOW_MAX_CRASHES)."
         )
 
 

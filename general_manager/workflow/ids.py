@@ -19,5 +19,7 @@ def require_id(argument: str, value: object) -> None:
         raise ValueError(
             f"{argument} has {len(value)} characters, and {MAX_ID_LENGTH} fit: {value[:40]!r}..."
         )
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(f"{argument} must not contain an unpaired surrogate: {value!r}")
     if "\x00" in value:
         raise ValueError(f"{argument} must not contain a NUL character: {value!r}")

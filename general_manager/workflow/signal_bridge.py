@@ -15,7 +15,6 @@ from general_manager.workflow.events import (
     manager_deleted_event,
     manager_updated_event,
 )
-from general_manager.workflow.exceptions import EncodingError
 
 logger = logging.getLogger(__name__)
 
@@ -27,25 +26,28 @@ _UID = "general_manager.workflow.signal_bridge"
 _forced: bool | None = None
 
 
+def listen() -> None:
+    """Hear of changes; called at start-up. Whether they are published is asked each time."""
+    post_data_change.connect(publish_change, dispatch_uid=_UID)
+
+
 def follow_the_setting() -> None:
-    """Listen, and publish while `WORKFLOW_SIGNAL_BRIDGE` is on. Called at start-up."""
+    """Forget `connect_...` and `disconnect_...`: `WORKFLOW_SIGNAL_BRIDGE` decides again."""
     global _forced
     _forced = None
-    post_data_change.connect(publish_change, dispatch_uid=_UID)
 
 
 def connect_workflow_signal_bridge() -> None:
     """Publish managers' changes from now on, whatever the setting says."""
     global _forced
     _forced = True
-    post_data_change.connect(publish_change, dispatch_uid=_UID)
+    listen()
 
 
 def disconnect_workflow_signal_bridge() -> None:
     """Publish no managers' changes from now on, whatever the setting says."""
     global _forced
     _forced = False
-    post_data_change.disconnect(dispatch_uid=_UID)
 
 
 def publish_change(sender: object, *, change: DataChange, **_: Any) -> None:  # noqa: ARG001 - a receiver's signature
@@ -94,10 +96,10 @@ def _encode_values(values: Mapping[str, Any], root: str) -> dict[str, Any]:
 def _encode_or_text(value: Any, root: str) -> Any:
     try:
         return encode(value, root=root)
-    except EncodingError as error:
+    except Exception as error:  # noqa: BLE001 - a lazy value's code is the user's
         try:
             text = str(value)
         except Exception:  # noqa: BLE001 - a value's __str__ is the user's code
             text = f"<{type(value).__name__}>"
-        logger.warning("%s; the event has it as text", error)
+        logger.warning("%s cannot become JSON (%s); the event has it as text", root, error)
         return storable_text(text, limit=TEXT_LIMIT)

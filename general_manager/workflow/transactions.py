@@ -1,32 +1,33 @@
 """Keeping a handler's failure out of the transaction of whoever called it."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-from django.db import connections, transaction
+from django.db import connections
 
+from general_manager.atomic import honest_atomic
 from general_manager.conf import is_configured
 
 
-def caller_savepoints() -> AbstractContextManager[bool]:
-    """A savepoint in every transaction that is open in this thread; yields whether there is one.
+def caller_savepoints() -> AbstractContextManager[None] | None:
+    """A savepoint in every transaction that is open in this thread, or `None` if none is.
 
-    What raises inside undoes its own writes and leaves the caller's transaction usable. Outside
-    of any transaction this does nothing, and needs no database.
+    What raises inside undoes its own writes and leaves the caller's transaction usable. Needs no
+    database.
     """
     if not is_configured():
-        return nullcontext(False)
+        return None
     aliases = [
         connection.alias
         for connection in connections.all(initialized_only=True)
         if connection.in_atomic_block
     ]
-    return _savepoints(aliases) if aliases else nullcontext(False)
+    return _savepoints(aliases) if aliases else None
 
 
 @contextmanager
-def _savepoints(aliases: list[str]) -> Iterator[bool]:
+def _savepoints(aliases: list[str]) -> Iterator[None]:
     with ExitStack() as savepoints:
         for alias in aliases:
-            savepoints.enter_context(transaction.atomic(using=alias))
-        yield True
+            savepoints.enter_context(honest_atomic(alias))
+        yield

@@ -2,7 +2,9 @@
 
 import pytest
 from django.db import DatabaseError, connection, transaction
+from django.db.transaction import TransactionManagementError
 
+from general_manager.manager.signals import post_data_change
 from general_manager.workflow import (
     Retry,
     WorkflowDefinition,
@@ -10,7 +12,8 @@ from general_manager.workflow import (
     step,
     wait_for,
 )
-from tests.testapp.models import Tag
+from general_manager.workflow.signals import event_published
+from tests.testapp.models import Person, Tag
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
 
@@ -19,7 +22,7 @@ def names():
     return sorted(Tag.objects.values_list("name", flat=True))
 
 
-def break_the_transaction(*_):
+def break_the_transaction(*_, **__):
     Tag.objects.create(name="by the handler")
     with connection.cursor() as cursor:
         cursor.execute("SELECT nothing FROM nowhere")
@@ -128,3 +131,133 @@ def test_cancelling_in_the_middle_of_an_atomic_step_rolls_that_step_back(engine)
     )
     assert execution.state == "cancelled"
     assert names() == []
+
+
+def test_a_step_that_must_run_once_does_so_inside_a_callers_transaction_too(engine, clock):
+    charged = []
+
+    def handler(data):
+        step("charge", charged.append, 1, once=True, atomic=False)
+        if data is not None and len(attempts) < 1:
+            attempts.append(1)
+            raise ValueError("later")
+
+    attempts: list[int] = []
+    with transaction.atomic():
+        execution = engine.start(WorkflowDefinition("w", handler=handler, retry=Retry(base=1)))
+        clock.advance(minutes=1)
+        assert engine.status(execution.execution_id).state == "completed"
+    assert charged == [1]
+
+
+def test_the_budget_of_attempts_ends_though_every_attempt_is_undone(engine, clock):
+    def handler(data):
+        step("write", lambda: Tag.objects.create(name="undone").name)
+        raise ValueError("always")
+
+    retry = Retry(max_attempts=3, base=1, jitter=0)
+    with transaction.atomic():
+        execution = engine.start(WorkflowDefinition("w", handler=handler, retry=retry))
+        for _ in range(2):
+            assert execution.state == "pending"
+            clock.advance(minutes=1)
+            execution = engine.status(execution.execution_id)
+    assert execution.state == "failed"
+    assert names() == []
+
+
+def write_and_swallow(*_):
+    """What Django would roll back at the end without a word."""
+    Tag.objects.create(pk=1, name="lost")
+    try:
+        Tag.objects.create(pk=1, name="duplicate")
+    except DatabaseError:
+        return {"made": True}
+
+
+def test_a_swallowed_database_error_is_not_taken_for_success_in_a_step(engine):
+    execution = engine.start(
+        WorkflowDefinition("w", handler=lambda data: step("write", write_and_swallow))
+    )
+    assert execution.state == "failed"
+    assert "database error was caught" in execution.error
+    assert names() == []
+
+
+def test_a_swallowed_database_error_is_not_taken_for_success_in_a_handler(event_registry):
+    errors = []
+    event_registry.register(
+        "x",
+        handler=write_and_swallow,
+        dead_letter_handler=lambda event, error: errors.append(str(error)),
+    )
+    with transaction.atomic():
+        publish(event_registry)
+        Tag.objects.create(name="after")
+    assert names() == ["after"]
+    assert "database error was caught" in errors[0]
+
+
+def test_a_swallowed_database_error_undoes_a_managers_change_with_an_error():
+    def swallow(**_):
+        write_and_swallow()
+
+    post_data_change.connect(swallow)
+    try:
+        with pytest.raises(TransactionManagementError, match="database error was caught"):
+            Person.create(name="Ada")
+    finally:
+        post_data_change.disconnect(swallow)
+    assert not Person.all().exists()
+
+
+def test_a_committed_step_is_done_whatever_an_on_commit_hook_raises(engine, clock):
+    fail = [True]
+
+    def write():
+        Tag.objects.create(name="once")
+        if fail and fail.pop():
+            transaction.on_commit(lambda: 1 / 0)
+
+    execution = engine.start(
+        WorkflowDefinition(
+            "w", handler=lambda data: step("write", write), retry=Retry(base=1, jitter=0)
+        )
+    )
+    assert execution.state == "pending"
+    clock.advance(seconds=1)
+    assert engine.status(execution.execution_id).state == "completed"
+    assert names() == ["once"]
+
+
+@pytest.mark.parametrize("where", ["when", "retry_on", "dead_letter_handler", "observer"])
+def test_whatever_is_called_on_the_side_leaves_the_callers_transaction_usable(
+    event_registry, where
+):
+    def fail(event):
+        raise ValueError
+
+    options = {"handler": fail, "retries": 1}
+    if where == "observer":
+        event_published.connect(break_the_transaction)
+    else:
+        options[where] = break_the_transaction
+    event_registry.register("x", **options)
+    try:
+        with transaction.atomic():
+            publish(event_registry)
+            Tag.objects.create(name="after")
+    finally:
+        event_published.disconnect(break_the_transaction)
+    assert "after" in names()
+
+
+def test_a_hook_called_from_a_workflow_is_not_inside_it(event_registry, engine):
+    def fail(event):
+        raise ValueError
+
+    event_registry.register(
+        "x", handler=fail, dead_letter_handler=lambda event, error: wait_for("a trap")
+    )
+    execution = engine.start(WorkflowDefinition("w", handler=lambda data: publish(event_registry)))
+    assert execution.state == "completed"

@@ -16,6 +16,7 @@ from general_manager.manager.signals import post_data_change, pre_data_change
 from tests.testapp.models import (
     ArchivedProject,
     InvoiceDesk,
+    Parcel,
     Person,
     Project,
     Seat,
@@ -23,6 +24,8 @@ from tests.testapp.models import (
     Tag,
     Ticket,
     TicketDesk,
+    Truck,
+    TruckDesk,
 )
 
 pytestmark = pytest.mark.django_db(databases=["default", "archive"])
@@ -408,3 +411,126 @@ def test_a_caller_who_rolls_back_undoes_the_change():
         InvoiceDesk.create(number="1")
         raise RuntimeError
     assert not InvoiceDesk.all().exists()
+
+
+# What went wrong once
+
+
+def test_methods_of_a_declared_model_may_call_super():
+    parcel = Parcel.create(label="  fragile ")
+    assert parcel.label == "fragile"
+    assert parcel.shout == f"Parcel object ({parcel.id})!"
+
+
+def test_the_model_and_its_querysets_can_be_pickled():
+    Parcel.create(label="a")
+    model = Parcel.Interface.model
+    assert pickle.loads(pickle.dumps(model)) is model
+    assert [one.label for one in pickle.loads(pickle.dumps(model.objects.all()))] == ["a"]
+    assert [one.label for one in pickle.loads(pickle.dumps(Parcel.all()))] == ["a"]
+    error = pickle.loads(pickle.dumps(model.DoesNotExist("gone")))
+    assert type(error) is model.DoesNotExist
+
+
+def test_a_manager_has_its_models_exceptions():
+    with pytest.raises(Project.DoesNotExist):
+        Project.get(name="nobody")
+    with pytest.raises(InvoiceDesk.DoesNotExist):
+        _ = InvoiceDesk(id=999).status
+    assert Project.MultipleObjectsReturned is ProjectModel.MultipleObjectsReturned
+
+
+def test_an_inherited_key_identifies_and_cannot_be_changed(told):
+    first, second = TruckDesk.create(name="one"), TruckDesk.create(name="two")
+    assert TruckDesk(id=first.vehicle_ptr_id) == first
+    with pytest.raises(TypeError, match=r"Truck\.id identifies"):
+        first.update(id=second.vehicle_ptr_id)
+    first.update(name="uno")
+    assert last_change(told).changes == {"name": ("one", "uno")}
+    assert [one.name for one in Truck.objects.order_by("pk")] == ["uno", "two"]
+
+
+def test_a_failed_update_leaves_the_object_as_it_was():
+    project = Project.create(name="Apollo")
+
+    def refuse(**_):
+        raise RuntimeError("refused")
+
+    post_data_change.connect(refuse)
+    try:
+        with pytest.raises(RuntimeError):
+            project.update(status="active")
+    finally:
+        post_data_change.disconnect(refuse)
+    assert project.status == "draft"
+
+
+def test_what_is_changed_in_place_is_told(told):
+    parcel = Parcel.create(label="a", data={"count": 1})
+    assert last_change(told).new_values["data"] == {"count": 2}
+    parcel.update(label="b")
+    assert last_change(told).changes == {
+        "label": ("a", "b"),
+        "data": ({"count": 2}, {"count": 3}),
+    }
+
+
+def test_values_are_told_as_the_database_has_them(told):
+    parcel = Parcel.create(label="a", data={"size": (1, 2)})
+    assert last_change(told).new_values["data"] == {"size": [1, 2]}
+    told.clear()
+    parcel.update(data={"size": (1, 2)})
+    assert [kind for kind, _, _ in told] == ["pre"]
+    project = Project.create(name="Apollo", budget=2)
+    assert str(last_change(told).new_values["budget"]) == "2.00"
+    project.update(budget=3)
+    assert str(last_change(told).changes["budget"].new) == "3.00"
+
+
+def test_what_a_receiver_changed_before_is_neither_lost_nor_told_twice(told):
+    project = Project.create(name="Apollo")
+
+    def raise_the_budget(action, **_):
+        ProjectModel.objects.update(budget=99)
+
+    pre_data_change.connect(raise_the_budget)
+    try:
+        project.update(status="active")
+    finally:
+        pre_data_change.disconnect(raise_the_budget)
+    assert project.budget == 99
+    assert set(last_change(told).changes) == {"status", "changed_at"}
+
+
+def test_managers_are_understood_wherever_a_filter_takes_objects():
+    people = [Person.create(name=name) for name in ("Ada", "Grace", "Alan")]
+    for person in people:
+        Project.create(name=f"{person.name}'s", owner=person)
+    ada, grace, _ = people
+    both = models.Q(owner=ada) | models.Q(owner=grace)
+    for found in (
+        Project.filter(both),
+        Project.filter(~~both),
+        Project.filter(owner__in=[ada, grace]),
+        Project.filter(owner__in=(one for one in (ada, grace))),
+        Project.filter(owner__in=Person.filter(name__in=["Ada", "Grace"])),
+    ):
+        assert [one.name for one in found] == ["Ada's", "Grace's"]
+
+
+def test_identification_is_the_callers_own_copy():
+    project = Project(id=42)
+    project.identification["id"] = 43
+    assert project.identification == {"id": 42}
+
+
+def test_an_error_inside_a_property_is_not_hidden():
+    class Odd:
+        @property
+        def broken(self):
+            return self.nothing_there
+
+    parcel = Parcel.create(label="a")
+    vars(parcel)["_instance"] = Odd()
+    with pytest.raises(AttributeError, match="nothing_there"):
+        _ = parcel.broken

@@ -6,6 +6,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models, transaction
 from django.test import override_settings
+from django.utils.functional import SimpleLazyObject
 
 from general_manager.manager import DataChange, FieldChange
 from general_manager.workflow.signal_bridge import (
@@ -14,6 +15,7 @@ from general_manager.workflow.signal_bridge import (
     disconnect_workflow_signal_bridge,
     event_of,
     follow_the_setting,
+    listen,
 )
 from tests.testapp.models import ArchivedProject, Invoice, InvoiceDesk, Person, Project
 
@@ -172,3 +174,29 @@ def test_a_value_that_is_not_json_becomes_text_and_a_warning(caplog):
     assert "\x00" not in changes["logo"]["new"]
     assert changes["odd"] == {"old": "<Unspeakable>", "new": "nan"}
     assert "payload.changes.logo" in caplog.text
+
+
+def explode():
+    raise RuntimeError("no request")
+
+
+def test_a_lazy_value_that_fails_does_not_fail_the_change():
+    change = DataChange(
+        "create",
+        "P",
+        {"id": 1},
+        "default",
+        history_comment=SimpleLazyObject(explode),  # type: ignore[arg-type]
+    )
+    assert event_of(change).metadata["history_comment"] == "<SimpleLazyObject>"
+
+
+def test_connecting_by_hand_before_start_up_is_not_undone_by_it(events):
+    connect_workflow_signal_bridge()
+    listen()
+    Person.create(name="Ada")
+    assert len(events) == 1
+    disconnect_workflow_signal_bridge()
+    listen()
+    Person.create(name="Grace")
+    assert len(events) == 1

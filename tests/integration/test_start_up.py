@@ -1,5 +1,10 @@
 """What a project registers while it starts, wherever it does so."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from django.core.management import call_command
 
@@ -20,3 +25,33 @@ def test_a_registration_survives_start_up_wherever_it_was_made(name):
 @pytest.mark.django_db(databases=["default", "archive"])
 def test_migrations_of_declared_models_are_complete():
     call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "check_id"),
+    [
+        ("'local'", "general_manager.E001"),
+        ("{'WORKFLOW_MOED': 'local', 'WORKFLOW_ASYNC': 'yes'}", "general_manager.E002"),
+        ("{'WORKFLOW_MODE': 'prod'}", "general_manager.E003"),
+        ("{'WORKFLOW_EVENT_REGISTRY': 'no.where'}", "general_manager.E005"),
+    ],
+)
+def test_a_wrong_setting_is_named_by_check_though_apps_register_at_start_up(setting, check_id):
+    code = (
+        "from tests import settings\n"
+        f"settings.GENERAL_MANAGER = {setting}\n"
+        "from django.core.management import execute_from_command_line\n"
+        "execute_from_command_line(['manage.py', 'check'])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert check_id in result.stderr
+    assert "SystemCheckError" in result.stderr
+    assert "Traceback" not in result.stderr

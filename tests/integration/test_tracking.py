@@ -1,5 +1,6 @@
 """Plain models whose changes are told."""
 
+from copy import copy
 from decimal import Decimal
 from typing import Any
 
@@ -7,10 +8,19 @@ import pytest
 from django.core.exceptions import FieldDoesNotExist
 from django.core.management import call_command
 from django.db import IntegrityError, connection, models, transaction
+from django.db.models.signals import post_save, pre_save
 
 from general_manager import track_changes
 from general_manager.manager.signals import post_data_change, pre_data_change
-from tests.testapp.models import Invoice, InvoiceDesk, InvoiceLine, Tag, UrgentInvoice
+from tests.testapp.models import (
+    Invoice,
+    InvoiceDesk,
+    InvoiceLine,
+    Tag,
+    Truck,
+    UrgentInvoice,
+    VeryUrgentInvoice,
+)
 
 pytestmark = pytest.mark.django_db(databases=["default", "archive"])
 
@@ -240,3 +250,64 @@ def test_what_cannot_be_tracked_is_refused(arguments, error):
     model, *fields = arguments
     with pytest.raises(error):
         track_changes(model, fields=fields[0] if fields else None)
+
+
+def test_an_heir_of_a_tracked_model_is_told_as_that_model(told):
+    truck = Truck.objects.create(name="old")
+    truck.name = "new"
+    truck.save()
+    key = truck.pk
+    truck.delete()
+    assert [(one.action, one.manager) for one in told] == [
+        ("create", "Vehicle"),
+        ("update", "Vehicle"),
+        ("delete", "Vehicle"),
+    ]
+    assert [one.identification for one in told] == [{"id": key}] * 3
+
+
+def test_a_save_inside_a_save_is_told_with_it_and_once(told):
+    def correct(instance, **_):
+        if instance.status == "paid":
+            instance.status = "booked"
+            instance.save()
+
+    invoice = Invoice.objects.create(number="1")
+    told.clear()
+    post_save.connect(correct, sender=Invoice)
+    try:
+        invoice.status = "paid"
+        invoice.save()
+    finally:
+        post_save.disconnect(correct, sender=Invoice)
+    assert seen(told) == [("update", "Invoice", {"status": ("open", "booked")})]
+
+
+def test_deletions_through_a_proxy_of_a_proxy_are_told(told):
+    VeryUrgentInvoice.objects.create(number="1").delete()
+    assert [(one.action, one.manager) for one in told] == [
+        ("create", "Invoice"),
+        ("delete", "Invoice"),
+    ]
+
+
+def test_a_deletion_of_an_instance_that_was_not_read_whole_tells_all_values(told):
+    Invoice.objects.create(number="1")
+    told.clear()
+    Invoice.objects.only("id").get().delete()
+    assert told[0].old_values == {"status": "open", "total": Decimal(0)}
+
+
+def test_a_copy_that_is_saved_during_a_managers_change_is_told(told):
+    def keep_history(instance, **_):
+        if instance.number != "copy":
+            earlier = copy(instance)
+            earlier.pk, earlier.number = None, "copy"
+            earlier.save(force_insert=True)
+
+    pre_save.connect(keep_history, sender=Invoice)
+    try:
+        InvoiceDesk.create(number="1")
+    finally:
+        pre_save.disconnect(keep_history, sender=Invoice)
+    assert [one.manager for one in told] == ["Invoice", "InvoiceDesk"]

@@ -1,6 +1,7 @@
 """Managers of both kinds, and plain models that are tracked."""
 
 from decimal import Decimal
+from typing import Any
 from uuid import uuid4
 
 from django.db import models
@@ -92,5 +93,49 @@ class SeatPlan(GeneralManager):
         model = Seat
 
 
+class Parcel(GeneralManager):
+    """A model with methods of its own, which lean on Django's."""
+
+    class Interface(DatabaseInterface):
+        label = models.CharField(max_length=50)
+        data = models.JSONField(default=dict, blank=True)
+
+        def clean(self) -> None:
+            super().clean()
+            if "count" in self.data:
+                self.data["count"] += 1
+
+        def save(self, *args: Any, **kwargs: Any) -> None:
+            self.label = self.label.strip()
+            super().save(*args, **kwargs)
+
+        @classmethod
+        def from_db(cls, *args: Any, **kwargs: Any) -> Any:
+            return super().from_db(*args, **kwargs)
+
+        @property
+        def shout(self) -> str:
+            return f"{super().__str__()}!"
+
+
+class Vehicle(models.Model):
+    name = models.CharField(max_length=50)
+
+
+class Truck(Vehicle):
+    load = models.IntegerField(default=0)
+
+
+class TruckDesk(GeneralManager):
+    class Interface(ExistingModelInterface):
+        model = Truck
+
+
+class VeryUrgentInvoice(UrgentInvoice):
+    class Meta:
+        proxy = True
+
+
+track_changes(Vehicle)
 track_changes(Invoice, fields=("status", "total"))
 track_changes(InvoiceLine)

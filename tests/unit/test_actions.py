@@ -58,3 +58,15 @@ def test_a_wrong_action_is_refused(actions, name, action):
 def test_an_argument_may_be_called_name(actions):
     actions.register("greet", lambda name: f"Hello {name}")
     assert actions.run("greet", name="Ada") == "Hello Ada"
+
+
+class Desk:
+    def act(self):
+        """A bound method is a new object each time it is looked up, and equal to the last."""
+
+
+def test_a_method_can_be_registered_twice(actions):
+    desk = Desk()
+    actions.register("act", desk.act)
+    actions.register("act", desk.act)
+    assert actions.names() == ["act"]

@@ -157,3 +157,13 @@ def test_settings_are_read_again_when_they_change():
     assert get_workflow_settings().max_retries == before
     with override_settings(WORKFLOW_MAX_RETRIES=before + 5):
         assert get_workflow_settings().max_retries == before + 5
+
+
+def test_a_mapping_is_not_taken_for_settings_that_say_nothing():
+    with pytest.raises(TypeError, match="SimpleNamespace"):
+        load_settings({"GENERAL_MANAGER": {"WORKFLOW_MODE": "production"}})
+
+
+def test_a_key_like_no_other_gets_no_suggestion():
+    _, problems = read_settings(SimpleNamespace(GENERAL_MANAGER={"FOO": 1}))
+    assert problems[0].hint.startswith("The keys are WORKFLOW_MODE,")

@@ -8,7 +8,9 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from django.utils.functional import lazystr
+from django.db import models
+from django.db.models.fields.files import FieldFile
+from django.utils.functional import SimpleLazyObject, lazystr
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 from hypothesis import given
@@ -57,6 +59,11 @@ class Level(enum.IntEnum):
         (frozenset({"b", "a"}), ["a", "b"]),
         ((1, (2,)), [1, [2]]),
         (OrderedDict(a=1), {"a": 1}),
+        (SimpleLazyObject(lambda: "lazy"), "lazy"),
+        (SimpleLazyObject(lambda: Invoice(pk=7)), 7),
+        (SimpleLazyObject(lambda: 1.5), 1.5),
+        (FieldFile(None, models.FileField(), "logos/a.png"), "logos/a.png"),
+        (FieldFile(None, models.FileField(), None), None),
         (
             {1: "a", Colour.RED: "b", UUID(int=0): "c"},
             {"1": "a", "red": "b", str(UUID(int=0)): "c"},
@@ -102,7 +109,7 @@ def _deep(levels):
         ({"a": {None: 1}}, "payload.a", "not text"),
         ({"a": {1: "x", "1": "y"}}, "payload.a", "two keys"),
         ({"a": 1 << 5000}, "payload.a", "5001 bits"),
-        ({"a": Invoice()}, "payload.a", "never saved"),
+        ({"a": Invoice()}, "payload.a", "has no key"),
         ({"a": (n for n in "ab")}, "payload.a", "generator"),
         (_cycle(), "payload.inner.again.list[0]", "contains itself"),
         ({"a": _deep(200)}, "payload.a[0][0][0][0]", "more than 100 deep"),
@@ -182,5 +189,6 @@ def test_an_error_that_cannot_be_text_is_told_by_its_type():
     assert error_text(Unspeakable()) == "Unspeakable"
     assert error_text(ValueError()) == "ValueError"
     assert error_text(ValueError("a\x00b")) == "a\\x00b"
+    assert error_text(KeyError("status")) == "KeyError: 'status'"
     assert "Unspeakable" in traceback_text(Unspeakable())
     assert "ValueError: no" in traceback_text(ValueError("no"))

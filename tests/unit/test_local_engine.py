@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from general_manager.workflow.backends.local import LocalWorkflowEngine
-from general_manager.workflow.durable import sleep, step, wait_for
+from general_manager.workflow.durable import current_execution_id, sleep, step, wait_for
 from general_manager.workflow.engine import (
     Retry,
     WorkflowCancelledError,
@@ -15,7 +15,12 @@ from general_manager.workflow.engine import (
     WorkflowInvalidStateError,
     WorkflowWaitMismatchError,
 )
-from general_manager.workflow.exceptions import EncodingError, PermanentFailure, RetryAfter
+from general_manager.workflow.exceptions import (
+    EncodingError,
+    PermanentFailure,
+    RetryAfter,
+    WaitTimeout,
+)
 from general_manager.workflow.signals import execution_changed
 
 
@@ -452,3 +457,119 @@ def test_observers_see_every_state_and_a_raising_one_harms_nothing(engine):
     finally:
         execution_changed.disconnect(observe)
     assert seen == ["pending", "running", "waiting", "running", "completed"]
+
+
+# What went wrong once
+
+
+def test_a_failing_question_keeps_the_answer_that_came_meanwhile(engine, clock):
+    asked = []
+
+    def ask():
+        asked.append(1)
+        if len(asked) == 1:
+            engine.resume(current_execution_id(), "yes")
+            raise OSError("the mail server hung up")
+
+    execution = engine.start(
+        define(lambda data: {"got": wait_for("q", ask=ask)}, retry=Retry(base=1, jitter=0))
+    )
+    assert execution.metadata["resume_signal"] == "yes"
+    clock.advance(seconds=1)
+    assert engine.status(execution.execution_id).output_data == {"got": "yes"}
+
+
+@pytest.mark.parametrize(
+    "retry", [Retry(base=1e300, maximum=1e300, jitter=0), Retry(base=1, jitter=0)]
+)
+def test_no_rest_is_too_long_for_the_calendar(engine, retry):
+    def handler(data):
+        if retry.base == 1:
+            raise RetryAfter(1e15)
+        raise ValueError
+
+    assert engine.start(define(handler, retry=retry)).state == "pending"
+
+
+def test_a_wait_without_end_is_no_error(engine):
+    workflow = define(lambda data: wait_for("q", timeout=timedelta.max))
+    assert engine.start(workflow).state == "waiting"
+    assert engine.start(define(lambda data: sleep("s", timedelta.max))).state == "waiting"
+
+
+def test_a_timer_that_two_see_fires_once(engine, clock):
+    runs = []
+
+    def handler(data):
+        runs.append(1)
+        raise ValueError
+
+    execution = engine.start(define(handler, retry=Retry(base=3600, jitter=0)))
+    clock.advance(hours=2)
+    record = engine._memory.get(execution.execution_id)
+    assert engine._memory.wake(record)
+    assert not engine._memory.wake(record)
+    engine._run(record)
+    engine._run(record)
+    assert len(runs) == 2
+
+
+def test_an_answer_to_what_timed_out_is_not_taken_for_the_next_question(engine, clock):
+    def handler(data):
+        try:
+            wait_for("first", timeout=timedelta(hours=1))
+        except WaitTimeout:
+            return {"second": wait_for("delete everything?")}
+
+    execution = engine.start(define(handler))
+    clock.advance(hours=2)
+    with pytest.raises(WorkflowWaitMismatchError, match="It waits for 'delete everything"):
+        engine.resume(execution.execution_id, "yes")
+    assert engine.status(execution.execution_id).state == "waiting"
+
+
+def test_an_observer_that_ends_the_process_leaves_no_execution_behind(engine):
+    def observe(execution, **_):
+        if execution.state == "running":
+            raise KeyboardInterrupt
+
+    execution_changed.connect(observe)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            engine.start(define(), correlation_id="key")
+    finally:
+        execution_changed.disconnect(observe)
+    assert engine.executions()[0].state == "failed"
+    assert engine.start(define(), correlation_id="key").state == "completed"
+
+
+def test_executions_can_be_listed_while_others_start(engine):
+    stop = threading.Event()
+
+    def start_many():
+        while not stop.is_set():
+            engine.start(define())
+
+    thread = threading.Thread(target=start_many)
+    thread.start()
+    try:
+        for _ in range(200):
+            engine.executions()
+    finally:
+        stop.set()
+        thread.join()
+
+
+async def async_handler(data):
+    """Nobody would await it."""
+
+
+def test_an_async_handler_is_refused_at_once():
+    with pytest.raises(TypeError, match="async"):
+        define(async_handler)
+
+
+def test_a_name_that_is_too_long_for_its_question_is_refused_before_the_wait_opens(engine):
+    execution = engine.start(define(lambda data: wait_for("x" * 252, ask=dict)))
+    assert execution.state == "failed"
+    assert "': ask' behind it has 257 characters" in execution.error

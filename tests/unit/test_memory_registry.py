@@ -358,3 +358,38 @@ def test_observers_are_told_and_a_raising_one_harms_nothing(registry):
         (event_delivered, ["event", "registration"]),
         (event_dead, ["event", "exception", "registration"]),
     ]
+
+
+def test_whether_an_event_is_wanted_is_asked_once(registry, dead):
+    wanted = [True]
+
+    def handler(event):
+        wanted[0] = False
+        raise ValueError("boom")
+
+    registry.register(
+        "order_paid",
+        handler=handler,
+        when=lambda event: wanted[0],
+        retries=2,
+        dead_letter_handler=lambda event, error: dead.append(str(error)),
+    )
+    registry.publish(make_event())
+    assert dead == ["boom"]
+
+
+def test_each_attempt_and_the_hook_see_the_event_as_it_was_published(registry):
+    seen = []
+
+    def handler(event):
+        seen.append(event.payload.pop("amount"))
+        raise ValueError("boom")
+
+    registry.register(
+        "order_paid",
+        handler=handler,
+        retries=1,
+        dead_letter_handler=lambda event, error: seen.append((event.payload, str(error))),
+    )
+    registry.publish(make_event(payload={"amount": 5}))
+    assert seen == [5, 5, ({"amount": 5}, "boom")]

@@ -170,3 +170,20 @@ def test_the_verdict_of_the_handler_comes_before_retry_on(registry, error, answe
         "x", handler=handler, retry_on=lambda error: isinstance(error, ValueError)
     )
     assert registration.may_retry(error) is answer
+
+
+def test_an_explicit_id_has_no_part_in_the_order_of_others(registry):
+    plain = InMemoryEventRegistry().register("x", handler=handler)
+    registry.register("x", handler=handler, registration_id="mine", retries=1)
+    assert registry.register("x", handler=handler).id == plain.id
+
+
+def test_registering_again_gives_the_same_id(registry):
+    first = registry.register("x", handler=handler)
+    registry.unregister(first)
+    assert registry.register("x", handler=handler).id == first.id
+
+
+def test_only_a_registration_can_be_taken_back(registry):
+    with pytest.raises(TypeError, match="takes a Registration"):
+        registry.unregister(5)

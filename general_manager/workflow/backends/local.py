@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, cast
 from uuid import uuid4
 
+from general_manager.workflow.aside import tell
 from general_manager.workflow.backends.memory import (
     Clock,
     ExecutionMemory,
@@ -13,7 +14,7 @@ from general_manager.workflow.backends.memory import (
     utc_now,
 )
 from general_manager.workflow.backends.memory_steps import MemoryRunStore
-from general_manager.workflow.durable import Run, StopRun, Suspended, running
+from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.encoding import (
     copy_encoded,
     encode,
@@ -22,6 +23,7 @@ from general_manager.workflow.encoding import (
     traceback_text,
 )
 from general_manager.workflow.engine import (
+    LONGEST_REST,
     WorkflowDefinition,
     WorkflowExecution,
     WorkflowHandler,
@@ -29,7 +31,7 @@ from general_manager.workflow.engine import (
 )
 from general_manager.workflow.exceptions import PermanentFailure, RetryAfter, StepInDoubt
 from general_manager.workflow.ids import require_id
-from general_manager.workflow.importing import describe, resolve
+from general_manager.workflow.importing import resolve
 from general_manager.workflow.signals import execution_changed
 
 logger = logging.getLogger(__name__)
@@ -86,8 +88,11 @@ class LocalWorkflowEngine:
         While `ask` is still sending the question, the answer is kept and the run finds it.
         """
         answer = encode(signal, root="signal")
-        self._fire(self._memory.get(execution_id))
-        record = self._memory.answer(execution_id, answer, wait)
+        record = self._memory.get(execution_id)
+        asked = record.waiting_for
+        self._fire(record)
+        # What timed out just now must not have its answer taken for that to the next question.
+        record = self._memory.answer(execution_id, answer, asked if wait is None else wait)
         if record.wake_at is None:
             self._run(record)
         return self._snapshot(record)
@@ -106,7 +111,7 @@ class LocalWorkflowEngine:
 
     def executions(self) -> list[WorkflowExecution]:
         """Every execution in memory, oldest first. Timers do not fire."""
-        return [record.snapshot() for record in self._memory.all()]
+        return self._memory.snapshots()
 
     def run_due(self) -> int:
         """Fire every timer that is due; the number of executions that ran."""
@@ -120,8 +125,8 @@ class LocalWorkflowEngine:
 
     def _run(self, record: Record) -> None:
         while (run_number := self._memory.begin(record)) is not None:
-            self._tell(record)
             try:
+                self._tell(record)
                 self._run_once(record, run_number)
             except BaseException as error:
                 # SystemExit and the like are the process's business; the execution has failed.
@@ -129,15 +134,16 @@ class LocalWorkflowEngine:
                 raise
             finally:
                 self._tell(record)
-            if record.wake_at is not None:
-                return
 
     def _run_once(self, record: Record, run_number: int) -> None:
         store = MemoryRunStore(self._memory, record, run_number)
         run = Run(record.execution_id, store)
         try:
-            with store.all_or_nothing(), running(run):
-                output = self._call(record, run)
+            with store.all_or_nothing():
+                handler = _handler_of(record)
+                output = {}
+                if handler is not None:
+                    output = run.call(handler, copy_encoded(record.input_data))
         except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
             self._settle_failure(record, run_number, error)
             return
@@ -147,30 +153,6 @@ class LocalWorkflowEngine:
             self._memory.end(
                 record, WorkflowState.COMPLETED, run_number=run_number, output_data=output
             )
-
-    def _call(self, record: Record, run: Run) -> dict[str, Any]:
-        """The handler's output; what it returns or raises once it was stopped does not count."""
-        try:
-            return self._output(record)
-        except StopRun:
-            return {}
-        except Exception:
-            if run.stopped is None:
-                raise
-            return {}
-
-    def _output(self, record: Record) -> dict[str, Any]:
-        handler = _handler_of(record)
-        if handler is None:
-            return {}
-        output = handler(copy_encoded(record.input_data))
-        if output is None:
-            return {}
-        if not isinstance(output, Mapping):
-            raise PermanentFailure(
-                f"The handler {describe(handler)} must return a mapping or None, not {output!r}"
-            )
-        return encode_mapping(output, root="output")
 
     def _settle_failure(self, record: Record, run_number: int, error: Exception) -> None:
         delay = self._rest(record, error)
@@ -192,7 +174,7 @@ class LocalWorkflowEngine:
         if isinstance(error, (PermanentFailure, StepInDoubt, *retry.stop_on)):
             return None
         if isinstance(error, RetryAfter):
-            return timedelta(seconds=error.seconds)
+            return timedelta(seconds=min(error.seconds, LONGEST_REST.total_seconds()))
         return retry.delay(record.attempts)
 
     def _fail(self, record: Record, run_number: int, error: BaseException) -> None:
@@ -213,7 +195,7 @@ class LocalWorkflowEngine:
             return record.snapshot()
 
     def _tell(self, record: Record) -> None:
-        execution_changed.send_robust(type(self), execution=self._snapshot(record))
+        tell(execution_changed, type(self), execution=self._snapshot(record))
 
 
 def _handler_of(record: Record) -> WorkflowHandler | None:

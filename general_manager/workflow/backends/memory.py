@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from threading import RLock
 from typing import Any
 
-from general_manager.workflow.durable import StepRecord, StepStatus, Suspended
+from general_manager.workflow.runs import StepRecord, StepStatus, Suspended
 from general_manager.workflow.encoding import copy_encoded
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
@@ -98,9 +98,9 @@ class ExecutionMemory:
             except (KeyError, TypeError):
                 raise WorkflowExecutionNotFoundError(execution_id) from None
 
-    def all(self) -> list[Record]:
+    def snapshots(self) -> list[WorkflowExecution]:
         with self.lock:
-            return list(self._records.values())
+            return [record.snapshot() for record in self._records.values()]
 
     def due(self) -> list[Record]:
         """Executions whose time has come: a timeout, the end of a sleep, the next attempt."""
@@ -115,10 +115,9 @@ class ExecutionMemory:
     def begin(self, record: Record) -> int | None:
         """Pending to running: the number of the run, or `None` if another has it."""
         with self.lock:
-            if record.state is not WorkflowState.PENDING:
+            if record.state is not WorkflowState.PENDING or record.wake_at is not None:
                 return None
             record.state = WorkflowState.RUNNING
-            record.wake_at = None
             record.run_number += 1
             record.started_at = record.started_at or self.clock()
             return record.run_number
@@ -172,13 +171,13 @@ class ExecutionMemory:
             return record
 
     def wake(self, record: Record) -> bool:
-        """Waiting to pending, because the time is up."""
+        """Waiting, or resting, to ready, because the time is up; one caller is told so."""
         with self.lock:
             if record.wake_at is None or record.wake_at > self.clock():
                 return False
-            if record.state is WorkflowState.WAITING:
-                record.state = WorkflowState.PENDING
-            return record.state is WorkflowState.PENDING
+            record.state = WorkflowState.PENDING
+            record.wake_at = None
+            return True
 
     def cancel(self, execution_id: str, reason: str | None) -> Record:
         with self.lock:

@@ -1,14 +1,15 @@
 """The steps of one run in the local engine's memory, fenced like rows in a database."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
+from general_manager.atomic import honest_atomic
 from general_manager.workflow.backends.memory import ExecutionMemory, Record
-from general_manager.workflow.durable import StepRecord, StepStatus, StopRun
+from general_manager.workflow.runs import StepRecord, StepStatus, StopRun
 from general_manager.workflow.transactions import caller_savepoints
 
 
@@ -19,6 +20,8 @@ class MemoryRunStore:
         self._memory = memory
         self._record = record
         self._run_number = run_number
+        self._finished: list[str] = []
+        """Steps of this run that a rollback would undo."""
 
     def load(self) -> dict[str, StepRecord]:
         with self._memory.lock:
@@ -30,36 +33,54 @@ class MemoryRunStore:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """A database transaction where there is a database; the step is forgotten if it fails."""
-        before = dict(self._record.steps)
+        """A database transaction where there is a database; the step is forgotten if it fails.
+
+        Once it has committed the step is done, whatever an ``on_commit`` hook raises then.
+        """
+        self.check()
+        done, attempts, committed = len(self._finished), self._record.attempts, []
         try:
-            with transaction.atomic() if _has_database() else nullcontext():
+            if _has_database():
+                with honest_atomic(DEFAULT_DB_ALIAS):
+                    transaction.on_commit(lambda: committed.append(True))
+                    yield
+            else:
                 yield
         except BaseException:
-            self._restore(before)
+            if not committed:
+                self._undo(self._finished[done:], attempts)
             raise
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
         """Inside a caller's transaction, a run that fails undoes its writes and its steps."""
-        before = dict(self._record.steps)
-        with caller_savepoints() as is_inside:
-            try:
+        savepoints = caller_savepoints()
+        if savepoints is None:
+            yield
+            return
+        attempts = self._record.attempts
+        try:
+            with savepoints:
                 yield
-            except BaseException:
-                if is_inside:
-                    self._restore(before)
-                raise
+        except BaseException:
+            self._undo(self._finished, attempts)
+            raise
 
-    def _restore(self, steps: dict[str, StepRecord]) -> None:
+    def _undo(self, names: list[str], attempts: int) -> None:
+        """Forget the steps whose writes were rolled back; never an answer, nor a `once` step."""
         with self._memory.lock:
-            self._record.steps = steps
+            for name in names:
+                del self._record.steps[name]
+            self._record.attempts = attempts
+            self._finished = [name for name in self._finished if name not in names]
 
     def begin(self, name: str) -> None:
         self._write(StepRecord(name, StepStatus.BEGUN))
 
     def finish(self, name: str, result: Any) -> None:
         with self._fenced():
+            if name not in self._record.steps:  # else it was begun, to run once: that stands
+                self._finished.append(name)
             self._record.attempts = 0  # it made progress: its budget of attempts starts anew
             self._record.steps[name] = StepRecord(name, StepStatus.DONE, result)
 
@@ -101,7 +122,7 @@ def _has_database() -> bool:
     A step that does need it then says so itself.
     """
     try:
-        connections["default"].cursor().close()
+        connections[DEFAULT_DB_ALIAS].cursor().close()
     except Exception:  # noqa: BLE001 - each of those cases has an exception of its own
         return False
     return True

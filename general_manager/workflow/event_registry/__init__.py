@@ -2,8 +2,13 @@
 
 from typing import Final
 
+from django.apps import apps
+from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
+
+from general_manager.conf import is_configured
 from general_manager.loading import BackendSlot
 from general_manager.workflow.event_registry.base import EventRegistry
+from general_manager.workflow.event_registry.early import EarlyEventRegistry
 from general_manager.workflow.event_registry.memory import InMemoryEventRegistry
 from general_manager.workflow.event_registry.registration import InvalidEvent, Registration
 from general_manager.workflow.events import WorkflowEvent
@@ -27,20 +32,33 @@ def _succeed(registry: EventRegistry, first: EventRegistry) -> None:
         registry.adopt(first)
 
 
+def _build_on_early(registry: EventRegistry) -> None:
+    if isinstance(registry, EventRegistry):
+        registry.adopt(_early)
+
+
 _slot: Final[BackendSlot[EventRegistry]] = BackendSlot(
     "WORKFLOW_EVENT_REGISTRY",
     lambda settings: settings.event_registry,
     methods=("register", "publish", "publish_sync", "publish_many", "publish_with_change"),
     succeed=_succeed,
+    first=_build_on_early,
 )
+_early: Final = EarlyEventRegistry(_slot.get)
 
 
 def get_event_registry() -> EventRegistry:
     """Return the registry that the settings name, the same one each time.
 
-    Raises `ImproperlyConfigured` that says what is wrong with `WORKFLOW_EVENT_REGISTRY`.
+    While Django starts this never fails: what cannot be built yet collects registrations. Later
+    raises `ImproperlyConfigured` that says what is wrong with `WORKFLOW_EVENT_REGISTRY`.
     """
-    return _slot.get()
+    if apps.ready or not is_configured():
+        return _slot.get()
+    try:
+        return _slot.get()
+    except (ImproperlyConfigured, AppRegistryNotReady):
+        return _early
 
 
 def configure_event_registry(registry: EventRegistry | None) -> None:

@@ -74,14 +74,18 @@ class EventRegistry(ABC):
         )
 
     def unregister(self, registration: Registration) -> bool:
-        """Forget *registration*; false if it is not registered here."""
+        """Forget *registration*, or an identical one; false if there is none here."""
+        if not isinstance(registration, Registration):
+            raise TypeError(f"unregister() takes a Registration, not {registration!r}")
         with self._lock:
-            if self._by_identity.get(registration.identity) is not registration:
+            known = self._by_identity.pop(registration.identity, None)
+            if known is None:
                 return False
-            del self._by_identity[registration.identity]
-            del self._by_id[registration.id]
-            left = tuple(one for one in self._by_key[registration.key] if one is not registration)
-            self._by_key[registration.key] = left
+            del self._by_id[known.id]
+            left = tuple(one for one in self._by_key[known.key] if one is not known)
+            self._by_key[known.key] = left
+            if known.registration_id is None and known.ordinal == self._alike[known.likeness]:
+                self._alike[known.likeness] -= 1
             return True
 
     def registrations(self) -> list[Registration]:
@@ -135,14 +139,16 @@ class EventRegistry(ABC):
             if known is not None:
                 return known
             likeness = registration.likeness
-            registration = replace(registration, ordinal=self._alike[likeness] + 1)
+            if registration.registration_id is None:
+                registration = replace(registration, ordinal=self._alike[likeness] + 1)
             other = self._by_id.get(registration.id)
             if other is not None:
                 raise ValueError(
                     f"registration_id {registration.id!r} belongs to {other}; "
                     f"give {registration} another"
                 )
-            self._alike[likeness] += 1
+            if registration.registration_id is None:
+                self._alike[likeness] += 1
             self._by_identity[registration.identity] = registration
             self._by_id[registration.id] = registration
             others = self._by_key.get(registration.key, ())

@@ -1,13 +1,13 @@
 """Events delivered at once, in this process: nothing to set up, nothing kept."""
 
 import logging
-from contextlib import nullcontext
+from collections import OrderedDict
 from dataclasses import replace
 from threading import Lock
 from time import sleep
 from typing import Final
 
-from general_manager.workflow.durable import running
+from general_manager.workflow.aside import aside, tell
 from general_manager.workflow.encoding import copy_encoded
 from general_manager.workflow.event_registry.base import EventRegistry, encoded
 from general_manager.workflow.event_registry.registration import (
@@ -18,7 +18,6 @@ from general_manager.workflow.event_registry.registration import (
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.exceptions import RetryAfter
 from general_manager.workflow.signals import event_dead, event_delivered, event_published
-from general_manager.workflow.transactions import caller_savepoints
 
 logger = logging.getLogger(__name__)
 
@@ -49,20 +48,20 @@ class InMemoryEventRegistry(EventRegistry):
             raise ValueError(f"max_seen_event_ids must be 1 or more, not {max_seen_event_ids}")
         self._dead_letter_handler = dead_letter_handler
         self._max_seen = max_seen_event_ids
-        self._seen: dict[str, None] = {}
+        self._seen: OrderedDict[str, None] = OrderedDict()
         self._seen_lock = Lock()
 
     def publish(self, event: WorkflowEvent) -> bool:
         event = encoded(event)
         if not self._is_first(event.event_id):
             return False
-        event_published.send_robust(type(self), event=event)
+        tell(event_published, type(self), event=event)
         delivered = False
         registrations = self.matching(event)
         for position, registration in enumerate(registrations, start=1):
             # Nobody sees what another did to the payload; the last one may have the original.
-            own = event if position == len(registrations) else _copied(event)
-            delivered |= self._deliver(registration, own)
+            is_last = position == len(registrations)
+            delivered |= self._deliver(registration, event, may_spoil=is_last)
         return delivered
 
     def _is_first(self, event_id: str) -> bool:
@@ -71,47 +70,49 @@ class InMemoryEventRegistry(EventRegistry):
                 return False
             self._seen[event_id] = None
             if len(self._seen) > self._max_seen:
-                del self._seen[next(iter(self._seen))]
+                self._seen.popitem(last=False)
             return True
 
-    def _deliver(self, registration: Registration, event: WorkflowEvent) -> bool:
+    def _deliver(
+        self, registration: Registration, event: WorkflowEvent, *, may_spoil: bool
+    ) -> bool:
+        is_wanted = False
         for failures in range(1, registration.retries + 2):
+            is_final = failures > registration.retries
+            own = event if may_spoil and is_final and not self._has_hook(registration) else None
             try:
-                if not _attempt(registration, event):
-                    return False
+                with aside(atomic=registration.atomic):
+                    if not (is_wanted or registration.when is None):
+                        if not registration.wants(_copied(event)):
+                            return False
+                    is_wanted = True
+                    registration.call(own or _copied(event))
             except Exception as error:
-                if failures <= registration.retries and registration.may_retry(error):
-                    logger.warning(
-                        "%s failed for event %s (attempt %d); trying again",
-                        registration, event.event_id, failures, exc_info=True,
-                    )  # fmt: skip
-                    if isinstance(error, RetryAfter):
-                        sleep(min(error.seconds, LONGEST_REST))
-                    continue
-                self._bury(registration, event, error)
-                return False
-            event_delivered.send_robust(type(self), event=event, registration=registration)
+                if is_final or not registration.may_retry(error):
+                    self._bury(registration, event, error)
+                    return False
+                logger.warning(
+                    "%s failed for event %s (attempt %d); trying again",
+                    registration, event.event_id, failures, exc_info=True,
+                )  # fmt: skip
+                if isinstance(error, RetryAfter):
+                    sleep(min(error.seconds, LONGEST_REST))
+                continue
+            tell(event_delivered, type(self), event=event, registration=registration)
             return True
         raise AssertionError("unreachable: the last attempt returns")
+
+    def _has_hook(self, registration: Registration) -> bool:
+        return bool(registration.dead_letter_handler or self._dead_letter_handler)
 
     def _bury(self, registration: Registration, event: WorkflowEvent, error: Exception) -> None:
         logger.error(
             "%s failed for event %s for the last time",
             registration, event.event_id, exc_info=error,
         )  # fmt: skip
-        registration.report_dead(event, error, fallback=self._dead_letter_handler)
-        event_dead.send_robust(
-            type(self), event=event, registration=registration, exception=real_error(error)
-        )
-
-
-def _attempt(registration: Registration, event: WorkflowEvent) -> bool:
-    """One try; false if the event is not wanted. Steps of a running workflow are not its steps."""
-    if not registration.wants(event):
-        return False
-    with running(None), caller_savepoints() if registration.atomic else nullcontext():
-        registration.call(event)
-    return True
+        registration.report_dead(_copied(event), error, fallback=self._dead_letter_handler)
+        error = real_error(error)
+        tell(event_dead, type(self), event=event, registration=registration, exception=error)
 
 
 def _copied(event: WorkflowEvent) -> WorkflowEvent:

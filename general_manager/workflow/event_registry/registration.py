@@ -7,6 +7,7 @@ from hashlib import sha256
 from inspect import iscoroutinefunction
 from typing import Any
 
+from general_manager.workflow.aside import aside
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.exceptions import PermanentFailure, RetryAfter
 from general_manager.workflow.ids import MAX_ID_LENGTH, require_id
@@ -110,7 +111,8 @@ class Registration:
         if isinstance(error, RetryAfter) or self.retry_on is None:
             return True
         try:
-            return bool(self.retry_on(error))
+            with aside():
+                return bool(self.retry_on(real_error(error)))
         except Exception:
             logger.exception("retry_on of %s raised; the failure is retried", self)
             return True
@@ -130,7 +132,8 @@ class Registration:
         if hook is None:
             return
         try:
-            hook(event, real_error(error))
+            with aside():
+                hook(event, real_error(error))
         except Exception:
             logger.exception("The dead-letter hook of %s raised for event %s", self, event.event_id)
 

@@ -1,6 +1,7 @@
 """Sets the example up from nothing, tells its story, and serves the site."""
 
 import platform
+import socket
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -34,6 +35,9 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=int, default=8000, help="serve here (8000)")
 
     def handle(self, *, no_serve: bool, port: int, **_: Any) -> None:
+        will_serve = not no_serve and sys.stdin.isatty()
+        if will_serve and not is_free(port):
+            raise CommandError(f"Port {port} is in use: choose another with --port.")
         mode = get_workflow_settings().mode
         self.say(
             f"general_manager demo: {mode} mode, Django {django.get_version()}, "
@@ -45,7 +49,7 @@ class Command(BaseCommand):
         self.check_the_end()
         self.say("")
         self.say(f"The database, the log and the mails are in {_short(settings.VAR_DIR)}.")
-        if no_serve or not sys.stdin.isatty():
+        if not will_serve:
             self.say("The demo is over. In a terminal it would now serve the site.")
             return
         self.serve(port)
@@ -106,6 +110,11 @@ class Command(BaseCommand):
     def say(self, line: str) -> None:
         self.stdout.write(line)
         self.stdout.flush()
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _short(path: Path) -> str:

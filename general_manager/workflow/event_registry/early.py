@@ -1,0 +1,24 @@
+"""Registrations made while Django starts, when the registry itself cannot be built yet."""
+
+from collections.abc import Callable
+
+from general_manager.workflow.event_registry.base import EventRegistry
+from general_manager.workflow.events import WorkflowEvent
+
+
+class EarlyEventRegistry(EventRegistry):
+    """Collects registrations; publishes through the real registry, once that can be built.
+
+    So a wrong setting does not stop Django from starting: `manage.py check` can name it, together
+    with all others, and whoever publishes gets the error.
+    """
+
+    def __init__(self, real: Callable[[], EventRegistry]) -> None:
+        super().__init__()
+        self._real = real
+
+    def publish(self, event: WorkflowEvent) -> bool:
+        return self._real().publish(event)
+
+    def publish_with_change(self, event: WorkflowEvent, *, using: str) -> None:
+        self._real().publish_with_change(event, using=using)
