@@ -69,9 +69,10 @@ def call(command, **options):
         while True:
             try:
                 status = process.wait()
-                return INTERRUPTED if interrupted and status else status
             except KeyboardInterrupt:
                 interrupted = True
+                continue
+            return INTERRUPTED if interrupted and status else status
 
 
 def environment(name, requirements):

@@ -1,10 +1,13 @@
 """Start-up: find what the project registers, and listen to its managers."""
 
+from importlib import import_module
+
 from django.apps import AppConfig
 from django.core.checks import register
 from django.utils.module_loading import autodiscover_modules
 
 from general_manager.checks import check_backends, check_managers, check_settings
+from general_manager.workflow.beat import install
 from general_manager.workflow.signal_bridge import listen
 
 
@@ -18,4 +21,8 @@ class GeneralManagerConfig(AppConfig):
         register(check_backends)
         register(check_managers)
         listen()
+        install()
+        # Celery's own discovery looks for general_manager.tasks and would not find these. They
+        # stand on the tables, which can be imported only now.
+        import_module("general_manager.workflow.tasks")
         autodiscover_modules("workflows")

@@ -30,7 +30,29 @@ def _sqlite(alias: str) -> dict[str, object]:
     }
 
 
-DATABASES = {"default": _sqlite("default"), "archive": _sqlite("archive")}
+def _postgres(alias: str) -> dict[str, object]:
+    uri = os.environ.get("TEST_POSTGRES_URI") or postgres_uri()
+    parts = conninfo_to_dict(uri)
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parts.get("dbname", "postgres"),
+        "USER": parts.get("user", ""),
+        "PASSWORD": parts.get("password", ""),
+        "HOST": parts.get("host", ""),
+        "PORT": parts.get("port", ""),
+        "TEST": {"NAME": f"test_general_manager_{os.getpid()}_{alias}"},
+    }
+
+
+if os.environ.get("TEST_DATABASE") == "postgresql":
+    from psycopg.conninfo import conninfo_to_dict
+
+    from tests.servers import postgres_uri
+
+    _database = _postgres
+else:
+    _database = _sqlite
+DATABASES = {"default": _database("default"), "archive": _database("archive")}
 DATABASE_ROUTERS = ["tests.testapp.routers.ArchiveRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 GENERAL_MANAGER = {"WORKFLOW_MODE": "local", "WORKFLOW_SIGNAL_BRIDGE": False}

@@ -105,8 +105,10 @@ def rebound(value: Any, model_cell: CellType) -> Any:
     if isinstance(value, classmethod | staticmethod):
         return type(value)(rebound(value.__func__, model_cell))
     if isinstance(value, property):
-        parts = (value.fget, value.fset, value.fdel)
-        return property(*(part and rebound(part, model_cell) for part in parts), value.__doc__)
+        fget, fset, fdel = (
+            part and rebound(part, model_cell) for part in (value.fget, value.fset, value.fdel)
+        )
+        return property(fget, fset, fdel, value.__doc__)
     if isinstance(value, cached_property):
         return type(value)(rebound(value.func, model_cell))
     if not isinstance(value, FunctionType) or "__class__" not in value.__code__.co_freevars:

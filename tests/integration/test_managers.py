@@ -2,6 +2,7 @@
 
 import pickle
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -527,7 +528,7 @@ def test_identification_is_the_callers_own_copy():
 def test_an_error_inside_a_property_is_not_hidden():
     class Odd:
         @property
-        def broken(self):
+        def broken(self: Any):
             return self.nothing_there
 
     parcel = Parcel.create(label="a")

@@ -100,18 +100,19 @@ class Parcel(GeneralManager):
         label = models.CharField(max_length=50)
         data = models.JSONField(default=dict, blank=True)
 
-        def clean(self) -> None:
-            super().clean()
+        # To a type checker this class is no model yet, so `self` is Any and super() unknown.
+        def clean(self: Any) -> None:
+            super().clean()  # type: ignore[misc]
             if "count" in self.data:
                 self.data["count"] += 1
 
-        def save(self, *args: Any, **kwargs: Any) -> None:
+        def save(self: Any, *args: Any, **kwargs: Any) -> None:
             self.label = self.label.strip()
-            super().save(*args, **kwargs)
+            super().save(*args, **kwargs)  # type: ignore[misc]
 
         @classmethod
         def from_db(cls, *args: Any, **kwargs: Any) -> Any:
-            return super().from_db(*args, **kwargs)
+            return super().from_db(*args, **kwargs)  # type: ignore[misc]
 
         @property
         def shout(self) -> str:

@@ -19,7 +19,7 @@ def test_a_right_project_has_nothing_to_say():
     assert check_managers() == []
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(databases=["default", "archive"])
 def test_every_wrong_key_is_named_in_one_run():
     wrong = {"WORKFLOW_MODE": "prod", "WORKFLOW_ASYNC": "yes", "WORKFLOW_RETRYS": 1}
     with override_settings(GENERAL_MANAGER=wrong), pytest.raises(SystemCheckError) as caught:

@@ -62,8 +62,8 @@ class Level(enum.IntEnum):
         (SimpleLazyObject(lambda: "lazy"), "lazy"),
         (SimpleLazyObject(lambda: Invoice(pk=7)), 7),
         (SimpleLazyObject(lambda: 1.5), 1.5),
-        (FieldFile(None, models.FileField(), "logos/a.png"), "logos/a.png"),
-        (FieldFile(None, models.FileField(), None), None),
+        (FieldFile(Invoice(), models.FileField(), "logos/a.png"), "logos/a.png"),
+        (FieldFile(Invoice(), models.FileField(), None), None),
         (
             {1: "a", Colour.RED: "b", UUID(int=0): "c"},
             {"1": "a", "red": "b", str(UUID(int=0)): "c"},

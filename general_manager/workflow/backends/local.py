@@ -14,7 +14,6 @@ from general_manager.workflow.backends.memory import (
     utc_now,
 )
 from general_manager.workflow.backends.memory_steps import MemoryRunStore
-from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.encoding import (
     copy_encoded,
     encode,
@@ -32,6 +31,7 @@ from general_manager.workflow.engine import (
 from general_manager.workflow.exceptions import PermanentFailure, RetryAfter, StepInDoubt
 from general_manager.workflow.ids import require_id
 from general_manager.workflow.importing import resolve
+from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.signals import execution_changed
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from threading import RLock
 from typing import Any
 
-from general_manager.workflow.runs import StepRecord, StepStatus, Suspended
 from general_manager.workflow.encoding import copy_encoded
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
@@ -19,6 +18,7 @@ from general_manager.workflow.engine import (
     WorkflowState,
     WorkflowWaitMismatchError,
 )
+from general_manager.workflow.runs import StepRecord, StepStatus, Suspended
 
 Clock = Callable[[], datetime]
 

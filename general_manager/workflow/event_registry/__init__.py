@@ -1,6 +1,7 @@
 """Where events go: the registry in force, and the kinds of registry there are."""
 
-from typing import Final
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from django.apps import apps
 from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
@@ -13,7 +14,11 @@ from general_manager.workflow.event_registry.memory import InMemoryEventRegistry
 from general_manager.workflow.event_registry.registration import InvalidEvent, Registration
 from general_manager.workflow.events import WorkflowEvent
 
+if TYPE_CHECKING:
+    from general_manager.workflow.event_registry.database import DatabaseEventRegistry
+
 __all__ = [
+    "DatabaseEventRegistry",
     "EventRegistry",
     "InMemoryEventRegistry",
     "InvalidEvent",
@@ -74,3 +79,9 @@ def configure_event_registry_from_settings(settings: object) -> EventRegistry:
 def publish_sync(event: WorkflowEvent) -> bool:
     """Publish *event* and deliver it in this process, whatever the mode."""
     return get_event_registry().publish_sync(event)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DatabaseEventRegistry":  # stands on the tables: not before Django is set up
+        return import_module(f"{__name__}.database").DatabaseEventRegistry
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -82,9 +82,9 @@ class InMemoryEventRegistry(EventRegistry):
             own = event if may_spoil and is_final and not self._has_hook(registration) else None
             try:
                 with aside(atomic=registration.atomic):
-                    if not (is_wanted or registration.when is None):
-                        if not registration.wants(_copied(event)):
-                            return False
+                    is_asked = registration.when is not None and not is_wanted
+                    if is_asked and not registration.wants(_copied(event)):
+                        return False
                     is_wanted = True
                     registration.call(own or _copied(event))
             except Exception as error:

@@ -1,0 +1,3 @@
+"""Where Django looks for models."""
+
+from general_manager.workflow.models import *  # noqa: F403

@@ -1,0 +1,191 @@
+"""The engine for real load: executions are rows, workers run them, messages only nudge."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from django.db import router, transaction
+from django.utils import timezone
+
+from general_manager.conf import get_workflow_settings
+from general_manager.workflow.aside import aside, tell
+from general_manager.workflow.dispatch import run_execution_soon
+from general_manager.workflow.encoding import encode, encode_mapping
+from general_manager.workflow.engine import (
+    ACTIVE_STATES,
+    WorkflowCancelledError,
+    WorkflowDefinition,
+    WorkflowExecution,
+    WorkflowInvalidStateError,
+    WorkflowState,
+    WorkflowWaitMismatchError,
+)
+from general_manager.workflow.executor import run
+from general_manager.workflow.ids import require_id
+from general_manager.workflow.importing import describe, path_of, resolve
+from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
+from general_manager.workflow.models.execution import (
+    MAX_PATH_LENGTH,
+    ExecutionQuerySet,
+    dedup_key,
+)
+from general_manager.workflow.signals import execution_changed
+
+
+class CeleryWorkflowEngine:
+    """Stores executions in the caller's transaction; after its commit a worker runs them.
+
+    With `WORKFLOW_ASYNC` off they run in the caller's process, at once.
+    """
+
+    def start(
+        self,
+        workflow: WorkflowDefinition,
+        input_data: Mapping[str, Any] | None = None,
+        *,
+        correlation_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> WorkflowExecution:
+        if not isinstance(workflow, WorkflowDefinition):
+            raise TypeError(f"start() takes a WorkflowDefinition, not {workflow!r}")
+        if correlation_id is not None and correlation_id != "":
+            require_id("correlation_id", correlation_id)
+        about = encode_mapping({} if metadata is None else metadata, root="metadata")
+        path, error = _handler_path(workflow, about)
+        state = WorkflowState.PENDING
+        if error is not None:
+            state = WorkflowState.FAILED
+        elif path is None:
+            state = WorkflowState.COMPLETED
+        is_over = state is not WorkflowState.PENDING
+        key = None if error is not None else dedup_key(workflow.workflow_id, correlation_id)
+        record, is_new = self._executions.start_once(
+            execution_id=str(uuid4()),
+            workflow_id=workflow.workflow_id,
+            version=workflow.version,
+            handler_path=path,
+            input_data=encode_mapping({} if input_data is None else input_data, root="input_data"),
+            output_data={} if state is WorkflowState.COMPLETED else None,
+            metadata=about,
+            correlation_id=correlation_id or None,
+            dedup_key=key,
+            retry=None if workflow.retry is None else workflow.retry.to_json(),
+            state=state,
+            error=error,
+            started_at=timezone.now() if is_over else None,
+            ended_at=timezone.now() if is_over else None,
+        )
+        if is_new:
+            tell(execution_changed, type(self), execution=record.snapshot())
+            if not is_over and self._go_on(record):
+                return self.status(record.execution_id)
+        return record.snapshot()
+
+    def resume(
+        self, execution_id: str, signal: Any = None, *, wait: str | None = None
+    ) -> WorkflowExecution:
+        """Answer the open wait; a worker goes on after the caller's commit.
+
+        An execution that waits without an open `wait_for` is completed by this.
+        """
+        answer = encode(signal, root="signal")
+        executions = self._executions
+        with transaction.atomic(using=executions.db):
+            record = executions.select_for_update().by_id(execution_id)
+            name = record.waiting_for
+            is_waiting = record.state == WorkflowState.WAITING
+            is_asking = name is not None and record.state in ACTIVE_STATES
+            if not (is_asking or is_waiting):
+                raise _refusal(record, "resume", (WorkflowState.WAITING,))
+            if wait is not None and wait != name:
+                raise WorkflowWaitMismatchError(
+                    execution_id, "resume", record.state, (record.state,),
+                    f"It waits for {name!r}, and the answer is for {wait!r}.",
+                )  # fmt: skip
+            metadata = {**record.metadata, "resume_signal": answer}
+            steps = WorkflowStep.objects.using(executions.db)
+            if name is None and steps.filter(execution=record, status="open").exists():
+                raise _refusal(record, "resume", (record.state,), "It sleeps, and asks nothing.")
+            if name is None:
+                executions.filter(pk=record.pk).end(
+                    WorkflowState.COMPLETED, output_data={}, metadata=metadata
+                )
+                return self._told(record)
+            if not steps.answer(record, name, answer):
+                detail = f"Nobody answered {name!r} in time."
+                raise _refusal(record, "resume", (record.state,), detail)
+            executions.answered(record, metadata)
+        if is_waiting:
+            self._go_on(record)
+        return self.status(execution_id)
+
+    def cancel(self, execution_id: str, *, reason: str | None = None) -> WorkflowExecution:
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(f"reason must be text, not {reason!r}")
+        executions = self._executions
+        with transaction.atomic(using=executions.db):
+            record = executions.select_for_update().by_id(execution_id)
+            metadata = dict(record.metadata)
+            if reason is not None:
+                metadata["cancel_reason"] = encode(reason, root="reason")
+            ended = executions.filter(pk=record.pk).end(WorkflowState.CANCELLED, metadata=metadata)
+            if not ended:
+                raise _refusal(record, "cancel", ACTIVE_STATES)
+        return self._told(record)
+
+    def status(self, execution_id: str) -> WorkflowExecution:
+        return self._executions.by_id(execution_id).snapshot()
+
+    @property
+    def _executions(self) -> ExecutionQuerySet:
+        return WorkflowExecutionRecord.objects.using(router.db_for_write(WorkflowExecutionRecord))
+
+    def _go_on(self, record: WorkflowExecutionRecord) -> bool:
+        """Have the execution run: by a worker after commit, or, if this is true, here and now."""
+        using = self._executions.db
+        if get_workflow_settings().run_async:
+            run_execution_soon(record.execution_id, using)
+            return False
+        with aside(atomic=False):
+            run(record.execution_id, using)
+        return True
+
+    def _told(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
+        execution = self.status(record.execution_id)
+        tell(execution_changed, type(self), execution=execution)
+        return execution
+
+
+def _handler_path(
+    workflow: WorkflowDefinition, metadata: Mapping[str, Any]
+) -> tuple[str | None, str | None]:
+    """The dotted path of the handler, or else what is wrong with it."""
+    if workflow.handler is not None:
+        path = path_of(workflow.handler)
+        if path is None:
+            return None, (
+                f"The handler {describe(workflow.handler)} of workflow {workflow.workflow_id!r} "
+                "cannot be imported by a worker: use a function at the top level of a module."
+            )
+    else:
+        path = workflow.metadata.get("handler_path", metadata.get("handler_path"))
+        if path is None:
+            return None, None
+        path = str(path)
+        try:
+            handler = resolve(path)
+        except ImportError as error:
+            return None, str(error)
+        if not callable(handler):
+            return None, f'metadata["handler_path"] names {path!r}, which is not callable'
+    if len(path) > MAX_PATH_LENGTH:
+        return None, f"The path {path!r} of the handler has more than {MAX_PATH_LENGTH} characters."
+    return path, None
+
+
+def _refusal(
+    record: WorkflowExecutionRecord, verb: str, allowed: tuple[str, ...], detail: str = ""
+) -> WorkflowInvalidStateError:
+    is_cancelled = record.state == WorkflowState.CANCELLED
+    kind = WorkflowCancelledError if is_cancelled else WorkflowInvalidStateError
+    return kind(record.execution_id, verb, record.state, allowed, detail)

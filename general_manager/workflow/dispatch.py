@@ -1,0 +1,137 @@
+"""Hand work to Celery by task name, after commit, and never fail or hold up a request for it.
+
+A message is only a nudge: the row is the truth, and Beat finds what no message announced. So a
+broker that is away is logged once, left alone for a while, and forgotten.
+"""
+
+import logging
+from collections.abc import Iterable
+from functools import partial
+from threading import Lock
+from time import monotonic
+from typing import Any, Final
+
+from celery import current_app
+from django.db import connections, transaction
+
+logger = logging.getLogger(__name__)
+
+PREFIX: Final = "general_manager.workflow.tasks"
+DRAIN: Final = f"{PREFIX}.drain_outbox"
+DELIVER: Final = f"{PREFIX}.deliver_outbox"
+RUN: Final = f"{PREFIX}.run_executions"
+TICK: Final = f"{PREFIX}.beat_tick"
+
+CONNECT_SECONDS: Final = 0.5
+"""How long a request may wait for the broker to accept a connection."""
+
+AWAY_SECONDS: Final = 5.0
+"""After a failure, the broker is not asked again for so long."""
+
+_NUDGE: Final = "_general_manager_nudge"
+
+
+class _Nudge:
+    """What one transaction will ask for when it commits, once, however often it was said."""
+
+    def __init__(self) -> None:
+        self.is_sent = False
+        self.drain = False
+        self.executions: list[str] = []
+
+
+def drain_outbox_soon(using: str) -> None:
+    """On commit, have the outbox of database *using* drained; once a transaction."""
+    _nudge_on_commit(using).drain = True
+
+
+def run_execution_soon(execution_id: str, using: str) -> None:
+    """On commit, have the execution run."""
+    _nudge_on_commit(using).executions.append(execution_id)
+
+
+def deliver_now(using: str, token: str, keys: Iterable[int]) -> bool:
+    """Hand claimed entries to a worker; false if no broker takes them."""
+    return send(DELIVER, [using, token, list(keys)])
+
+
+def run_executions_now(execution_ids: Iterable[str], using: str) -> bool:
+    return send(RUN, [list(execution_ids), using])
+
+
+def _nudge_on_commit(using: str) -> _Nudge:
+    connection = connections[using]
+    nudge: _Nudge | None = getattr(connection, _NUDGE, None)
+    if nudge is None or nudge.is_sent:
+        nudge = _Nudge()
+        setattr(connection, _NUDGE, nudge)
+    # Every call registers, and the first to run sends: a savepoint that is rolled back takes only
+    # its own callbacks with it. What it asked for is then asked in vain, which harms nothing.
+    transaction.on_commit(partial(_send_nudge, nudge, using), using=using, robust=True)
+    return nudge
+
+
+def _send_nudge(nudge: _Nudge, using: str) -> None:
+    if nudge.is_sent:
+        return
+    nudge.is_sent = True
+    if nudge.drain:
+        send(DRAIN, [using])
+    if nudge.executions:
+        run_executions_now(nudge.executions, using)
+
+
+class _Broker:
+    """Remembers that the broker is away, so that only one request in a while pays for it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._away_until = 0.0
+
+    def is_away(self) -> bool:
+        return monotonic() < self._away_until
+
+    def failed(self) -> None:
+        with self._lock:
+            self._away_until = monotonic() + AWAY_SECONDS
+
+    def answered(self) -> None:
+        self._away_until = 0.0
+
+
+broker: Final = _Broker()
+
+
+def send(task: str, arguments: list[Any]) -> bool:
+    """Send *task*; false, and a line in the log, if that does not work at once."""
+    if broker.is_away():
+        return False
+    app: Any = current_app
+    if not _is_configured(app):
+        logger.warning(
+            "No Celery app is configured in this process, so %s is left to Beat; "
+            "import your app in your project's __init__.py",
+            task,
+        )
+        broker.failed()
+        return False
+    try:
+        _publish(app, task, arguments)
+    except Exception:
+        broker.failed()
+        logger.exception("The broker did not take %s; Beat will find the work", task)
+        return False
+    broker.answered()
+    return True
+
+
+def _is_configured(app: Any) -> bool:
+    """Celery invents an app called "default" where a project has made none."""
+    return bool(app.main != "default" or app.conf.task_always_eager)
+
+
+def _publish(app: Any, task: str, arguments: list[Any]) -> None:
+    if app.conf.task_always_eager:
+        app.tasks[task].apply(args=arguments)
+        return
+    app.send_task(task, args=arguments, retry=False, ignore_result=True)

@@ -1,0 +1,45 @@
+"""Events stored with the change that caused them, and delivered by workers."""
+
+from collections.abc import Iterable
+
+from django.db import router
+
+from general_manager.workflow.aside import tell
+from general_manager.workflow.dispatch import drain_outbox_soon
+from general_manager.workflow.event_registry.base import EventRegistry, encoded
+from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.models import WorkflowEventRecord, WorkflowOutbox
+from general_manager.workflow.signals import event_published
+
+
+class DatabaseEventRegistry(EventRegistry):
+    """The transactional outbox: `publish` writes, in the caller's transaction; workers deliver.
+
+    *using* is the database of the change; without it, the one where events live.
+    """
+
+    def publish(self, event: WorkflowEvent, *, using: str | None = None) -> bool:
+        """Store *event* and owe it to its handlers; always false, for nothing is delivered yet.
+
+        Two statements and no savepoint for a new event; a known id changes nothing and breaks no
+        transaction. Raises `EncodingError` before any SQL.
+        """
+        self._store([event], using)
+        return False
+
+    def publish_many(self, events: Iterable[WorkflowEvent], *, using: str | None = None) -> int:
+        """Store many events in a few statements; always 0, for nothing is delivered yet."""
+        self._store(events, using)
+        return 0
+
+    def publish_with_change(self, event: WorkflowEvent, *, using: str) -> None:
+        self.publish(event, using=using)
+
+    def _store(self, events: Iterable[WorkflowEvent], using: str | None) -> None:
+        ready = [encoded(event) for event in events]
+        alias = using or router.db_for_write(WorkflowEventRecord)
+        owed = [(event, [one.id for one in self.matching(event)]) for event in ready]
+        if WorkflowOutbox.objects.using(alias).enqueue_many(owed):
+            drain_outbox_soon(alias)
+        for event in ready:
+            tell(event_published, type(self), event=event)

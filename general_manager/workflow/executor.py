@@ -1,0 +1,146 @@
+"""Run one stored execution: claim it, call its handler, write what came of it."""
+
+import logging
+from contextlib import nullcontext
+from datetime import timedelta
+from random import uniform
+from typing import Final
+
+from general_manager.conf import get_workflow_settings
+from general_manager.workflow.aside import tell
+from general_manager.workflow.encoding import error_text, traceback_text
+from general_manager.workflow.engine import Retry, WorkflowState
+from general_manager.workflow.exceptions import (
+    PermanentFailure,
+    RetryAfter,
+    StepInDoubt,
+    WorkerDied,
+)
+from general_manager.workflow.importing import resolve
+from general_manager.workflow.leases import keeping
+from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.run_store import DatabaseRunStore
+from general_manager.workflow.runs import Run, Suspended
+from general_manager.workflow.signals import execution_changed
+from general_manager.workflow.transactions import caller_savepoints
+
+logger = logging.getLogger(__name__)
+
+MISSING_HANDLER_REST: Final = 15.0
+"""Seconds, about, after which an execution is shown to another process because this one cannot
+import its handler, as happens while a new release is rolled out."""
+
+MISSING_HANDLER_RUNS: Final = 40
+"""So often; then the handler is not coming, and the execution fails."""
+
+
+def run(execution_id: str, using: str) -> bool:
+    """Run the execution if it is runnable and nobody else has it; false if there was nothing.
+
+    An exception of the handler never gets out: it is the execution's. Only what ends the process
+    (`SystemExit`, `KeyboardInterrupt`) does, after the execution has failed.
+    """
+    settings = get_workflow_settings()
+    lease = settings.execution_lease
+    executions = WorkflowExecutionRecord.objects.using(using)
+    record = executions.claim(execution_id, lease=lease)
+    if record is None:
+        return False
+    if record.crashes >= settings.max_crashes:
+        _fail(record, using, WorkerDied(f"Workflow {record.workflow_id}", record.crashes))
+        return True
+    token = record.claim_token or ""
+    with keeping(lambda: executions.renew(token, lease=lease), lease):
+        try:
+            _run_claimed(record, using)
+        except BaseException as error:
+            _fail(record, using, error)
+            raise
+    return True
+
+
+def _run_claimed(record: WorkflowExecutionRecord, using: str) -> None:
+    executions = WorkflowExecutionRecord.objects.using(using)
+    token = record.claim_token or ""
+    try:
+        handler = None if record.handler_path is None else resolve(record.handler_path)
+    except ImportError as error:
+        _leave_to_another(record, using, error)
+        return
+    run_ = Run(record.execution_id, DatabaseRunStore(record, using))
+    try:
+        # Inside a caller's transaction the handler's failure undoes its own writes, no more.
+        with caller_savepoints() or nullcontext():
+            output = {} if handler is None else run_.call(handler, record.input_data)
+    except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
+        _settle_failure(record, using, error)
+        return
+    stopped = run_.stopped
+    if isinstance(stopped, Suspended):
+        won = executions.suspend(record, stopped.name, stopped.until)
+    elif stopped is None:
+        won = executions.held(token).end(WorkflowState.COMPLETED, output_data=output)
+    else:
+        won = False
+    if won:
+        _tell(record, using)
+
+
+def _leave_to_another(record: WorkflowExecutionRecord, using: str, error: ImportError) -> None:
+    """As happens while a release is rolled out; for a bounded number of times."""
+    if record.runs > MISSING_HANDLER_RUNS:
+        _fail(record, using, error)
+        return
+    logger.warning("%s; execution %s is left to another process", error, record.execution_id)
+    rest = timedelta(seconds=MISSING_HANDLER_REST * uniform(0.5, 1.5))  # noqa: S311 - spread
+    WorkflowExecutionRecord.objects.using(using).put_back(record.claim_token or "", rest)
+
+
+def _settle_failure(record: WorkflowExecutionRecord, using: str, error: Exception) -> None:
+    rest = _rest_after(record, using, error)
+    if rest is None:
+        _fail(record, using, error)
+        return
+    executions = WorkflowExecutionRecord.objects.using(using)
+    if executions.postpone(record.claim_token or "", rest):
+        logger.warning(
+            "Workflow %s (%s) failed; the next attempt follows in %s",
+            record.workflow_id, record.execution_id, rest, exc_info=error,
+        )  # fmt: skip
+        _tell(record, using)
+
+
+def _rest_after(record: WorkflowExecutionRecord, using: str, error: Exception) -> timedelta | None:
+    """How long until the next attempt, or `None` if there is none.
+
+    The policy is the one that the execution was started with.
+    """
+    policy = record.retry
+    if policy is None or isinstance(error, PermanentFailure | StepInDoubt):
+        return None
+    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    if kinds & set(policy["stop_on"]):
+        return None
+    executions = WorkflowExecutionRecord.objects.using(using)
+    attempts = executions.attempts_of(record) + 1
+    if attempts >= policy["max_attempts"]:
+        return None
+    if isinstance(error, RetryAfter):
+        return timedelta(seconds=error.seconds)
+    return Retry(**{**policy, "stop_on": ()}).delay(attempts)
+
+
+def _fail(record: WorkflowExecutionRecord, using: str, error: BaseException) -> None:
+    held = WorkflowExecutionRecord.objects.using(using).held(record.claim_token or "")
+    if held.end(WorkflowState.FAILED, error=error_text(error), traceback=traceback_text(error)):
+        logger.error(
+            "Workflow %s (%s) failed", record.workflow_id, record.execution_id, exc_info=error
+        )
+        _tell(record, using)
+
+
+def _tell(record: WorkflowExecutionRecord, using: str) -> None:
+    """Observers get the row as it now is; without observers nobody reads it again."""
+    if execution_changed.receivers:
+        now = WorkflowExecutionRecord.objects.using(using).get(pk=record.pk)
+        tell(execution_changed, WorkflowExecutionRecord, execution=now.snapshot())

@@ -1,0 +1,20 @@
+"""The tables, each with its queries and every change of state that its rows may make."""
+
+from general_manager.workflow.models.delivery import DeliveryStatus, WorkflowDeliveryAttempt
+from general_manager.workflow.models.event import WorkflowEventRecord
+from general_manager.workflow.models.execution import WorkflowExecutionRecord
+from general_manager.workflow.models.heartbeat import WorkflowHeartbeat
+from general_manager.workflow.models.outbox import Claim, OutboxStatus, WorkflowOutbox
+from general_manager.workflow.models.step import WorkflowStep
+
+__all__ = [
+    "Claim",
+    "DeliveryStatus",
+    "OutboxStatus",
+    "WorkflowDeliveryAttempt",
+    "WorkflowEventRecord",
+    "WorkflowExecutionRecord",
+    "WorkflowHeartbeat",
+    "WorkflowOutbox",
+    "WorkflowStep",
+]

@@ -1,0 +1,36 @@
+"""Events as they are stored, once each."""
+
+from django.db import models
+
+from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.models.columns import DatabaseNow, IdField
+
+
+class WorkflowEventRecord(models.Model):
+    """An event, stored in the transaction of the change that it tells of."""
+
+    event_id = IdField(unique=True)
+    event_type = IdField()
+    event_name = IdField(null=True, blank=True)
+    source = IdField(null=True, blank=True)
+    payload = models.JSONField()
+    metadata = models.JSONField(default=dict)
+    occurred_at = models.DateTimeField(null=True, blank=True)
+    published_at = models.DateTimeField(db_default=DatabaseNow(), editable=False)
+
+    class Meta:
+        verbose_name = "event"
+
+    def __str__(self) -> str:
+        return f"{self.event_name or self.event_type} {self.event_id}"
+
+    def to_event(self) -> WorkflowEvent:
+        return WorkflowEvent(
+            event_id=self.event_id,
+            event_type=self.event_type,
+            payload=self.payload,
+            event_name=self.event_name,
+            source=self.source,
+            occurred_at=self.occurred_at,
+            metadata=self.metadata,
+        )

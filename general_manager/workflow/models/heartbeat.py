@@ -1,0 +1,36 @@
+"""The last time a duty was done: how health and the admin know that Beat ticks."""
+
+from datetime import timedelta
+
+from django.db import models
+
+from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
+
+
+class HeartbeatQuerySet(models.QuerySet["WorkflowHeartbeat"]):
+    def beat(self, duty: str, by: str, *, unless_within: timedelta = timedelta(0)) -> bool:
+        """Remember that *duty* is done now; false if it was done less than *unless_within* ago."""
+        if self.filter(duty=duty, at__lte=in_(-unless_within)).update(
+            at=DatabaseNow(), by=by[:255]
+        ):
+            return True
+        if self.filter(duty=duty).exists():
+            return False
+        self.bulk_create([self.model(duty=duty, by=by[:255])], ignore_conflicts=True)
+        return True
+
+
+class WorkflowHeartbeat(models.Model):
+    """When a duty was last done, and where."""
+
+    duty = IdField(unique=True)
+    at = models.DateTimeField(db_default=DatabaseNow())
+    by = models.CharField(max_length=255, db_default="")
+
+    objects = HeartbeatQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "heartbeat"
+
+    def __str__(self) -> str:
+        return f"{self.duty} at {self.at}"

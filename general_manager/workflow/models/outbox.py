@@ -1,0 +1,217 @@
+"""The outbox: which events are still owed to somebody, and who is at work on them.
+
+``available_at`` does all timing: when an entry is due, when it may be tried again, when the lease
+of its claim ends. It is NULL once nobody needs to look at the entry any more.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import uuid4
+
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.db.models.functions import Coalesce
+
+from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.models.columns import (
+    DatabaseNow,
+    OwedIndex,
+    in_,
+    insert_new,
+    rows_per_statement,
+)
+from general_manager.workflow.models.event import WorkflowEventRecord
+
+EVENT_FIELDS = (
+    "event_id", "event_type", "event_name", "source", "payload", "metadata", "occurred_at",
+)  # fmt: skip
+ENTRY_FIELDS = ("event", "owed_to")
+
+
+class OutboxStatus(models.TextChoices):
+    PENDING = "pending"
+    CLAIMED = "claimed"
+    FAILED = "failed"
+    PROCESSED = "processed"
+    DEAD_LETTER = "dead_letter"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A lease on entries: the *token* proves it."""
+
+    token: str
+    together: tuple[int, ...]
+    """Entries to deliver in chunks."""
+    alone: tuple[int, ...]
+    """Entries whose last worker died in the middle: deliver each by itself, so that only the
+    handler that kills its worker is charged for it."""
+
+    @property
+    def size(self) -> int:
+        return len(self.together) + len(self.alone)
+
+
+class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
+    def enqueue(self, event: WorkflowEvent, owed_to: list[str]) -> bool:
+        """Store an encoded *event* and owe it; false, with nothing changed, for a known id."""
+        return self.enqueue_many([(event, owed_to)]) == 1
+
+    def enqueue_many(self, events: Iterable[tuple[WorkflowEvent, list[str]]]) -> int:
+        """Store and owe each event whose id is not known; returns how many were new.
+
+        Two statements for each few hundred events, in the caller's transaction.
+        """
+        owed = {event.event_id: (event, owed_to) for event, owed_to in reversed(list(events))}
+        rows = [
+            [getattr(event, name) for name in EVENT_FIELDS] for event, _ in reversed(owed.values())
+        ]
+        size = rows_per_statement(len(EVENT_FIELDS), self.db)
+        new = 0
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            stored = insert_new(WorkflowEventRecord, EVENT_FIELDS, chunk, self.db)
+            if stored:
+                entries = [[key, owed[event_id][1]] for key, event_id in stored]
+                insert_new(self.model, ENTRY_FIELDS, entries, self.db)
+            new += len(stored)
+        return new
+
+    def due(self) -> "OutboxQuerySet":
+        return self.filter(available_at__lte=DatabaseNow())
+
+    def claim(self, limit: int, *, lease: timedelta, by: str = "") -> Claim:
+        """Take up to *limit* due entries for *lease*; one statement if none is due.
+
+        An entry whose last worker had begun it and died comes back in `Claim.alone`.
+        """
+        with transaction.atomic(using=self.db):
+            rows = list(
+                self.due()
+                .select_for_update(skip_locked=True)
+                .order_by("available_at")
+                .values_list("pk", "status", "begun", "alone")[:limit]
+            )
+            if not rows:
+                return Claim("", (), ())
+            token = uuid4().hex
+            # The condition is repeated: not every database locks what it selects.
+            taken = self.due().filter(pk__in=[row[0] for row in rows])
+            count = taken.update(
+                status=OutboxStatus.CLAIMED,
+                claim_token=token,
+                claimed_by=by[:255],
+                claimed_at=DatabaseNow(),
+                available_at=in_(lease),
+                alone=Q(alone=True) | Q(status=OutboxStatus.CLAIMED, begun=True),
+                begun=False,
+            )
+            if count != len(rows):
+                ours = set(self.filter(claim_token=token).values_list("pk", flat=True))
+                rows = [row for row in rows if row[0] in ours]
+        together: list[int] = []
+        alone: list[int] = []
+        for key, status, begun, was_alone in rows:
+            died = status == OutboxStatus.CLAIMED and begun
+            (alone if died or was_alone else together).append(key)
+        return Claim(token, tuple(together), tuple(alone))
+
+    def held(self, token: str) -> "OutboxQuerySet":
+        return self.filter(claim_token=token, status=OutboxStatus.CLAIMED)
+
+    def begin(self, token: str, keys: Collection[int], *, lease: timedelta) -> int:
+        """A worker starts on *keys*: from here, its death counts. Renews the lease."""
+        return self.held(token).filter(pk__in=keys).update(begun=True, available_at=in_(lease))
+
+    def renew(self, token: str, keys: Collection[int], *, lease: timedelta) -> int:
+        return self.held(token).filter(pk__in=keys).update(available_at=in_(lease))
+
+    def release(self, token: str, keys: Collection[int]) -> int:
+        """Give back what was not started."""
+        return (
+            self.held(token)
+            .filter(pk__in=keys)
+            .update(
+                status=OutboxStatus.PENDING,
+                claim_token=None,
+                available_at=DatabaseNow(),
+                begun=False,
+            )
+        )
+
+    def settle(
+        self,
+        token: str,
+        *,
+        processed: Collection[int] = (),
+        dead: Collection[int] = (),
+        later: Mapping[int, timedelta] | None = None,
+    ) -> int:
+        """Write the outcome of entries that are still held; returns how many were."""
+        held = self.held(token)
+        settled = 0
+        for status, keys in (
+            (OutboxStatus.PROCESSED, processed),
+            (OutboxStatus.DEAD_LETTER, dead),
+        ):
+            if keys:
+                settled += held.filter(pk__in=keys).update(
+                    status=status,
+                    claim_token=None,
+                    available_at=None,
+                    settled_at=DatabaseNow(),
+                    alone=False,
+                )
+        for key, delay in (later or {}).items():
+            settled += held.filter(pk=key).update(
+                status=OutboxStatus.FAILED,
+                claim_token=None,
+                available_at=in_(delay),
+                passes=F("passes") + 1,
+                alone=False,
+            )
+        return settled
+
+    def nudge(self, keys: Collection[int]) -> int:
+        """Make owed entries due at once."""
+        return (
+            self.filter(pk__in=keys, available_at__isnull=False)
+            .exclude(status=OutboxStatus.CLAIMED)
+            .update(available_at=Coalesce(DatabaseNow(), "available_at"))
+        )
+
+
+class WorkflowOutbox(models.Model):
+    """That an event is owed to handlers, and how far that has come."""
+
+    event = models.OneToOneField(
+        WorkflowEventRecord, on_delete=models.CASCADE, related_name="outbox"
+    )
+    status = models.CharField(max_length=12, choices=OutboxStatus, db_default=OutboxStatus.PENDING)
+    available_at = models.DateTimeField(null=True, db_default=DatabaseNow())
+    owed_since = models.DateTimeField(db_default=DatabaseNow())
+    owed_to = models.JSONField(default=list)
+    passes = models.PositiveIntegerField(db_default=0)
+    alone = models.BooleanField(db_default=False)
+    begun = models.BooleanField(db_default=False)
+    claim_token = models.CharField(max_length=32, null=True)
+    claimed_by = models.CharField(max_length=255, db_default="")
+    claimed_at = models.DateTimeField(null=True)
+    settled_at = models.DateTimeField(null=True)
+
+    objects = OutboxQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "outbox entry"
+        verbose_name_plural = "outbox"
+        indexes = (
+            OwedIndex(
+                fields=["available_at"],
+                condition=Q(available_at__isnull=False),
+                name="gm_outbox_owed",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.status}: event {self.event_id}"

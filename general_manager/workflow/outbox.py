@@ -1,0 +1,159 @@
+"""Bring what the outbox owes to the handlers that want it."""
+
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from datetime import timedelta
+from random import uniform
+from time import monotonic
+from typing import Final
+
+from django.db import connections, router
+
+from general_manager.conf import get_workflow_settings
+from general_manager.workflow.delivery import Delivery, Outcome
+from general_manager.workflow.dispatch import deliver_now
+from general_manager.workflow.event_registry import get_event_registry
+from general_manager.workflow.leases import keeping
+from general_manager.workflow.models import (
+    Claim,
+    WorkflowDeliveryAttempt,
+    WorkflowOutbox,
+)
+from general_manager.workflow.models.delivery import SETTLED
+
+logger = logging.getLogger(__name__)
+
+STRANGER_REST: Final = 15.0
+"""Seconds, about, after which an entry is shown to another process because this one does not
+know a registration that it is owed to."""
+
+
+def aliases() -> list[str]:
+    """The databases that may hold an outbox."""
+    return [one for one in connections if router.allow_migrate_model(one, WorkflowOutbox)]
+
+
+def whereabouts() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def drain(using: str | None = None, *, hand_on: bool = True, limit: int | None = None) -> int:
+    """Claim and deliver until nothing is due; returns how many entries were claimed.
+
+    Of each batch this process delivers the first chunk itself and hands the others to workers;
+    without *hand_on*, or without a broker, it delivers all of them. *limit* bounds the claims.
+    """
+    claimed = 0
+    for alias in [using] if using else aliases():
+        while limit is None or claimed < limit:
+            settings = get_workflow_settings()
+            size = settings.outbox_batch_size
+            claim = WorkflowOutbox.objects.using(alias).claim(
+                size if limit is None else min(size, limit - claimed),
+                lease=settings.outbox_claim_ttl,
+                by=whereabouts(),
+            )
+            if not claim.size:
+                break
+            claimed += claim.size
+            _deliver_claim(alias, claim, settings.outbox_process_chunk_size, hand_on=hand_on)
+    return claimed
+
+
+def deliver(using: str, token: str, keys: Sequence[int]) -> None:
+    """Deliver claimed entries, and settle them together at the end.
+
+    An entry that is claimed by another by now is passed over.
+    """
+    settings = get_workflow_settings()
+    lease = settings.outbox_claim_ttl
+    entries = WorkflowOutbox.objects.using(using)
+    if not entries.begin(token, keys, lease=lease):
+        return
+    chunk = _Chunk(using, token, keys, lease)
+    with keeping(lambda: entries.renew(token, keys, lease=lease), lease):
+        chunk.deliver()
+    entries.settle(token, processed=chunk.processed, dead=chunk.dead, later=chunk.later)
+
+
+def _deliver_claim(alias: str, claim: Claim, size: int, *, hand_on: bool) -> None:
+    chunks = [claim.together[start : start + size] for start in range(0, len(claim.together), size)]
+    chunks += [(key,) for key in claim.alone]
+    own, *others = chunks
+    for chunk in others:
+        if not (hand_on and deliver_now(alias, claim.token, chunk)):
+            deliver(alias, claim.token, chunk)
+    deliver(alias, claim.token, own)
+
+
+class _Chunk:
+    """Some claimed entries, and what becomes of them."""
+
+    def __init__(self, using: str, token: str, keys: Sequence[int], lease: timedelta) -> None:
+        self.processed: list[int] = []
+        self.dead: list[int] = []
+        self.later: dict[int, timedelta] = {}
+        self._using = using
+        self._token = token
+        self._lease = lease
+        self._registry = get_event_registry()
+        rows = WorkflowOutbox.objects.using(using).held(token).filter(pk__in=keys)
+        self._entries = list(rows.select_related("event").order_by("pk"))
+        attempts = WorkflowDeliveryAttempt.objects.using(using)
+        self._recorded = attempts.of_entries([entry.pk for entry in self._entries])
+
+    def deliver(self) -> None:
+        started = monotonic()
+        for position, entry in enumerate(self._entries):
+            if position and monotonic() - started > self._lease.total_seconds() / 3:
+                # A slow handler holds up the rest: let other workers have it.
+                rest = [one.pk for one in self._entries[position:]]
+                WorkflowOutbox.objects.using(self._using).release(self._token, rest)
+                return
+            if not self._deliver_entry(entry):
+                return
+
+    def _deliver_entry(self, entry: WorkflowOutbox) -> bool:
+        """One event to all that want it; false if the claim is lost."""
+        event = entry.event.to_event()
+        recorded = self._recorded[entry.pk]
+        known = {one.id: one for one in self._registry.matching(event)}
+        rests: list[timedelta] = []
+        is_dead = False
+        for registration in known.values():
+            outcome, rest = Delivery(
+                using=self._using,
+                entry_id=entry.pk,
+                token=self._token,
+                event=event,
+                registration=registration,
+                previous=recorded.get(registration.id),
+                is_alone=entry.alone,
+                sender=type(self._registry),
+            ).deliver()
+            if outcome is Outcome.LOST:
+                return False
+            is_dead |= outcome is Outcome.DEAD
+            if rest is not None:
+                rests.append(rest)
+        strangers = [one for one in entry.owed_to if one not in known and one not in recorded]
+        strangers += [
+            one.registration_id
+            for one in recorded.values()
+            if one.registration_id not in known and one.status not in SETTLED
+        ]
+        if strangers:
+            logger.warning(
+                "Event %s is owed to %s, which this process does not know; it is left to another",
+                event.event_id, ", ".join(strangers),
+            )  # fmt: skip
+            rests.append(timedelta(seconds=STRANGER_REST * uniform(0.5, 1.5)))  # noqa: S311
+        if rests:
+            self.later[entry.pk] = min(rests)
+        elif is_dead:
+            self.dead.append(entry.pk)
+        else:
+            self.processed.append(entry.pk)
+        return True

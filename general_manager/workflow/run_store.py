@@ -1,0 +1,75 @@
+"""The steps of one stored execution's run: `durable`'s store, in tables, fenced by the claim."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+
+from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
+from general_manager.workflow.models.step import StepQuerySet
+from general_manager.workflow.runs import StepRecord, StepStatus, StopRun
+
+
+class DatabaseRunStore:
+    """Keeps steps beside their execution, on the same database."""
+
+    def __init__(self, record: WorkflowExecutionRecord, using: str) -> None:
+        self._record = record
+        self._using = using
+
+    def load(self) -> dict[str, StepRecord]:
+        """All recorded steps, in one query; a first run has none, and asks nothing."""
+        if self._record.runs == 1:
+            return {}
+        rows = self._rows.filter(execution_id=self._record.pk)
+        return {row.name: _as_record(row) for row in rows}
+
+    def check(self) -> None:
+        executions = WorkflowExecutionRecord.objects.using(self._using)
+        if not executions.held(self._record.claim_token or "").exists():
+            raise self._lost()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Step and checkpoint commit together; `finish` asks, in it, who owns the execution."""
+        with transaction.atomic(using=self._using):
+            yield
+
+    def begin(self, name: str) -> None:
+        if not self._rows.add(self._record, name, StepStatus.BEGUN):
+            raise self._lost()
+
+    def finish(self, name: str, result: Any) -> None:
+        rows = self._rows
+        if not rows.add(self._record, name, StepStatus.DONE, result=result) and not rows.finish(
+            self._record, name, result
+        ):
+            raise self._lost()
+        WorkflowExecutionRecord.objects.using(self._using).progressed(self._record)
+
+    def open_wait(self, name: str, *, timeout: timedelta | None, answerable: bool) -> StepRecord:
+        executions = WorkflowExecutionRecord.objects.using(self._using)
+        with transaction.atomic(using=self._using):
+            if not self._rows.add(self._record, name, StepStatus.OPEN, answerable=answerable):
+                raise self._lost()
+            if answerable:
+                executions.filter(pk=self._record.pk).update(waiting_for=name)
+            return _as_record(self._rows.open_wait(self._record, name, timeout))
+
+    def settle_wait(self, name: str) -> StepRecord:
+        self.check()
+        self._rows.time_out(self._record, name)
+        return _as_record(self._rows.get(execution_id=self._record.pk, name=name))
+
+    @property
+    def _rows(self) -> StepQuerySet:
+        return WorkflowStep.objects.using(self._using)
+
+    def _lost(self) -> StopRun:
+        return StopRun(f"execution {self._record.execution_id} is not this run's any more")
+
+
+def _as_record(row: WorkflowStep) -> StepRecord:
+    return StepRecord(row.name, StepStatus(row.status), row.result, row.until)

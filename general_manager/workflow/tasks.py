@@ -1,0 +1,34 @@
+"""What workers do, by name; messages carry ids, rows carry the truth."""
+
+from collections.abc import Sequence
+
+from celery import shared_task
+
+from general_manager.workflow.dispatch import DELIVER, DRAIN, RUN, TICK
+from general_manager.workflow.executor import run
+from general_manager.workflow.outbox import deliver, drain
+from general_manager.workflow.sweep import tick
+
+
+@shared_task(name=DRAIN, ignore_result=True)
+def drain_outbox(using: str | None = None) -> None:
+    """Deliver what the outbox of database *using*, or of each, owes."""
+    drain(using)
+
+
+@shared_task(name=DELIVER, ignore_result=True)
+def deliver_outbox(using: str, token: str, keys: Sequence[int]) -> None:
+    """Deliver entries that `drain_outbox` claimed with *token*."""
+    deliver(using, token, keys)
+
+
+@shared_task(name=RUN, ignore_result=True)
+def run_executions(execution_ids: Sequence[str], using: str) -> None:
+    for execution_id in execution_ids:
+        run(execution_id, using)
+
+
+@shared_task(name=TICK, ignore_result=True)
+def beat_tick() -> None:
+    """The safety net: what no message announced, lost messages, timers, dead workers."""
+    tick()

@@ -1,0 +1,80 @@
+"""The production path on real tables, without workers: tests drain and sweep by hand."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import override_settings
+from django.utils import timezone
+
+from general_manager.workflow import configure_event_registry, configure_workflow_engine
+from general_manager.workflow.backends.celery import CeleryWorkflowEngine
+from general_manager.workflow.event_registry.database import DatabaseEventRegistry
+from general_manager.workflow.models import (
+    WorkflowDeliveryAttempt,
+    WorkflowExecutionRecord,
+    WorkflowOutbox,
+)
+from general_manager.workflow.outbox import drain
+from general_manager.workflow.sweep import sweep
+
+
+@contextmanager
+def data_statements() -> Iterator[list[str]]:
+    """Statements on data, without those that only begin and end transactions."""
+    statements: list[str] = []
+
+    def count(execute: Any, sql: str, *arguments: Any) -> Any:
+        if not sql.startswith(("SAVEPOINT", "RELEASE", "BEGIN")):
+            statements.append(sql)
+        return execute(sql, *arguments)
+
+    with connection.execute_wrapper(count):
+        yield statements
+
+
+@pytest.fixture
+def outbox() -> Iterator[DatabaseEventRegistry]:
+    """A database registry of its own, in force during the test."""
+    registry = DatabaseEventRegistry()
+    configure_event_registry(registry)
+    with override_settings(GENERAL_MANAGER={"WORKFLOW_MODE": "production"}):
+        yield registry
+    configure_event_registry(None)
+
+
+@pytest.fixture
+def celery_engine() -> Iterator[CeleryWorkflowEngine]:
+    engine = CeleryWorkflowEngine()
+    configure_workflow_engine(engine)
+    with override_settings(GENERAL_MANAGER={"WORKFLOW_MODE": "production"}):
+        yield engine
+    configure_workflow_engine(None)
+
+
+class Workers:
+    """What workers would do, done here; time is moved by moving the column."""
+
+    def deliver(self) -> int:
+        return drain(hand_on=False)
+
+    def run(self) -> int:
+        """Run every execution that is owed a run, whether or not its message is lost."""
+        WorkflowExecutionRecord.objects.filter(state="pending", ready=True).update(
+            wake_at=timezone.now() - timedelta(seconds=1)
+        )
+        return sweep(hand_on=False)
+
+    def let_rest_pass(self) -> None:
+        past = timezone.now() - timedelta(seconds=1)
+        WorkflowOutbox.objects.filter(available_at__isnull=False).update(available_at=past)
+        WorkflowDeliveryAttempt.objects.filter(available_at__isnull=False).update(available_at=past)
+        WorkflowExecutionRecord.objects.filter(wake_at__isnull=False).update(wake_at=past)
+
+
+@pytest.fixture
+def workers() -> Workers:
+    return Workers()

@@ -1,0 +1,466 @@
+"""Executions as rows: started, run, resumed, cancelled, retried, recovered."""
+
+from datetime import timedelta
+from threading import Barrier, Thread
+
+import pytest
+from django.db import connection, transaction
+from django.test import override_settings
+
+from general_manager.workflow import (
+    PermanentFailure,
+    Retry,
+    RetryAfter,
+    WorkflowCancelledError,
+    WorkflowDefinition,
+    WorkflowEvent,
+    WorkflowExecutionNotFoundError,
+    WorkflowInvalidStateError,
+    WorkflowState,
+    WorkflowWaitMismatchError,
+    executor,
+)
+from general_manager.workflow.executor import run
+from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
+from general_manager.workflow.run_store import DatabaseRunStore
+from tests.integration.conftest import data_statements
+from tests.testapp import flows
+from tests.testapp.models import Tag
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
+
+
+HOUR = timedelta(hours=1)
+
+
+class Died(BaseException):
+    """Ends the worker as `os._exit` would: see `run_and_die`."""
+
+
+def run_and_die(execution):
+    """Run, and let nothing be written after the death, as nothing would be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executor, "_fail", unless_died(executor._fail))
+        run(execution.execution_id, "default")
+
+
+def unless_died(fail):
+    def fail_(record, using, error):
+        if not isinstance(error, Died):
+            fail(record, using, error)
+
+    return fail_
+
+
+@pytest.fixture(autouse=True)
+def _nothing_called():
+    flows.calls.clear()
+    flows.troubles.clear()
+
+
+@pytest.fixture
+def engine(celery_engine):
+    return celery_engine
+
+
+def define(handler=None, **arguments):
+    return WorkflowDefinition("w", handler=handler, **arguments)
+
+
+def names():
+    return sorted(Tag.objects.values_list("name", flat=True))
+
+
+def test_an_execution_is_started_now_and_run_by_a_worker(engine, workers):
+    started = engine.start(define(flows.echo), {"n": 1}, metadata={"by": "me"})
+    assert (started.state, flows.calls) == ("pending", [])
+    assert workers.run() == 1
+    execution = engine.status(started.execution_id)
+    assert execution.state == "completed"
+    assert execution.output_data == {"echo": {"n": 1}}
+    assert execution.metadata == {"by": "me"}
+    assert execution.started_at is not None
+    assert execution.ended_at is not None
+
+
+def test_x1_a_started_execution_is_part_of_the_callers_transaction(engine, workers):
+    with pytest.raises(RuntimeError), transaction.atomic():
+        engine.start(define(flows.echo))
+        raise RuntimeError
+    assert not WorkflowExecutionRecord.objects.exists()
+    assert workers.run() == 0
+
+
+def test_a_new_execution_is_one_statement_and_a_run_three(engine, django_assert_num_queries):
+    with transaction.atomic(), django_assert_num_queries(1):
+        execution = engine.start(define(flows.echo), correlation_id="key")
+    with data_statements() as statements:
+        assert run(execution.execution_id, "default")
+    assert len(statements) == 3
+    assert engine.status(execution.execution_id).state == "completed"
+
+
+def test_without_a_handler_an_execution_completes_at_once(engine):
+    execution = engine.start(define())
+    assert (execution.state, execution.output_data) == ("completed", {})
+    assert engine.status(execution.execution_id).state == "completed"
+
+
+def nested():
+    def handler(input_data):
+        flows.note("ran inline")
+
+    return handler
+
+
+@pytest.mark.parametrize("handler", [lambda data: flows.note("ran inline"), nested()])
+def test_a_handler_that_no_worker_can_import_is_marked_failed_and_not_run(engine, workers, handler):
+    execution = engine.start(define(handler), correlation_id="key")
+    assert execution.state == "failed"
+    assert "cannot be imported by a worker" in execution.error
+    workers.run()
+    assert flows.calls == []
+    assert engine.start(define(flows.echo), correlation_id="key").state == "pending"
+
+
+@pytest.mark.parametrize("path", ["no.where", "tests.testapp.flows.nothing", "tests.testapp.calls"])
+def test_a_path_that_leads_nowhere_is_marked_failed(engine, path):
+    execution = engine.start(define(metadata={"handler_path": path}))
+    assert execution.state == "failed"
+    assert path in execution.error
+
+
+def test_a_dotted_path_names_a_handler_too(engine, workers):
+    execution = engine.start(
+        define(), {"n": 1}, metadata={"handler_path": "tests.testapp.flows.echo"}
+    )
+    workers.run()
+    assert engine.status(execution.execution_id).output_data == {"echo": {"n": 1}}
+
+
+@pytest.mark.parametrize(
+    ("handler", "error"),
+    [
+        (flows.fail, "boom"),
+        (flows.return_a_list, "must return a mapping or None"),
+        (flows.return_bytes, "output.x"),
+    ],
+)
+def test_a_failure_is_kept_with_its_text_and_traceback(engine, workers, handler, error):
+    execution = engine.start(define(handler))
+    workers.run()
+    execution = engine.status(execution.execution_id)
+    assert execution.state == "failed"
+    assert error in execution.error
+    assert "Traceback" in WorkflowExecutionRecord.objects.get().traceback
+
+
+def test_x9_no_error_text_keeps_a_row_from_its_end(engine, workers):
+    execution = engine.start(define(flows.fail), {"nul": True})
+    workers.run()
+    assert engine.status(execution.execution_id).error == "boom\\x00"
+
+
+# Correlation
+
+
+def test_x3_the_same_correlation_id_gives_the_active_or_completed_execution(engine, workers):
+    first = engine.start(define(flows.echo), {"n": 1}, correlation_id="key")
+    assert engine.start(define(flows.echo), correlation_id="key") == first
+    workers.run()
+    again = engine.start(define(flows.echo), correlation_id="key")
+    assert (again.execution_id, again.state) == (first.execution_id, "completed")
+    assert flows.calls == ["echo"]
+    assert engine.start(WorkflowDefinition("v"), correlation_id="key") != first
+    assert engine.start(define(flows.echo), correlation_id="KEY") != first
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_an_empty_correlation_id_never_matches(engine, empty):
+    first = engine.start(define(flows.echo), correlation_id=empty)
+    assert engine.start(define(flows.echo), correlation_id=empty) != first
+
+
+def test_after_a_failure_or_a_cancellation_the_same_correlation_id_starts_afresh(engine, workers):
+    failed = engine.start(define(flows.fail), correlation_id="key")
+    workers.run()
+    cancelled = engine.start(define(flows.echo), correlation_id="key")
+    assert cancelled.execution_id != failed.execution_id
+    engine.cancel(cancelled.execution_id)
+    fresh = engine.start(define(flows.echo), correlation_id="key")
+    assert fresh.execution_id != cancelled.execution_id
+
+
+def test_x3_eight_concurrent_starts_give_one_execution(engine):
+    together, found = Barrier(8), []
+
+    def start():
+        try:
+            together.wait()
+            with transaction.atomic():
+                found.append(engine.start(define(flows.echo), correlation_id="key").execution_id)
+        finally:
+            connection.close()
+
+    threads = [Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+    assert WorkflowExecutionRecord.objects.count() == 1
+
+
+# Waits
+
+
+def test_a_wait_costs_a_row_and_its_answer_goes_on(engine, workers):
+    execution = engine.start(define(flows.ask))
+    workers.run()
+    waiting = engine.status(execution.execution_id)
+    assert waiting.state == "waiting"
+    assert WorkflowExecutionRecord.objects.get().claim_token is None
+    assert engine.resume(execution.execution_id, {"approved": True}).state == "pending"
+    workers.run()
+    done = engine.status(execution.execution_id)
+    assert done.output_data == {"answer": {"approved": True}}
+    assert done.metadata["resume_signal"] == {"approved": True}
+    assert flows.calls == ["asked before", "mail", "asked before"]
+
+
+def test_nobody_answering_in_time_is_told_to_the_handler(engine, workers):
+    execution = engine.start(define(flows.ask))
+    workers.run()
+    assert workers.run() == 0
+    WorkflowStep.objects.update(until="2020-01-01T00:00:00Z")
+    workers.let_rest_pass()
+    workers.run()
+    assert engine.status(execution.execution_id).output_data == {"answer": "nobody"}
+
+
+def test_a_sleep_ends_by_time_alone(engine, workers):
+    execution = engine.start(define(flows.nap))
+    workers.run()
+    with pytest.raises(WorkflowInvalidStateError, match="It sleeps, and asks nothing"):
+        engine.resume(execution.execution_id)
+    WorkflowStep.objects.update(until="2020-01-01T00:00:00Z")
+    workers.let_rest_pass()
+    workers.run()
+    assert engine.status(execution.execution_id).output_data == {"woke": True}
+
+
+def test_an_answer_that_comes_while_the_question_is_sent_is_kept(engine, workers):
+    execution = engine.start(define(flows.answer_at_once))
+    workers.run()
+    assert engine.status(execution.execution_id).output_data == {"answer": "at once"}
+
+
+def test_an_answer_to_another_question_is_refused(engine, workers):
+    execution = engine.start(define(flows.ask_twice))
+    workers.run()
+    with pytest.raises(WorkflowWaitMismatchError, match="waits for 'first'"):
+        engine.resume(execution.execution_id, 1, wait="second")
+    engine.resume(execution.execution_id, 1, wait="first")
+    workers.run()
+    engine.resume(execution.execution_id, 2, wait="second")
+    workers.run()
+    assert engine.status(execution.execution_id).output_data == {"first": 1, "second": 2}
+
+
+def test_a_second_answer_is_refused(engine, workers):
+    execution = engine.start(define(flows.ask))
+    workers.run()
+    engine.resume(execution.execution_id, 1)
+    with pytest.raises(WorkflowInvalidStateError):
+        engine.resume(execution.execution_id, 2)
+    workers.run()
+    assert engine.status(execution.execution_id).output_data == {"answer": 1}
+
+
+def test_an_execution_that_waits_for_nothing_is_completed_by_resume(engine):
+    execution = engine.start(define(flows.echo))
+    WorkflowExecutionRecord.objects.update(state="waiting", wake_at=None)
+    done = engine.resume(execution.execution_id, {"ok": 1})
+    assert done.state == "completed"
+    assert done.metadata["resume_signal"] == {"ok": 1}
+
+
+# Final is final
+
+
+@pytest.mark.parametrize("verb", ["resume", "cancel"])
+@pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
+def test_x2_what_has_ended_is_not_overwritten(engine, workers, state, verb):
+    handler = {"completed": flows.echo, "failed": flows.fail, "cancelled": flows.ask}[state]
+    execution = engine.start(define(handler))
+    workers.run()
+    if state == "cancelled":
+        engine.cancel(execution.execution_id)
+    before = engine.status(execution.execution_id)
+    expected = WorkflowCancelledError if state == "cancelled" else WorkflowInvalidStateError
+    with pytest.raises(expected, match=f"it is {state}"):
+        getattr(engine, verb)(execution.execution_id)
+    assert engine.status(execution.execution_id) == before
+    assert not run(execution.execution_id, "default")
+
+
+def test_x2_a_late_worker_changes_nothing(engine, workers):
+    execution = engine.start(define(flows.echo))
+    record = WorkflowExecutionRecord.objects.claim(execution.execution_id, lease=HOUR)
+    assert record is not None
+    engine.cancel(execution.execution_id, reason="changed our mind")
+    held = WorkflowExecutionRecord.objects.held(record.claim_token or "")
+    assert not held.end(WorkflowState.COMPLETED, output_data={})
+    cancelled = engine.status(execution.execution_id)
+    assert cancelled.state == "cancelled"
+    assert cancelled.metadata["cancel_reason"] == "changed our mind"
+
+
+def test_x8_cancelling_in_the_middle_of_an_atomic_step_rolls_that_step_back(engine, workers):
+    execution = engine.start(define(flows.two_steps))
+    record = WorkflowExecutionRecord.objects.claim(execution.execution_id, lease=HOUR)
+    assert record is not None
+    engine.cancel(execution.execution_id)
+    with pytest.raises(BaseException, match="not this run's"), transaction.atomic():
+        Tag.objects.create(name="undone")
+        DatabaseRunStore(record, "default").finish("step", 1)
+    assert names() == []
+
+
+# Retries, crashes
+
+
+def test_steps_that_are_done_are_not_repeated_by_a_retry(engine, workers):
+    flows.troubles.append(ValueError("once"))
+    execution = engine.start(define(flows.two_steps, retry=Retry(base=60)), correlation_id="key")
+    workers.run()
+    resting = engine.status(execution.execution_id)
+    assert (resting.state, names()) == ("pending", ["first"])
+    assert (
+        engine.start(define(flows.echo), correlation_id="key").execution_id == resting.execution_id
+    )
+    assert not run(execution.execution_id, "default")  # a stray message does not cut the rest short
+    workers.let_rest_pass()
+    workers.run()
+    assert engine.status(execution.execution_id).output_data == {"steps": ["first", "second"]}
+    assert names() == ["first", "second"]
+
+
+@pytest.mark.parametrize("error", [PermanentFailure("x"), KeyError("x")])
+def test_some_failures_are_final_at_once(engine, workers, error):
+    flows.troubles.append(error)
+    execution = engine.start(define(flows.two_steps, retry=Retry(stop_on=(LookupError,))))
+    workers.run()
+    assert engine.status(execution.execution_id).state == "failed"
+
+
+def test_the_policy_of_the_start_decides_and_the_last_attempt_too(engine, workers):
+    flows.troubles += [RetryAfter(5), ValueError("1"), ValueError("2")]
+    execution = engine.start(define(flows.two_steps, retry=Retry(max_attempts=2, base=1)))
+    for _ in range(3):
+        workers.run()
+        workers.let_rest_pass()
+    assert engine.status(execution.execution_id).state == "failed"
+
+
+def test_x1_a_run_whose_worker_died_is_taken_up_again(engine, workers):
+    execution = engine.start(define(flows.two_steps))
+    flows.troubles.append(Died())
+    with pytest.raises(Died):
+        run_and_die(execution)
+    assert engine.status(execution.execution_id).state == "running"
+    assert workers.run() == 0  # its lease still holds
+    workers.let_rest_pass()
+    assert workers.run() == 1
+    assert engine.status(execution.execution_id).state == "completed"
+    assert names() == ["first", "second"]
+
+
+def test_x7_what_kills_its_worker_again_and_again_fails_and_says_why(engine, workers):
+    execution = engine.start(define(flows.two_steps))
+    flows.troubles += [Died() for _ in range(9)]
+    for _ in range(6):
+        try:
+            run_and_die(execution)
+        except Died:
+            workers.let_rest_pass()
+    failed = engine.status(execution.execution_id)
+    assert failed.state == "failed"
+    assert "3 times" in failed.error
+
+
+def test_x5_a_step_that_must_run_once_does_not_run_again_and_says_so(engine, workers):
+    flows.troubles.append(Died())
+    execution = engine.start(define(flows.charge_once))
+    with pytest.raises(Died):
+        run_and_die(execution)
+    workers.let_rest_pass()
+    workers.run()
+    failed = engine.status(execution.execution_id)
+    assert failed.state == "failed"
+    assert "may have happened" in failed.error
+    assert flows.calls == ["charge"]
+
+
+def test_a_handler_that_this_process_lacks_is_left_to_another(engine, workers):
+    execution = engine.start(define(flows.echo))
+    WorkflowExecutionRecord.objects.update(handler_path="tests.testapp.flows.of_a_newer_release")
+    workers.run()
+    assert engine.status(execution.execution_id).state == "pending"
+    WorkflowExecutionRecord.objects.update(handler_path="tests.testapp.flows.echo")
+    workers.let_rest_pass()
+    workers.run()
+    assert engine.status(execution.execution_id).state == "completed"
+
+
+# In the caller's process
+
+
+@pytest.fixture
+def _in_this_process(celery_engine):
+    settings = {"WORKFLOW_MODE": "production", "WORKFLOW_ASYNC": False}
+    with override_settings(GENERAL_MANAGER=settings):
+        yield
+
+
+@pytest.mark.usefixtures("_in_this_process")
+def test_with_async_off_an_execution_runs_at_once(engine):
+    execution = engine.start(define(flows.two_steps))
+    assert execution.output_data == {"steps": ["first", "second"]}
+    waiting = engine.start(define(flows.ask))
+    assert waiting.state == "waiting"
+    assert engine.resume(waiting.execution_id, 1).output_data == {"answer": 1}
+
+
+@pytest.mark.usefixtures("_in_this_process")
+@pytest.mark.parametrize("handler", [flows.fail, flows.break_the_transaction])
+def test_a_failing_handler_damages_neither_the_callers_transaction_nor_the_row(engine, handler):
+    with transaction.atomic():
+        Tag.objects.create(name="caller's")
+        execution = engine.start(define(handler))
+        Tag.objects.create(name="caller's too")
+    assert execution.state == "failed"
+    assert engine.status(execution.execution_id).state == "failed"
+    assert names() == ["caller's", "caller's too"]
+
+
+def test_an_unknown_execution_is_not_found(engine):
+    for verb in (engine.status, engine.resume, engine.cancel):
+        with pytest.raises(WorkflowExecutionNotFoundError):
+            verb("nobody")
+
+
+def test_an_event_starts_an_execution_in_six_statements(outbox, engine, workers):
+    outbox.register("order_paid", handler=flows.start_from_event)
+    outbox.publish_many(
+        WorkflowEvent(str(number), "shop.order.paid", {}, event_name="order_paid")
+        for number in range(50)
+    )
+    with data_statements() as statements:
+        workers.deliver()
+        for execution_id in WorkflowExecutionRecord.objects.values_list("execution_id", flat=True):
+            run(execution_id, "default")
+    states = set(WorkflowExecutionRecord.objects.values_list("state", flat=True))
+    assert states == {"completed"}
+    assert len(statements) - 1 <= 6 * 50
