@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import RLock
 from typing import Any, Generic, TypeVar, cast
 
-from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
@@ -128,8 +128,6 @@ class BackendSlot(Generic[T]):
     def _import(self, path: str) -> object:
         try:
             return import_string(path)
-        except AppRegistryNotReady:
-            raise  # nothing is wrong; it is too early
         except Exception as error:
             raise ImproperlyConfigured(
                 f"{self._setting} names {path!r}, which cannot be imported: {error}"

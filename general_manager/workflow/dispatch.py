@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from celery import current_app
 from django.db import connections, transaction
+from kombu.pools import producers
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,21 @@ TICK: Final = f"{PREFIX}.beat_tick"
 CONNECT_SECONDS: Final = 0.5
 """How long a request may wait for the broker to accept a connection."""
 
+IMPATIENT: Final = {
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_step": 0,
+    "interval_max": 0,
+    "socket_connect_timeout": CONNECT_SECONDS,
+    "socket_timeout": 2 * CONNECT_SECONDS,
+}
+"""For a connection of our own: Celery's usual one would hold up a request for six seconds."""
+
 AWAY_SECONDS: Final = 5.0
 """After a failure, the broker is not asked again for so long."""
+
+MESSAGE: Final = 10
+"""How many executions that one transaction started are named in one message."""
 
 _NUDGE: Final = "_general_manager_nudge"
 
@@ -42,12 +56,12 @@ class _Nudge:
 
 def drain_outbox_soon(using: str) -> None:
     """On commit, have the outbox of database *using* drained; once a transaction."""
-    _nudge_on_commit(using).drain = True
+    _nudge_on_commit(using, drain=True)
 
 
 def run_execution_soon(execution_id: str, using: str) -> None:
     """On commit, have the execution run."""
-    _nudge_on_commit(using).executions.append(execution_id)
+    _nudge_on_commit(using, executions=[execution_id])
 
 
 def deliver_now(using: str, token: str, keys: Iterable[int]) -> bool:
@@ -59,16 +73,18 @@ def run_executions_now(execution_ids: Iterable[str], using: str) -> bool:
     return send(RUN, [list(execution_ids), using])
 
 
-def _nudge_on_commit(using: str) -> _Nudge:
+def _nudge_on_commit(using: str, *, drain: bool = False, executions: Iterable[str] = ()) -> None:
     connection = connections[using]
     nudge: _Nudge | None = getattr(connection, _NUDGE, None)
     if nudge is None or nudge.is_sent:
         nudge = _Nudge()
         setattr(connection, _NUDGE, nudge)
+    nudge.drain |= drain
+    nudge.executions += executions
     # Every call registers, and the first to run sends: a savepoint that is rolled back takes only
     # its own callbacks with it. What it asked for is then asked in vain, which harms nothing.
+    # Outside of a transaction it is called at once, so the nudge must be complete by now.
     transaction.on_commit(partial(_send_nudge, nudge, using), using=using, robust=True)
-    return nudge
 
 
 def _send_nudge(nudge: _Nudge, using: str) -> None:
@@ -77,8 +93,8 @@ def _send_nudge(nudge: _Nudge, using: str) -> None:
     nudge.is_sent = True
     if nudge.drain:
         send(DRAIN, [using])
-    if nudge.executions:
-        run_executions_now(nudge.executions, using)
+    for start in range(0, len(nudge.executions), MESSAGE):
+        run_executions_now(nudge.executions[start : start + MESSAGE], using)
 
 
 class _Broker:
@@ -134,4 +150,9 @@ def _publish(app: Any, task: str, arguments: list[Any]) -> None:
     if app.conf.task_always_eager:
         app.tasks[task].apply(args=arguments)
         return
-    app.send_task(task, args=arguments, retry=False, ignore_result=True)
+    options = {**app.conf.broker_transport_options, **IMPATIENT}
+    connection = app.connection_for_write(
+        connect_timeout=CONNECT_SECONDS, transport_options=options
+    )
+    with producers[connection].acquire(block=True, timeout=CONNECT_SECONDS) as producer:
+        app.send_task(task, args=arguments, producer=producer, retry=False, ignore_result=True)

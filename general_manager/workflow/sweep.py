@@ -1,6 +1,5 @@
 """What a dead worker or a lost message left behind, and timers: find them, send them again."""
 
-from collections.abc import Iterable
 from random import uniform
 from typing import Final
 
@@ -13,8 +12,7 @@ from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowHea
 from general_manager.workflow.outbox import drain, whereabouts
 
 BATCH: Final = 200
-MESSAGE: Final = 50
-"""Executions found at once, and executions named in one message."""
+"""Executions found at once."""
 
 
 def tick() -> bool:
@@ -45,14 +43,8 @@ def sweep(*, hand_on: bool = True) -> int:
             continue
         while ids := WorkflowExecutionRecord.objects.using(alias).wake_due(BATCH):
             woken += len(ids)
-            for start in range(0, len(ids), MESSAGE):
-                _hand_on(ids[start : start + MESSAGE], alias, hand_on=hand_on)
+            for execution_id in ids:
+                # A message each: what kills its worker must not take others' messages with it.
+                if not (hand_on and run_executions_now([execution_id], alias)):
+                    run(execution_id, alias)
     return woken
-
-
-def _hand_on(ids: Iterable[str], alias: str, *, hand_on: bool) -> None:
-    ids = list(ids)
-    if hand_on and run_executions_now(ids, alias):
-        return
-    for execution_id in ids:
-        run(execution_id, alias)

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from django.apps import apps
-from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured
 
 from general_manager.conf import is_configured
 from general_manager.loading import BackendSlot
@@ -39,7 +39,7 @@ def _succeed(registry: EventRegistry, first: EventRegistry) -> None:
 
 def _build_on_early(registry: EventRegistry) -> None:
     if isinstance(registry, EventRegistry):
-        registry.adopt(_early)
+        _early.hand_over(registry)
 
 
 _slot: Final[BackendSlot[EventRegistry]] = BackendSlot(
@@ -60,9 +60,11 @@ def get_event_registry() -> EventRegistry:
     """
     if apps.ready or not is_configured():
         return _slot.get()
+    if not apps.apps_ready:
+        return _early  # nobody's models can be imported yet
     try:
         return _slot.get()
-    except (ImproperlyConfigured, AppRegistryNotReady):
+    except ImproperlyConfigured:
         return _early
 
 

@@ -59,7 +59,7 @@ class EventRegistry(ABC):
         An identical registration is the one that is there already. Raises `TypeError` or
         `ValueError` that name the wrong argument, with nothing registered.
         """
-        return self._add(
+        return self.add(
             Registration(
                 event,
                 handler,
@@ -99,7 +99,7 @@ class EventRegistry(ABC):
     def adopt(self, other: "EventRegistry") -> None:
         """Take over the registrations of *other*, which keeps them too."""
         for registration in other.registrations():
-            self._add(registration)
+            self.add(registration)
 
     def matching(self, event: WorkflowEvent) -> tuple[Registration, ...]:
         """Registrations for the event's type, then those for its name, before any `when`."""
@@ -133,7 +133,8 @@ class EventRegistry(ABC):
         """Publish *event* if, and only if, the transaction on database *using* commits."""
         transaction.on_commit(partial(self.publish, encoded(event)), using=using, robust=True)
 
-    def _add(self, registration: Registration) -> Registration:
+    def add(self, registration: Registration) -> Registration:
+        """Keep *registration*, or return the identical one that is there."""
         with self._lock:
             known = self._by_identity.get(registration.identity)
             if known is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from general_manager.workflow.event_registry.base import EventRegistry
+from general_manager.workflow.event_registry.registration import Registration
 from general_manager.workflow.events import WorkflowEvent
 
 
@@ -16,6 +17,17 @@ class EarlyEventRegistry(EventRegistry):
     def __init__(self, real: Callable[[], EventRegistry]) -> None:
         super().__init__()
         self._real = real
+        self._successor: EventRegistry | None = None
+
+    def hand_over(self, registry: EventRegistry) -> None:
+        """Give *registry* what was collected; from now on registrations go to it."""
+        registry.adopt(self)
+        self._successor = registry
+
+    def add(self, registration: Registration) -> Registration:
+        if self._successor is not None:
+            return self._successor.add(registration)
+        return super().add(registration)
 
     def publish(self, event: WorkflowEvent) -> bool:
         return self._real().publish(event)

@@ -1,0 +1,39 @@
+"""The tutorial's settings for production, with times short enough for a test."""
+
+import os
+
+from tests.settings import *  # noqa: F403
+
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "general_manager",
+    "tests.testapp",
+    "tests.acceptance.production.shop",
+]
+GENERAL_MANAGER = {
+    "WORKFLOW_MODE": "production",
+    "WORKFLOW_ENGINE": {
+        "class": "general_manager.workflow.backends.celery.CeleryWorkflowEngine",
+        "options": {},
+    },
+    "WORKFLOW_EVENT_REGISTRY": {
+        "class": "general_manager.workflow.event_registry.DatabaseEventRegistry",
+        "options": {},
+    },
+    "WORKFLOW_SIGNAL_BRIDGE": True,
+    "WORKFLOW_ASYNC": True,
+    "WORKFLOW_OUTBOX_BATCH_SIZE": 100,
+    "WORKFLOW_OUTBOX_PROCESS_CHUNK_SIZE": 50,
+    "WORKFLOW_BEAT_ENABLED": True,
+    "WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS": 1,
+    "WORKFLOW_BEAT_MAX_JITTER_SECONDS": 0,
+    "WORKFLOW_DELIVERY_RUNNING_TIMEOUT_SECONDS": 3,
+    "WORKFLOW_EXECUTION_LEASE_SECONDS": 3,
+    "WORKFLOW_RETRY_BACKOFF_SECONDS": 0.5,
+    "WORKFLOW_MAX_RETRIES": 3,
+    "WORKFLOW_DEAD_LETTER_ENABLED": True,
+}
+CELERY_BROKER_URL = os.environ.get("TEST_BROKER", "redis://127.0.0.1:1/0")
+CELERY_DB_REUSE_MAX = 1000
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False

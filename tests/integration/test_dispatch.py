@@ -1,0 +1,130 @@
+"""What is sent to Celery, when, and what happens when nobody takes it."""
+
+import json
+from queue import Empty
+
+import pytest
+from celery import Celery, current_app
+from celery._state import _set_current_app
+from django.db import transaction
+
+from general_manager.workflow import WorkflowDefinition, WorkflowEvent, dispatch
+from tests.testapp import flows
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
+PREFIX = "general_manager.workflow.tasks."
+
+
+def use_broker(url):
+    app = Celery("tests", broker=url, set_as_current=False)
+    before = current_app._get_current_object()  # type: ignore[attr-defined]
+    _set_current_app(app)
+    return app, before
+
+
+@pytest.fixture
+def sent():
+    """Names and arguments of the messages sent so far, in a broker that lives in memory."""
+    app, before = use_broker("memory://")
+
+    def receive():
+        messages = []
+        with app.connection_for_read() as connection:
+            queue = connection.SimpleQueue("celery")
+            while True:
+                try:
+                    message = queue.get_nowait()
+                except Empty:
+                    break
+                arguments = json.loads(message.body)[0]
+                messages.append((message.headers["task"].removeprefix(PREFIX), arguments))
+                message.ack()
+            queue.close()
+        return messages
+
+    receive()
+    yield receive
+    _set_current_app(before)
+
+
+def make_event(event_id):
+    return WorkflowEvent(event_id, "a.b", {}, event_name="x")
+
+
+def test_publishing_asks_for_a_drain_once_a_transaction_and_after_its_commit(outbox, sent):
+    with transaction.atomic():
+        outbox.publish(make_event("1"))
+        outbox.publish(make_event("2"))
+        assert sent() == []
+    assert sent() == [("drain_outbox", ["default"])]
+
+
+def test_publishing_outside_of_a_transaction_asks_at_once(outbox, sent):
+    outbox.publish(make_event("1"))
+    assert sent() == [("drain_outbox", ["default"])]
+
+
+def test_after_a_rollback_nothing_is_sent_and_the_next_commit_sends(outbox, sent):
+    with pytest.raises(RuntimeError), transaction.atomic():
+        outbox.publish(make_event("1"))
+        raise RuntimeError
+    assert sent() == []
+    with transaction.atomic():
+        outbox.publish(make_event("2"))
+    assert sent() == [("drain_outbox", ["default"])]
+
+
+def test_a_savepoint_that_is_rolled_back_takes_no_other_nudge_with_it(outbox, sent):
+    with transaction.atomic():
+        with pytest.raises(RuntimeError), transaction.atomic():
+            outbox.publish(make_event("1"))
+            raise RuntimeError
+        outbox.publish(make_event("2"))
+    assert sent() == [("drain_outbox", ["default"])]
+
+
+def test_a_known_event_asks_for_nothing(outbox, sent):
+    outbox.publish(make_event("1"))
+    sent()
+    outbox.publish(make_event("1"))
+    assert sent() == []
+
+
+def test_executions_of_one_transaction_share_messages_that_carry_ids_only(celery_engine, sent):
+    with transaction.atomic():
+        ids = [
+            celery_engine.start(WorkflowDefinition("w", handler=flows.echo), {"n": n}).execution_id
+            for n in range(12)
+        ]
+    assert sent() == [
+        ("run_executions", [ids[:10], "default"]),
+        ("run_executions", [ids[10:], "default"]),
+    ]
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "amqp://127.0.0.1:1//"])
+def test_e3_an_unreachable_broker_fails_nobody_and_is_asked_only_once(
+    outbox, caplog, url, monkeypatch
+):
+    _, before = use_broker(url)
+    asked = []
+    publish = dispatch._publish
+    monkeypatch.setattr(
+        dispatch, "_publish", lambda *arguments: (asked.append(1), publish(*arguments))
+    )
+    others = []
+    try:
+        with transaction.atomic():
+            outbox.publish(make_event("1"))
+            transaction.on_commit(lambda: others.append("ran"))
+        outbox.publish(make_event("2"))
+    finally:
+        _set_current_app(before)
+    assert others == ["ran"]
+    assert asked == [1]
+    assert "Beat will find the work" in caplog.text
+
+
+def test_without_a_celery_app_the_log_says_what_is_missing(outbox, caplog):
+    outbox.publish(make_event("1"))
+    assert "import your app in your project's __init__.py" in caplog.text
