@@ -8,7 +8,7 @@ from datetime import timedelta
 from threading import Condition, Thread
 from time import monotonic
 
-from django.db import close_old_connections, connections
+from django.db import connections
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +39,13 @@ class _Keeper:
             self._turns.pop(number, None)
 
     def _run(self) -> None:
-        try:
-            while (renew := self._next()) is not None:
-                try:
-                    close_old_connections()
-                    renew()
-                except Exception:
-                    logger.exception("A lease could not be renewed; it is tried again")
-        finally:
-            connections.close_all()
+        while (renew := self._next()) is not None:
+            try:
+                renew()
+            except Exception:
+                logger.exception("A lease could not be renewed; it is tried again")
+            finally:
+                connections.close_all()  # renewals are rare: hold no connection in between
 
     def _next(self) -> Renewal | None:
         """Wait for the next turn; `None`, and the end of the thread, after an idle minute."""

@@ -5,7 +5,6 @@ from queue import Empty
 
 import pytest
 from celery import Celery, current_app
-from celery._state import _set_current_app
 from django.db import transaction
 
 from general_manager.workflow import WorkflowDefinition, WorkflowEvent, dispatch
@@ -18,7 +17,7 @@ PREFIX = "general_manager.workflow.tasks."
 def use_broker(url):
     app = Celery("tests", broker=url, set_as_current=False)
     before = current_app._get_current_object()  # type: ignore[attr-defined]
-    _set_current_app(app)
+    app.set_current()
     return app, before
 
 
@@ -44,7 +43,7 @@ def sent():
 
     receive()
     yield receive
-    _set_current_app(before)
+    before.set_current()
 
 
 def make_event(event_id):
@@ -109,9 +108,12 @@ def test_e3_an_unreachable_broker_fails_nobody_and_is_asked_only_once(
     _, before = use_broker(url)
     asked = []
     publish = dispatch._publish
-    monkeypatch.setattr(
-        dispatch, "_publish", lambda *arguments: (asked.append(1), publish(*arguments))
-    )
+
+    def ask(*arguments):
+        asked.append(1)
+        publish(*arguments)
+
+    monkeypatch.setattr(dispatch, "_publish", ask)
     others = []
     try:
         with transaction.atomic():
@@ -119,7 +121,7 @@ def test_e3_an_unreachable_broker_fails_nobody_and_is_asked_only_once(
             transaction.on_commit(lambda: others.append("ran"))
         outbox.publish(make_event("2"))
     finally:
-        _set_current_app(before)
+        before.set_current()
     assert others == ["ran"]
     assert asked == [1]
     assert "Beat will find the work" in caplog.text

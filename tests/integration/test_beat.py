@@ -1,0 +1,72 @@
+"""Our entry in Beat's schedule, and what a tick does."""
+
+from datetime import timedelta
+
+import pytest
+from celery import Celery, current_app
+from django.test import override_settings
+
+from general_manager.workflow import WorkflowDefinition, WorkflowEvent, beat
+from general_manager.workflow.models import WorkflowHeartbeat
+from general_manager.workflow.sweep import tick
+from tests.testapp import flows
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
+ON = {"WORKFLOW_MODE": "production", "WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS": 7}
+
+
+@pytest.fixture
+def app():
+    app = Celery("tests", broker="memory://", set_as_current=False)
+    before = current_app._get_current_object()  # type: ignore[attr-defined]
+    app.set_current()
+    yield app
+    before.set_current()
+
+
+@pytest.mark.parametrize("finalize_first", [True, False])
+def test_the_entry_is_in_the_schedule_whenever_the_app_was_ready(app, finalize_first):
+    with override_settings(GENERAL_MANAGER=ON):
+        if finalize_first:
+            app.finalize()
+        beat.install()
+        app.finalize()
+    entry = app.conf.beat_schedule[beat.ENTRY]
+    assert entry["task"] == "general_manager.workflow.tasks.beat_tick"
+    assert entry["schedule"] == 7
+    assert entry["options"] == {"expires": 7, "expire_seconds": 7}
+
+
+def test_an_entry_of_the_projects_own_is_left_alone(app):
+    app.conf.beat_schedule = {beat.ENTRY: {"task": "mine"}}
+    app.finalize()
+    with override_settings(GENERAL_MANAGER=ON):
+        beat.install()
+    assert app.conf.beat_schedule[beat.ENTRY] == {"task": "mine"}
+
+
+def test_without_beat_there_is_no_entry(app):
+    app.finalize()
+    with override_settings(GENERAL_MANAGER={**ON, "WORKFLOW_BEAT_ENABLED": False}):
+        beat.install()
+    assert beat.ENTRY not in app.conf.beat_schedule
+
+
+def test_a_tick_drains_sweeps_and_is_remembered(outbox, celery_engine):
+    outbox.register("x", handler=lambda event: flows.note("delivered"))
+    flows.calls.clear()
+    outbox.publish(WorkflowEvent("1", "a.b", {}, event_name="x"))
+    execution = celery_engine.start(WorkflowDefinition("w", handler=flows.echo))
+    celery_engine._executions.update(wake_at="2020-01-01T00:00:00Z")
+    assert tick()
+    assert flows.calls == ["delivered", "echo"]
+    assert celery_engine.status(execution.execution_id).state == "completed"
+    assert WorkflowHeartbeat.objects.get().duty == "tick"
+
+
+def test_of_two_beats_that_tick_at_once_one_does_the_work(outbox):
+    assert tick()
+    assert not tick()
+    heartbeat = WorkflowHeartbeat.objects.get()
+    WorkflowHeartbeat.objects.update(at=heartbeat.at - timedelta(seconds=6))
+    assert tick()
