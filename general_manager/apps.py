@@ -6,7 +6,6 @@ from django.apps import AppConfig
 from django.core.checks import register
 from django.utils.module_loading import autodiscover_modules
 
-from general_manager.checks import check_backends, check_managers, check_settings
 from general_manager.workflow.beat import install
 from general_manager.workflow.signal_bridge import listen
 
@@ -17,12 +16,13 @@ class GeneralManagerConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        register(check_settings)
-        register(check_backends)
-        register(check_managers)
+        # What stands on the tables can be imported only now.
+        checks = import_module("general_manager.checks")
+        register(checks.check_settings)
+        register(checks.check_backends)
+        register(checks.check_managers)
         listen()
         install()
-        # Celery's own discovery looks for general_manager.tasks and would not find these. They
-        # stand on the tables, which can be imported only now.
+        # Celery's own discovery looks for general_manager.tasks and would not find these.
         import_module("general_manager.workflow.tasks")
         autodiscover_modules("workflows")

@@ -123,7 +123,7 @@ def send(task: str, arguments: list[Any]) -> bool:
     if broker.is_away():
         return False
     app: Any = current_app
-    if not _is_configured(app):
+    if not has_app():
         logger.warning(
             "No Celery app is configured in this process, so %s is left to Beat; "
             "import your app in your project's __init__.py",
@@ -141,9 +141,16 @@ def send(task: str, arguments: list[Any]) -> bool:
     return True
 
 
-def _is_configured(app: Any) -> bool:
-    """Celery invents an app called "default" where a project has made none."""
+def has_app() -> bool:
+    """Whether the project has a Celery app; where it has none, Celery invents "default"."""
+    app: Any = current_app
     return bool(app.main != "default" or app.conf.task_always_eager)
+
+
+def closes_connections() -> bool:
+    """Whether Celery closes the database connection after every task."""
+    app: Any = current_app
+    return not app.conf.get("CELERY_DB_REUSE_MAX", app.conf.get("db_reuse_max"))
 
 
 def _publish(app: Any, task: str, arguments: list[Any]) -> None:

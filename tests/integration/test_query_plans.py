@@ -13,7 +13,8 @@ def plan(queryset):
     with transaction.atomic():
         if connection.vendor == "postgresql":  # tables of a test are too small to need an index
             with connection.cursor() as cursor:
-                cursor.execute("SET LOCAL enable_seqscan = off")
+                for way in ("seqscan", "bitmapscan", "sort"):
+                    cursor.execute(f"SET LOCAL enable_{way} = off")
         return queryset.explain()
 
 

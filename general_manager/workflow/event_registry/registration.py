@@ -11,7 +11,7 @@ from general_manager.workflow.aside import aside
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.exceptions import PermanentFailure, RetryAfter
 from general_manager.workflow.ids import MAX_ID_LENGTH, require_id
-from general_manager.workflow.importing import describe
+from general_manager.workflow.importing import describe, is_importable
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +83,21 @@ class Registration:
         return f"{self.key}:{describe(self.handler)}"[: MAX_ID_LENGTH - 11] + f":{digest}"
 
     @property
+    def is_fragile(self) -> bool:
+        """Whether its id hangs on the order of registrations: another release may change that."""
+        functions = (self.handler, *self._options)
+        return self.registration_id is None and any(
+            function is not None and not is_importable(function) for function in functions
+        )
+
+    @property
+    def _options(self) -> tuple[Callable[..., Any] | None, ...]:
+        return (self.when, self.validator, self.retry_on, self.dead_letter_handler)
+
+    @property
     def likeness(self) -> tuple[str | None, ...]:
         """Key and dotted paths: all that another process can compare. *ordinal* counts these."""
-        functions = (self.when, self.validator, self.retry_on, self.dead_letter_handler)
-        return (self.key, describe(self.handler), *(f and describe(f) for f in functions))
+        return (self.key, describe(self.handler), *(f and describe(f) for f in self._options))
 
     def wants(self, event: WorkflowEvent) -> bool:
         """Whether *event* is for this handler. Raises whatever the predicate raises."""
