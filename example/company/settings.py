@@ -15,6 +15,28 @@ GENERAL_MANAGER = {
     "WORKFLOW_SIGNAL_BRIDGE": True,
 }
 
+if os.environ.get("EXAMPLE_MODE") == "production":
+    # Events and executions in the database, handlers in Celery's workers. The times are short,
+    # so that the demo has something to show; leave them out in a project of your own.
+    GENERAL_MANAGER = {
+        "WORKFLOW_MODE": "production",
+        "WORKFLOW_SIGNAL_BRIDGE": True,
+        "WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS": 1,
+        "WORKFLOW_BEAT_MAX_JITTER_SECONDS": 0,
+        "WORKFLOW_RETRY_BACKOFF_SECONDS": 1,
+    }
+
+BROKER_DIR = VAR_DIR / "broker"
+BROKER_DIR.mkdir(exist_ok=True)
+CELERY_BROKER_URL = "files://localhost//"
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "data_folder_in": str(BROKER_DIR),
+    "data_folder_out": str(BROKER_DIR),
+    "control_folder": str(BROKER_DIR / "control"),
+    "polling_interval": 0.1,
+}
+CELERY_DB_REUSE_MAX = 1000
+
 SECRET_KEY = "an example keeps no secrets"  # noqa: S105
 DEBUG = True
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]

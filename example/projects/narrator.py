@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic, sleep
 from typing import Any
 
 from general_manager.workflow import Registration, WorkflowEvent, WorkflowExecution
+from general_manager.workflow.models import WorkflowDeliveryAttempt, WorkflowExecutionRecord
 from general_manager.workflow.signals import (
     event_dead,
     event_delivered,
@@ -67,3 +69,42 @@ class Narrator:
 def _name(registration: Registration) -> str:
     handler = registration.handler
     return f"{handler.__module__}.{getattr(handler, '__qualname__', repr(handler))}"
+
+
+class RowNarrator:
+    """Tells what workers in other processes did, from the rows that they wrote."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+        self._told: set[object] = set()
+
+    def until(self, is_reached: Callable[[], object], *, seconds: float = 60) -> None:
+        """Tell news as it comes until *is_reached*; raises `TimeoutError` if it never is."""
+        deadline = monotonic() + seconds
+        while not is_reached():
+            if monotonic() > deadline:
+                raise TimeoutError("The workers did not get there; look into var/worker.log")
+            self.tell_news()
+            sleep(0.1)
+        self.tell_news()
+
+    def tell_news(self) -> None:
+        for row in WorkflowDeliveryAttempt.objects.order_by("pk"):
+            handler = row.registration_id.split(":")[1]
+            if row.status == "completed":
+                self._say("handled by", handler, key=(row.pk, row.status))
+            elif row.status != "running":
+                text = f"{handler} {row.status}, pass {row.passes}: {row.error}"
+                self._say("delivery", text, key=(row.pk, row.status, row.passes))
+        for row in WorkflowExecutionRecord.objects.order_by("pk"):
+            text = f"{row.workflow_id} {row.execution_id[:8]} is {row.state}"
+            if row.state == "waiting":
+                text += f" for {row.waiting_for}"
+            self._say("execution", text, key=(row.execution_id, row.state))
+            if row.state == "completed":
+                self._say("result", str(row.output_data), key=(row.execution_id, "result"))
+
+    def _say(self, kind: str, text: str, *, key: object) -> None:
+        if key not in self._told:
+            self._told.add(key)
+            self._write(f"     {kind:<12} {text}")

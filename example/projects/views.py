@@ -9,18 +9,14 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from general_manager.workflow import (
-    LocalWorkflowEngine,
-    WorkflowError,
-    WorkflowExecution,
-    get_workflow_engine,
-)
+from general_manager.workflow import WorkflowError, WorkflowExecution, get_workflow_engine
+from projects.executions import all_executions
 from projects.models import DeadLetter, Project
 from projects.services import request_budget
 
 
 def start_page(request: HttpRequest) -> HttpResponse:
-    executions = list(reversed(_executions()))
+    executions = list(reversed(all_executions()))
     names = {project.id: project.name for project in Project.all()}
     return render(
         request,
@@ -70,14 +66,6 @@ def _project(key: int) -> Project:
         return Project.get(id=key)
     except Project.get_model().DoesNotExist:
         raise Http404(f"There is no project {key}.") from None
-
-
-def _executions() -> list[WorkflowExecution]:
-    engine = get_workflow_engine()
-    if not isinstance(engine, LocalWorkflowEngine):
-        return []
-    engine.run_due()
-    return engine.executions()
 
 
 def _shown(execution: WorkflowExecution, names: dict[Any, str]) -> dict[str, Any]:

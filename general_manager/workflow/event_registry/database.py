@@ -39,7 +39,8 @@ class DatabaseEventRegistry(EventRegistry):
         ready = [encoded(event) for event in events]
         alias = using or router.db_for_write(WorkflowEventRecord)
         owed = [(event, [one.id for one in self.matching(event)]) for event in ready]
-        if WorkflowOutbox.objects.using(alias).enqueue_many(owed):
+        new = WorkflowOutbox.objects.using(alias).enqueue_many(owed)
+        if new:
             drain_outbox_soon(alias)
-        for event in ready:
+        for event in {one.event_id: one for one in ready if one.event_id in new}.values():
             tell(event_published, type(self), event=event)

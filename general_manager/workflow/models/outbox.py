@@ -56,10 +56,10 @@ class Claim:
 class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
     def enqueue(self, event: WorkflowEvent, owed_to: list[str]) -> bool:
         """Store an encoded *event* and owe it; false, with nothing changed, for a known id."""
-        return self.enqueue_many([(event, owed_to)]) == 1
+        return bool(self.enqueue_many([(event, owed_to)]))
 
-    def enqueue_many(self, events: Iterable[tuple[WorkflowEvent, list[str]]]) -> int:
-        """Store and owe each event whose id is not known; returns how many were new.
+    def enqueue_many(self, events: Iterable[tuple[WorkflowEvent, list[str]]]) -> set[str]:
+        """Store and owe each event whose id is not known; returns the ids that were new.
 
         Two statements for each few hundred events, in the caller's transaction.
         """
@@ -68,14 +68,14 @@ class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
             [getattr(event, name) for name in EVENT_FIELDS] for event, _ in reversed(owed.values())
         ]
         size = rows_per_statement(len(EVENT_FIELDS), self.db)
-        new = 0
+        new: set[str] = set()
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
             stored = insert_new(WorkflowEventRecord, EVENT_FIELDS, chunk, self.db)
             if stored:
                 entries = [[key, owed[event_id][1]] for key, event_id in stored]
                 insert_new(self.model, ENTRY_FIELDS, entries, self.db)
-            new += len(stored)
+            new.update(event_id for _, event_id in stored)
         return new
 
     def due(self) -> "OutboxQuerySet":

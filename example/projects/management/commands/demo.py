@@ -3,6 +3,7 @@
 import platform
 import socket
 import sys
+from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
 from general_manager.conf import get_workflow_settings
-from general_manager.workflow import (
-    LocalWorkflowEngine,
-    get_event_registry,
-    get_workflow_engine,
-)
+from general_manager.workflow import get_event_registry, get_workflow_engine
+from projects.executions import all_executions
 from projects.models import DeadLetter, Project
-from projects.narrator import Narrator
+from projects.narrator import Narrator, RowNarrator
+from projects.processes import worker_and_beat
 from projects.sample_data import create_sample_data
 from projects.services import request_budget
 
@@ -31,6 +30,11 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--no-serve", action="store_true", help="end after the story instead of serving"
+        )
+        parser.add_argument(
+            "--production",
+            action="store_true",
+            help="store events and executions, and run them in a worker with Beat",
         )
         parser.add_argument("--port", type=int, default=8000, help="serve here (8000)")
 
@@ -44,22 +48,26 @@ class Command(BaseCommand):
             f"Python {platform.python_version()}"
         )
         self.prepare()
-        with Narrator(self.say).listening():
-            self.tell()
-        self.check_the_end()
-        self.say("")
-        self.say(f"The database, the log and the mails are in {_short(settings.VAR_DIR)}.")
-        if not will_serve:
-            self.say("The demo is over. In a terminal it would now serve the site.")
-            return
-        self.serve(port)
+        self.rows = RowNarrator(self.say)
+        with worker_and_beat(self.say) if mode == "production" else nullcontext():
+            with Narrator(self.say).listening():
+                self.tell()
+            self.check_the_end()
+            self.say("")
+            self.say(f"The database, the logs and the mails are in {_short(settings.VAR_DIR)}.")
+            if will_serve:
+                self.serve(port)
+            else:
+                self.say("The demo is over. In a terminal it would now serve the site.")
 
     def prepare(self) -> None:
         self.say("Setting up a new database ...")
+        connection.close()  # the checks before the command may have opened the old one
         for path in Path(settings.VAR_DIR).glob("company.sqlite3*"):
             path.unlink()
-        for mail in Path(settings.MAIL_DIR).glob("*.log"):
-            mail.unlink()
+        for left_over in ("mails/*.log", "broker/*.msg*", "beat-schedule*"):
+            for path in Path(settings.VAR_DIR).glob(left_over):
+                path.unlink()
         call_command("migrate", verbosity=0)
         create_sample_data()
         self.say(f"{Project.all().count()} projects; the admin's account is admin / admin.")
@@ -68,25 +76,39 @@ class Command(BaseCommand):
         apollo = Project.get(name="Apollo")
         self.chapter('Ada activates her project: project.update(status="active")')
         apollo.update(status="active")
+        self.wait_for(project_status_email="completed")
         self.chapter("The name changes; nobody listens to that")
         apollo.update(name="Apollo 11")
         self.chapter("A service publishes explicitly: request_budget(project, 4000)")
         first = request_budget(apollo, Decimal(4000), asked_by="ada")
+        self.wait_for(budget_approval="waiting")
         self.chapter("The same event again changes nothing")
         self.say(f"     published    {get_event_registry().publish(first)}")
         self.chapter('The boss says yes: engine.resume(execution_id, {"approved": True})')
         self.answer(approved=True)
+        self.wait_for(budget_approval="completed")
         self.chapter("Another request; this one waits for you, on the site")
         request_budget(Project.get(name="Canteen menu"), Decimal(150), asked_by="alan")
+        self.wait_for(budget_approval="waiting")
 
     def answer(self, *, approved: bool) -> None:
-        engine = get_workflow_engine()
-        assert isinstance(engine, LocalWorkflowEngine)  # noqa: S101
-        (waiting,) = [one for one in engine.executions() if one.state == "waiting"]
-        engine.resume(waiting.execution_id, {"approved": approved, "by": "the boss"})
+        (waiting,) = [one for one in all_executions() if one.state == "waiting"]
+        answer = {"approved": approved, "by": "the boss"}
+        get_workflow_engine().resume(waiting.execution_id, answer)
+
+    def wait_for(self, **states: str) -> None:
+        """Until an execution of each workflow is in its state, in whatever process it runs.
+
+        In local mode it is so already.
+        """
+        wanted = set(states.items())
+        self.rows.until(
+            lambda: wanted <= {(one.workflow_id, str(one.state)) for one in all_executions()}
+        )
 
     def check_the_end(self) -> None:
         """The story is also a test: say so, and fail, if it did not end as told."""
+        self.rows.until(DeadLetter.objects.exists)
         project = Project.get(name="Apollo 11")
         mails = len(list(Path(settings.MAIL_DIR).glob("*.log")))
         found = (project.status, project.budget, mails, DeadLetter.objects.count())
