@@ -332,6 +332,34 @@ def test_e5_a_worker_that_lost_its_claim_writes_nothing(outbox, workers):
     assert statuses() == ["claimed"]
 
 
+def test_e5_nor_does_one_whose_delivery_was_tried_before(outbox, workers):
+    def lose_the_claim_the_second_time(event):
+        Tag.objects.create(name="by the frozen one")
+        if WorkflowDeliveryAttempt.objects.exists():
+            WorkflowOutbox.objects.update(claim_token="somebody else's")
+            return
+        raise ValueError("the first time")
+
+    outbox.register("order_paid", handler=lose_the_claim_the_second_time)
+    outbox.publish(make_event())
+    workers.deliver()
+    workers.let_rest_pass()
+    held = claim()
+    deliver("default", held.token, held.together)
+    assert not Tag.objects.exists()
+    assert [status for _, status, _ in deliveries()] == ["failed"]
+
+
+def test_what_a_dead_worker_had_begun_comes_back_alone(outbox, workers):
+    outbox.publish_many([make_event(str(number)) for number in range(3)])
+    held = claim()
+    WorkflowOutbox.objects.begin(held.token, held.together[:2], lease=timedelta(seconds=300))
+    workers.let_rest_pass()
+    again = claim()
+    assert sorted(again.alone) == sorted(held.together[:2])
+    assert again.together == held.together[2:]
+
+
 def test_a_message_that_comes_after_its_claim_is_over_does_nothing(outbox, workers):
     handler = Failing()
     outbox.register("order_paid", handler=handler)
