@@ -8,7 +8,6 @@ from random import uniform
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -117,7 +116,7 @@ class Delivery:
             return self._rows.add(
                 self.entry_id, self.registration.id, self.token, DeliveryStatus.RUNNING
             )
-        return self._move(DeliveryStatus.RUNNING, crashes=crashes, passes=F("passes") + 1)
+        return self._move(DeliveryStatus.RUNNING, crashes=crashes)
 
     def _call(self, *, is_shown: bool) -> Outcome:
         """The handler and its completed mark, in one transaction if the registration is atomic."""
@@ -143,17 +142,20 @@ class Delivery:
 
     def _complete(self, *, is_shown: bool) -> Outcome:
         done = DeliveryStatus.COMPLETED
-        if is_shown:
-            won = self._move(done)
-        elif self.previous is not None:
-            won = self._move(done, passes=F("passes") + 1)
+        if is_shown or self.previous is not None:
+            won = self._move(done, passes=self._failures() + 1)
         else:
             won = self._rows.add(self.entry_id, self.registration.id, self.token, done)
         return Outcome.DONE if won else Outcome.LOST
 
+    def _failures(self) -> int:
+        """How often it failed before; the death of a worker is no failure of the handler."""
+        previous = self.previous
+        return 0 if previous is None or previous.first_failed_at is None else previous.passes
+
     def _fail(self, error: Exception) -> tuple[Outcome, timedelta | None]:
         settings = get_workflow_settings()
-        passes = 1 if self.previous is None else self.previous.passes + 1
+        passes = self._failures() + 1
         is_final = passes >= settings.max_retries or not self.registration.may_retry(error)
         if is_final and settings.dead_letter_enabled:
             return self._bury(error, passes), None

@@ -69,6 +69,11 @@ def deliver_now(using: str, token: str, keys: Iterable[int]) -> bool:
     return send(DELIVER, [using, token, list(keys)])
 
 
+def deliver_here(using: str, token: str, keys: Iterable[int]) -> None:
+    """Deliver claimed entries in this process: the task's body, without a message."""
+    current_app.tasks[DELIVER].run(using, token, list(keys))
+
+
 def run_executions_now(execution_ids: Iterable[str], using: str) -> bool:
     return send(RUN, [list(execution_ids), using])
 
@@ -76,7 +81,8 @@ def run_executions_now(execution_ids: Iterable[str], using: str) -> bool:
 def _nudge_on_commit(using: str, *, drain: bool = False, executions: Iterable[str] = ()) -> None:
     connection = connections[using]
     nudge: _Nudge | None = getattr(connection, _NUDGE, None)
-    if nudge is None or nudge.is_sent:
+    if nudge is None or nudge.is_sent or not connection.run_on_commit:
+        # Without a callback left, the last transaction was rolled back with what it asked for.
         nudge = _Nudge()
         setattr(connection, _NUDGE, nudge)
     nudge.drain |= drain

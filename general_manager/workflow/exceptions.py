@@ -5,6 +5,9 @@ from datetime import timedelta
 
 from general_manager.exceptions import GeneralManagerError
 
+LONGEST_REST_SECONDS = 365 * 24 * 3600.0
+"""No retry is put off for more than a year: later dates leave the calendar of some databases."""
+
 
 class WorkflowError(GeneralManagerError):
     """The root of the errors of `general_manager.workflow`."""
@@ -40,7 +43,7 @@ class RetryAfter(WorkflowError):
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"RetryAfter takes a finite time from zero up, not {seconds!r}")
         super().__init__(seconds, reason)
-        self.seconds = float(seconds)
+        self.seconds = min(float(seconds), LONGEST_REST_SECONDS)
         self.reason = reason
 
     def __str__(self) -> str:

@@ -37,8 +37,9 @@ MISSING_HANDLER_RUNS: Final = 40
 def run(execution_id: str, using: str) -> bool:
     """Run the execution if it is runnable and nobody else has it; false if there was nothing.
 
-    An exception of the handler never gets out: it is the execution's. Only what ends the process
-    (`SystemExit`, `KeyboardInterrupt`) does, after the execution has failed.
+    An exception of the handler is the execution's failure. Trouble around it, such as a database
+    that is away, is logged and leaves the execution to its lease, like the death of a worker; so
+    does what ends the process (`SystemExit`, `KeyboardInterrupt`), which goes on to end it.
     """
     settings = get_workflow_settings()
     lease = settings.execution_lease
@@ -53,9 +54,8 @@ def run(execution_id: str, using: str) -> bool:
     with keeping(lambda: executions.renew(token, lease=lease), lease):
         try:
             _run_claimed(record, using)
-        except BaseException as error:
-            _fail(record, using, error)
-            raise
+        except Exception:
+            logger.exception("Execution %s is left to the end of its lease", execution_id)
     return True
 
 
@@ -64,20 +64,25 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> None:
     token = record.claim_token or ""
     try:
         handler = None if record.handler_path is None else resolve(record.handler_path)
-    except ImportError as error:
+    except Exception as error:  # noqa: BLE001 - a module that is half deployed raises anything
         _leave_to_another(record, using, error)
         return
-    run_ = Run(record.execution_id, DatabaseRunStore(record, using))
+    executions.found_handler(record)
+    store = DatabaseRunStore(record, using)
+    run_ = Run(record.execution_id, store)
+    # Inside a caller's transaction the handler's failure undoes its own writes, no more.
+    savepoints = caller_savepoints()
     try:
-        # Inside a caller's transaction the handler's failure undoes its own writes, no more.
-        with caller_savepoints() or nullcontext():
+        with savepoints or nullcontext():
             output = {} if handler is None else run_.call(handler, record.input_data)
     except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
+        if savepoints is not None:
+            store.write_back()
         _settle_failure(record, using, error)
         return
     stopped = run_.stopped
     if isinstance(stopped, Suspended):
-        won = executions.suspend(record, stopped.name, stopped.until)
+        won = executions.suspend(record, stopped)
     elif stopped is None:
         won = executions.held(token).end(WorkflowState.COMPLETED, output_data=output)
     else:
@@ -86,9 +91,9 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> None:
         _tell(record, using)
 
 
-def _leave_to_another(record: WorkflowExecutionRecord, using: str, error: ImportError) -> None:
+def _leave_to_another(record: WorkflowExecutionRecord, using: str, error: Exception) -> None:
     """As happens while a release is rolled out; for a bounded number of times."""
-    if record.runs > MISSING_HANDLER_RUNS:
+    if record.strays >= MISSING_HANDLER_RUNS:
         _fail(record, using, error)
         return
     logger.warning("%s; execution %s is left to another process", error, record.execution_id)

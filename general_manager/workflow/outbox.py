@@ -9,7 +9,7 @@ from random import uniform
 from time import monotonic
 from typing import Final
 
-from django.db import connections, router
+from django.db import DatabaseError, connections, router
 
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.delivery import Delivery, Outcome
@@ -30,6 +30,9 @@ STRANGER_REST: Final = 15.0
 know a registration that it is owed to."""
 
 
+TROUBLE_REST: Final = timedelta(seconds=30)
+
+
 def aliases() -> list[str]:
     """The databases that may hold an outbox."""
     return [one for one in connections if router.allow_migrate_model(one, WorkflowOutbox)]
@@ -47,18 +50,31 @@ def drain(using: str | None = None, *, hand_on: bool = True, limit: int | None =
     """
     claimed = 0
     for alias in [using] if using else aliases():
-        while limit is None or claimed < limit:
-            settings = get_workflow_settings()
-            size = settings.outbox_batch_size
-            claim = WorkflowOutbox.objects.using(alias).claim(
-                size if limit is None else min(size, limit - claimed),
-                lease=settings.outbox_claim_ttl,
-                by=whereabouts(),
+        try:
+            claimed += _drain_one(
+                alias, None if limit is None else limit - claimed, hand_on=hand_on
             )
-            if not claim.size:
-                break
-            claimed += claim.size
-            _deliver_claim(alias, claim, settings.outbox_process_chunk_size, hand_on=hand_on)
+        except DatabaseError:
+            if using:
+                raise
+            logger.exception("The outbox of database %r could not be drained", alias)
+    return claimed
+
+
+def _drain_one(alias: str, limit: int | None, *, hand_on: bool) -> int:
+    claimed = 0
+    settings = get_workflow_settings()
+    while limit is None or claimed < limit:
+        size = settings.outbox_batch_size
+        claim = WorkflowOutbox.objects.using(alias).claim(
+            size if limit is None else min(size, limit - claimed),
+            lease=settings.outbox_claim_ttl,
+            by=whereabouts(),
+        )
+        if not claim.size:
+            break
+        claimed += claim.size
+        _deliver_claim(alias, claim, settings.outbox_process_chunk_size, hand_on=hand_on)
     return claimed
 
 
@@ -112,8 +128,13 @@ class _Chunk:
                 rest = [one.pk for one in self._entries[position:]]
                 WorkflowOutbox.objects.using(self._using).release(self._token, rest)
                 return
-            if not self._deliver_entry(entry):
-                return
+            try:
+                if not self._deliver_entry(entry):
+                    return
+            except Exception:
+                # Not the handler's, whose failures are recorded: it must not strand the others.
+                logger.exception("Entry %s could not be delivered; it is put off", entry.pk)
+                self.later[entry.pk] = TROUBLE_REST
 
     def _deliver_entry(self, entry: WorkflowOutbox) -> bool:
         """One event to all that want it; false if the claim is lost."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import transaction
 
+from general_manager.atomic import honest_atomic
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.models.step import StepQuerySet
 from general_manager.workflow.runs import StepRecord, StepStatus, StopRun
@@ -18,6 +19,9 @@ class DatabaseRunStore:
     def __init__(self, record: WorkflowExecutionRecord, using: str) -> None:
         self._record = record
         self._using = using
+        self._is_inside = False
+        self._outside: dict[str, tuple[StepStatus, Any]] = {}
+        """What was recorded outside of a step's transaction, and stands whatever is undone."""
 
     def load(self) -> dict[str, StepRecord]:
         """All recorded steps, in one query; a first run has none, and asks nothing."""
@@ -34,12 +38,22 @@ class DatabaseRunStore:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Step and checkpoint commit together; `finish` asks, in it, who owns the execution."""
-        with transaction.atomic(using=self._using):
-            yield
+        self._is_inside = True
+        try:
+            with honest_atomic(self._using):
+                yield
+        finally:
+            self._is_inside = False
+
+    def write_back(self) -> None:
+        """After a rollback in a caller's transaction: what happened outside happened."""
+        for name, (status, result) in self._outside.items():
+            self._rows.add(self._record, name, status, result=result)
 
     def begin(self, name: str) -> None:
         if not self._rows.add(self._record, name, StepStatus.BEGUN):
             raise self._lost()
+        self._outside[name] = (StepStatus.BEGUN, None)
 
     def finish(self, name: str, result: Any) -> None:
         rows = self._rows
@@ -47,6 +61,8 @@ class DatabaseRunStore:
             self._record, name, result
         ):
             raise self._lost()
+        if not self._is_inside:
+            self._outside[name] = (StepStatus.DONE, result)
         WorkflowExecutionRecord.objects.using(self._using).progressed(self._record)
 
     def open_wait(self, name: str, *, timeout: timedelta | None, answerable: bool) -> StepRecord:
@@ -60,7 +76,8 @@ class DatabaseRunStore:
 
     def settle_wait(self, name: str) -> StepRecord:
         self.check()
-        self._rows.time_out(self._record, name)
+        if self._rows.time_out(self._record, name):
+            WorkflowExecutionRecord.objects.using(self._using).progressed(self._record)
         return _as_record(self._rows.get(execution_id=self._record.pk, name=name))
 
     @property

@@ -1,15 +1,18 @@
 """What a dead worker or a lost message left behind, and timers: find them, send them again."""
 
+import logging
 from random import uniform
 from typing import Final
 
-from django.db import connections, router
+from django.db import DatabaseError, connections, router
 
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.dispatch import run_executions_now
 from general_manager.workflow.executor import run
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowHeartbeat
 from general_manager.workflow.outbox import drain, whereabouts
+
+logger = logging.getLogger(__name__)
 
 BATCH: Final = 200
 """Executions found at once."""
@@ -39,12 +42,20 @@ def sweep(*, hand_on: bool = True) -> int:
     """
     woken = 0
     for alias in connections:
-        if not router.allow_migrate_model(alias, WorkflowExecutionRecord):
-            continue
-        while ids := WorkflowExecutionRecord.objects.using(alias).wake_due(BATCH):
-            woken += len(ids)
-            for execution_id in ids:
-                # A message each: what kills its worker must not take others' messages with it.
-                if not (hand_on and run_executions_now([execution_id], alias)):
-                    run(execution_id, alias)
+        if router.allow_migrate_model(alias, WorkflowExecutionRecord):
+            try:
+                woken += _sweep_one(alias, hand_on=hand_on)
+            except DatabaseError:
+                logger.exception("The executions of database %r could not be swept", alias)
+    return woken
+
+
+def _sweep_one(alias: str, *, hand_on: bool) -> int:
+    woken = 0
+    while ids := WorkflowExecutionRecord.objects.using(alias).wake_due(BATCH):
+        woken += len(ids)
+        for execution_id in ids:
+            # A message each: what kills its worker must not take others' messages with it.
+            if not (hand_on and run_executions_now([execution_id], alias)):
+                run(execution_id, alias)
     return woken

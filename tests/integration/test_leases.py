@@ -115,7 +115,7 @@ def test_e5_a_frozen_worker_that_thaws_writes_nothing(outbox):
     thaw.set()
     late.join(PATIENCE)
     delivery = WorkflowDeliveryAttempt.objects.get()
-    assert (delivery.status, delivery.passes) == ("completed", 2)
+    assert (delivery.status, delivery.crashes) == ("completed", 1)
     assert WorkflowOutbox.objects.get().status == "processed"
 
 

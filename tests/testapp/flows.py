@@ -108,3 +108,16 @@ def start_from_event(event: Any) -> None:
         {"event": event.event_id},
         correlation_id=event.event_id,
     )
+
+
+def charge_and_stumble(input_data: dict[str, Any]) -> None:
+    step("charge", note, "charge", once=True, atomic=False)
+    stumble()
+
+
+def ask_a_then_b(input_data: dict[str, Any]) -> dict[str, Any]:
+    try:
+        first = wait_for("a", ask=stumble)
+    except ValueError:
+        first = "not asked"
+    return {"a": first, "b": wait_for("b")}

@@ -133,6 +133,7 @@ class ExecutionMemory:
             if record.steps[stop.name].status is StepStatus.OPEN:
                 record.state = WorkflowState.WAITING
                 record.wake_at = stop.until
+                record.waiting_for = stop.name if stop.answerable else None
             else:
                 record.state = WorkflowState.PENDING
             return True

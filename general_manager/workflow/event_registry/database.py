@@ -4,11 +4,17 @@ from collections.abc import Iterable
 
 from django.db import router
 
+from general_manager.conf import get_workflow_settings
 from general_manager.workflow.aside import tell
-from general_manager.workflow.dispatch import drain_outbox_soon
+from general_manager.workflow.dispatch import deliver_here, drain_outbox_soon
 from general_manager.workflow.event_registry.base import EventRegistry, encoded
 from general_manager.workflow.events import WorkflowEvent
-from general_manager.workflow.models import WorkflowEventRecord, WorkflowOutbox
+from general_manager.workflow.models import (
+    DeliveryStatus,
+    WorkflowDeliveryAttempt,
+    WorkflowEventRecord,
+    WorkflowOutbox,
+)
 from general_manager.workflow.signals import event_published
 
 
@@ -26,6 +32,22 @@ class DatabaseEventRegistry(EventRegistry):
         """
         self._store([event], using)
         return False
+
+    def publish_sync(self, event: WorkflowEvent, *, using: str | None = None) -> bool:
+        """Store *event* and deliver it here and now; true if a handler completed.
+
+        What fails stays owed: workers retry it, and it can be replayed.
+        """
+        alias = using or router.db_for_write(WorkflowEventRecord)
+        self._store([event], alias)
+        entries = WorkflowOutbox.objects.using(alias)
+        claim = entries.claim_event(event.event_id, lease=get_workflow_settings().outbox_claim_ttl)
+        if claim is None:
+            return False
+        token, key = claim
+        deliver_here(alias, token, [key])
+        deliveries = WorkflowDeliveryAttempt.objects.using(alias)
+        return deliveries.filter(outbox_id=key, status=DeliveryStatus.COMPLETED).exists()
 
     def publish_many(self, events: Iterable[WorkflowEvent], *, using: str | None = None) -> int:
         """Store many events in a few statements; always 0, for nothing is delivered yet."""

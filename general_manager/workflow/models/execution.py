@@ -5,7 +5,7 @@ wait times out. It is NULL when nothing is to happen by itself.
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
@@ -27,15 +27,14 @@ from general_manager.workflow.models.columns import (
     in_,
     insert_new,
 )
+from general_manager.workflow.models.timing import MESSAGE_GRACE, RESEND_GRACE, Stop
 
 START_FIELDS = (
     "execution_id", "workflow_id", "version", "handler_path", "input_data", "metadata",
-    "correlation_id", "dedup_key", "retry", "state", "error", "ended_at", "wake_at",
+    "correlation_id", "dedup_key", "retry", "state", "error", "output_data", "started_at",
+    "ended_at", "wake_at",
 )  # fmt: skip
 MAX_PATH_LENGTH = 500
-MESSAGE_GRACE = timedelta(seconds=10)
-RESEND_GRACE = timedelta(seconds=60)
-"""An execution whose message, the first or a later one, has led to no run by then is sent again."""
 
 
 def dedup_key(workflow_id: str, correlation_id: str | None) -> str | None:
@@ -96,13 +95,18 @@ class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
                 runs=F("runs") + 1,
             )
         )
-        return self.get(execution_id=execution_id, claim_token=token) if count else None
+        # `first`: it may be cancelled between the two statements.
+        return self.filter(execution_id=execution_id, claim_token=token).first() if count else None
 
     def held(self, token: str) -> "ExecutionQuerySet":
         return self.filter(claim_token=token, state=WorkflowState.RUNNING)
 
     def renew(self, token: str, *, lease: timedelta) -> int:
-        return self.held(token).update(wake_at=in_(lease))
+        """Push the end of the lease on; passes over a row that somebody has locked just now."""
+        with transaction.atomic(using=self.db):
+            rows = self.held(token).select_for_update(skip_locked=True)
+            keys = list(rows.values_list("pk", flat=True))
+            return self.held(token).filter(pk__in=keys).update(wake_at=in_(lease))
 
     def postpone(self, token: str, delay: timedelta) -> bool:
         """Running to pending, due after *delay*: the next attempt."""
@@ -121,10 +125,20 @@ class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
         """Running to pending, uncounted: this process cannot run it, another can."""
         return (
             self.held(token).update(
-                state=WorkflowState.PENDING, ready=False, claim_token=None, wake_at=in_(delay)
+                state=WorkflowState.PENDING,
+                ready=False,
+                claim_token=None,
+                wake_at=in_(delay),
+                strays=F("strays") + 1,
             )
             == 1
         )
+
+    def found_handler(self, record: "WorkflowExecutionRecord") -> None:
+        """This process has the handler: what others lacked no longer counts."""
+        if record.strays:
+            self.filter(pk=record.pk).update(strays=0)
+            record.strays = 0
 
     def end(
         self,
@@ -174,20 +188,22 @@ class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
     def answered(self, record: "WorkflowExecutionRecord", metadata: Mapping[str, Any]) -> None:
         """The open wait has its answer: waiting becomes ready. A run under way finds it itself."""
         row = self.filter(pk=record.pk)
-        row.update(metadata=metadata, waiting_for=None, attempts=0)
+        row.update(metadata=metadata, waiting_for=None, attempts=0, crashes=0)
         row.filter(state=WorkflowState.WAITING).update(
             state=WorkflowState.PENDING, ready=True, wake_at=in_(MESSAGE_GRACE)
         )
 
-    def suspend(self, record: "WorkflowExecutionRecord", name: str, until: datetime | None) -> bool:
-        """Running to waiting; straight back to ready if the answer to *name* came meanwhile."""
+    def suspend(self, record: "WorkflowExecutionRecord", stop: Stop) -> bool:
+        """Running to waiting; straight back to ready if the answer came meanwhile."""
         with transaction.atomic(using=self.db):
             held = self.held(record.claim_token or "").select_for_update()
             if not held.exists():
                 return False
-            is_open = record.steps.using(self.db).filter(name=name, status="open").exists()
+            steps = record.steps.using(self.db)
+            is_open = steps.filter(name=stop.name, status="open").exists()
+            asks = stop.name if stop.answerable else None
             values: dict[str, Any] = (
-                {"state": WorkflowState.WAITING, "wake_at": until}
+                {"state": WorkflowState.WAITING, "wake_at": stop.until, "waiting_for": asks}
                 if is_open
                 else {"state": WorkflowState.PENDING, "ready": True, "wake_at": DatabaseNow()}
             )
@@ -246,6 +262,7 @@ class WorkflowExecutionRecord(models.Model):
     attempts = models.PositiveIntegerField(db_default=0)
     crashes = models.PositiveIntegerField(db_default=0)
     runs = models.PositiveIntegerField(db_default=0)
+    strays = models.PositiveIntegerField(db_default=0)
     error = models.TextField(null=True)
     traceback = models.TextField(db_default="")
     created_at = models.DateTimeField(db_default=DatabaseNow())

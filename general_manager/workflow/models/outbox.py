@@ -117,15 +117,36 @@ class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
             (alone if died or was_alone else together).append(key)
         return Claim(token, tuple(together), tuple(alone))
 
+    def claim_event(
+        self, event_id: str, *, lease: timedelta, by: str = ""
+    ) -> tuple[str, int] | None:
+        """Take the entry of one event that rests or waits: its token and key, if there is one."""
+        token = uuid4().hex
+        free = (OutboxStatus.PENDING, OutboxStatus.FAILED)
+        taken = self.filter(event__event_id=event_id, status__in=free).update(
+            status=OutboxStatus.CLAIMED,
+            claim_token=token,
+            claimed_by=by[:255],
+            claimed_at=DatabaseNow(),
+            available_at=in_(lease),
+            begun=False,
+        )
+        return (token, self.values_list("pk", flat=True).get(claim_token=token)) if taken else None
+
     def held(self, token: str) -> "OutboxQuerySet":
         return self.filter(claim_token=token, status=OutboxStatus.CLAIMED)
 
     def begin(self, token: str, keys: Collection[int], *, lease: timedelta) -> int:
         """A worker starts on *keys*: from here, its death counts. Renews the lease."""
-        return self.held(token).filter(pk__in=keys).update(begun=True, available_at=in_(lease))
+        rows = self.held(token).filter(pk__in=keys, begun=False)  # a message may come twice
+        return rows.update(begun=True, available_at=in_(lease))
 
     def renew(self, token: str, keys: Collection[int], *, lease: timedelta) -> int:
-        return self.held(token).filter(pk__in=keys).update(available_at=in_(lease))
+        """Push the end of the lease on; passes over rows that somebody has locked just now."""
+        with transaction.atomic(using=self.db):
+            rows = self.held(token).filter(pk__in=keys).select_for_update(skip_locked=True)
+            free = list(rows.values_list("pk", flat=True))
+            return self.held(token).filter(pk__in=free).update(available_at=in_(lease))
 
     def release(self, token: str, keys: Collection[int]) -> int:
         """Give back what was not started."""

@@ -67,11 +67,12 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
             row.update(until=in_(timeout))
         return row.get()
 
-    def time_out(self, execution: WorkflowExecutionRecord, name: str) -> None:
-        """Open to timed out, if it is due: what is written once stands."""
-        self.filter(
+    def time_out(self, execution: WorkflowExecutionRecord, name: str) -> bool:
+        """Open to timed out, if it is due: what is written once stands. Says whether it won."""
+        due = self.filter(
             execution_id=execution.pk, name=name, status="open", until__lte=DatabaseNow()
-        ).update(status="timed_out", finished_at=timezone.now())
+        )
+        return due.update(status="timed_out", finished_at=timezone.now()) == 1
 
     def answer(self, execution: WorkflowExecutionRecord, name: str, signal: Any) -> bool:
         """Open to done with the answer; says whether it won."""
