@@ -44,7 +44,21 @@ def _postgres(alias: str) -> dict[str, object]:
     }
 
 
-if os.environ.get("TEST_DATABASE") == "postgresql":
+def _mariadb(alias: str) -> dict[str, object]:
+    """A server that runs on the machine: there is none as a wheel."""
+    return {
+        "ENGINE": "django.db.backends.mysql",
+        "NAME": "",
+        "HOST": os.environ.get("TEST_MARIADB_HOST", "127.0.0.1"),
+        "USER": os.environ.get("TEST_MARIADB_USER", "root"),
+        "PASSWORD": os.environ.get("TEST_MARIADB_PASSWORD", ""),
+        "TEST": {"NAME": f"test_general_manager_{os.getpid()}_{alias}", "CHARSET": "utf8mb4"},
+    }
+
+
+if os.environ.get("TEST_DATABASE") == "mariadb":
+    _database = _mariadb
+elif os.environ.get("TEST_DATABASE") == "postgresql":
     from psycopg.conninfo import conninfo_to_dict
 
     from tests.servers import postgres_uri

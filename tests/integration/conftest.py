@@ -28,7 +28,7 @@ def data_statements() -> Iterator[list[str]]:
     statements: list[str] = []
 
     def count(execute: Any, sql: str, *arguments: Any) -> Any:
-        if not sql.startswith(("SAVEPOINT", "RELEASE", "BEGIN")):
+        if not sql.startswith(("SAVEPOINT", "RELEASE", "BEGIN", "SET SESSION")):
             statements.append(sql)
         return execute(sql, *arguments)
 

@@ -134,9 +134,9 @@ def test_e14_a_bad_payload_is_refused_before_any_sql(outbox, value, django_asser
 def test_e14_a_large_payload_is_stored_whole(outbox, workers):
     seen = []
     outbox.register("order_paid", handler=lambda event: seen.append(len(event.payload["text"])))
-    outbox.publish(make_event(payload={"text": "\u00e4\U0001f600" * 1_000_000}))
+    outbox.publish(make_event(payload={"text": "\u00e4\U0001f600" * 500_000}))
     workers.deliver()
-    assert seen == [2_000_000]
+    assert seen == [1_000_000]
 
 
 # Delivering

@@ -26,7 +26,7 @@ def in_(duration: timedelta) -> models.Expression:
 
 
 class IdField(models.CharField):  # type: ignore[type-arg]
-    """Text that is compared exactly: MariaDB's usual collations would take ``a`` for ``A``."""
+    """Text compared exactly: MariaDB usually takes ``a`` for ``A``, and ``a `` for ``a``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("max_length", MAX_ID_LENGTH)
@@ -35,7 +35,8 @@ class IdField(models.CharField):  # type: ignore[type-arg]
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
         parameters = super().db_parameters(connection)
         if connection.vendor == "mysql":
-            parameters["collation"] = "utf8mb4_bin"
+            is_mariadb = getattr(connection, "mysql_is_mariadb", False)
+            parameters["collation"] = "utf8mb4_nopad_bin" if is_mariadb else "utf8mb4_0900_bin"
         return parameters
 
 

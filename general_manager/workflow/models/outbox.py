@@ -99,12 +99,13 @@ class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
             # The condition is repeated: not every database locks what it selects.
             taken = self.due().filter(pk__in=[row[0] for row in rows])
             count = taken.update(
+                # First, because MariaDB sees what is assigned before it.
+                alone=Q(alone=True) | Q(status=OutboxStatus.CLAIMED, begun=True),
                 status=OutboxStatus.CLAIMED,
                 claim_token=token,
                 claimed_by=by[:255],
                 claimed_at=DatabaseNow(),
                 available_at=in_(lease),
-                alone=Q(alone=True) | Q(status=OutboxStatus.CLAIMED, begun=True),
                 begun=False,
             )
             if count != len(rows):
