@@ -1,3 +1,3 @@
 """Where Django looks for models."""
 
-from general_manager.workflow.models import *  # noqa: F403
+from general_manager.workflow.models import *  # noqa: F403 - all of them

@@ -18,9 +18,9 @@ class Channel(filesystem.Channel):
         name = f"{monotonic_ns() // 1_000_000}_{uuid4()}.{queue}.msg"
         final = os.path.join(self.data_folder_out, name)  # noqa: PTH118 - kombu's folders are text
         unfinished = f"{final}.unfinished"
-        with open(unfinished, "w") as file:  # noqa: PTH123
+        with open(unfinished, "w") as file:  # noqa: PTH123 - the same
             json.dump(payload, file)
-        os.replace(unfinished, final)  # noqa: PTH105
+        os.replace(unfinished, final)  # noqa: PTH105 - the same
 
 
 class Transport(filesystem.Transport):

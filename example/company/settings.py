@@ -37,7 +37,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 CELERY_DB_REUSE_MAX = 1000
 
-SECRET_KEY = "an example keeps no secrets"  # noqa: S105
+SECRET_KEY = "an example keeps no secrets"  # noqa: S105 - it protects nothing
 DEBUG = True
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 ROOT_URLCONF = "company.urls"

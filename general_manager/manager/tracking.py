@@ -94,8 +94,8 @@ class Tracker:
         def tracked_save_base(  # noqa: PLR0917 - Django's own signature
             instance: Model,
             raw: bool = False,  # noqa: FBT001, FBT002 - Django's own signature
-            force_insert: Any = False,  # noqa: FBT002
-            force_update: bool = False,  # noqa: FBT001, FBT002
+            force_insert: Any = False,  # noqa: FBT002 - the same
+            force_update: bool = False,  # noqa: FBT001, FBT002 - the same
             using: str | None = None,
             update_fields: Iterable[str] | None = None,
         ) -> None:

@@ -170,7 +170,7 @@ class _Chunk:
                 "Event %s is owed to %s, which this process does not know; it is left to another",
                 event.event_id, ", ".join(strangers),
             )  # fmt: skip
-            rests.append(timedelta(seconds=STRANGER_REST * uniform(0.5, 1.5)))  # noqa: S311
+            rests.append(timedelta(seconds=STRANGER_REST * uniform(0.5, 1.5)))  # noqa: S311 - spread
         if rests:
             self.later[entry.pk] = min(rests)
         elif is_dead:
