@@ -110,28 +110,17 @@ class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
 
     def postpone(self, token: str, delay: timedelta) -> bool:
         """Running to pending, due after *delay*: the next attempt."""
-        return (
-            self.held(token).update(
-                state=WorkflowState.PENDING,
-                ready=False,
-                claim_token=None,
-                wake_at=in_(delay),
-                attempts=F("attempts") + 1,
-            )
-            == 1
-        )
+        return self._rest(token, delay, "attempts")
 
     def put_back(self, token: str, delay: timedelta) -> bool:
-        """Running to pending, uncounted: this process cannot run it, another can."""
+        """Running to pending, no attempt: this process cannot run it, another can."""
+        return self._rest(token, delay, "strays")
+
+    def _rest(self, token: str, delay: timedelta, counter: str) -> bool:
+        values = {counter: F(counter) + 1, "wake_at": in_(delay)}
+        held = self.held(token)
         return (
-            self.held(token).update(
-                state=WorkflowState.PENDING,
-                ready=False,
-                claim_token=None,
-                wake_at=in_(delay),
-                strays=F("strays") + 1,
-            )
-            == 1
+            held.update(state=WorkflowState.PENDING, ready=False, claim_token=None, **values) == 1
         )
 
     def found_handler(self, record: "WorkflowExecutionRecord") -> None:

@@ -11,7 +11,6 @@ from uuid import uuid4
 
 from django.db import models, transaction
 from django.db.models import F, Q
-from django.db.models.functions import Coalesce
 
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.models.columns import (
@@ -54,10 +53,6 @@ class Claim:
 
 
 class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
-    def enqueue(self, event: WorkflowEvent, owed_to: list[str]) -> bool:
-        """Store an encoded *event* and owe it; false, with nothing changed, for a known id."""
-        return bool(self.enqueue_many([(event, owed_to)]))
-
     def enqueue_many(self, events: Iterable[tuple[WorkflowEvent, list[str]]]) -> set[str]:
         """Store and owe each event whose id is not known; returns the ids that were new.
 
@@ -194,14 +189,6 @@ class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
                 alone=False,
             )
         return settled
-
-    def nudge(self, keys: Collection[int]) -> int:
-        """Make owed entries due at once."""
-        return (
-            self.filter(pk__in=keys, available_at__isnull=False)
-            .exclude(status=OutboxStatus.CLAIMED)
-            .update(available_at=Coalesce(DatabaseNow(), "available_at"))
-        )
 
 
 class WorkflowOutbox(models.Model):
