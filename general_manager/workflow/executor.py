@@ -84,7 +84,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> None:
     if isinstance(stopped, Suspended):
         won = executions.suspend(record, stopped)
     elif stopped is None:
-        won = executions.held(token).end(WorkflowState.COMPLETED, output_data=output)
+        won = executions.complete(token, output)
     else:
         won = False
     if won:

@@ -20,6 +20,8 @@ from general_manager.workflow.models import (
     WorkflowOutbox,
     WorkflowStep,
 )
+from general_manager.workflow.models import execution as execution_model
+from general_manager.workflow.models.compiled import CompiledUpdate
 from general_manager.workflow.models.execution import ExecutionQuerySet
 from general_manager.workflow.models.outbox import OutboxQuerySet
 from general_manager.workflow.outbox import deliver
@@ -65,7 +67,7 @@ def failing_once(real):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(DatabaseRunStore, "load"), (ExecutionQuerySet, "end")]
+    ("owner", "name"), [(DatabaseRunStore, "load"), (ExecutionQuerySet, "complete")]
 )
 def test_x1_a_database_that_stumbles_is_no_failure_of_the_workflow(
     engine, workers, monkeypatch, owner, name
@@ -173,17 +175,17 @@ def test_a_module_that_is_half_deployed_strands_nobody(engine, tmp_path, monkeyp
 
 
 def test_a_cancellation_in_the_middle_of_a_claim_harms_nobody(engine, monkeypatch):
+    """Where UPDATE cannot return its row, a claim is two statements."""
     execution = engine.start(define(flows.echo))
-    update = ExecutionQuerySet.update
+    real = CompiledUpdate.run
 
-    def update_and_cancel(self, **values):
-        count = update(self, **values)
-        if "claim_token" in values and values.get("state") == "running":
-            monkeypatch.setattr(ExecutionQuerySet, "update", update)
-            engine.cancel(execution.execution_id)
+    def claim_and_cancel(self, *arguments, **slots):
+        count = real(self, *arguments, **slots)
+        engine.cancel(execution.execution_id)
         return count
 
-    monkeypatch.setattr(ExecutionQuerySet, "update", update_and_cancel)
+    monkeypatch.setattr(execution_model, "can_fetch", lambda using: False)
+    monkeypatch.setattr(CompiledUpdate, "run", claim_and_cancel)
     assert not run(execution.execution_id, "default")
     assert engine.status(execution.execution_id).state == "cancelled"
 

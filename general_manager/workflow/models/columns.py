@@ -1,13 +1,11 @@
-"""What the tables' columns, clocks and inserts share on every database."""
+"""What the tables' columns and clocks share on every database."""
 
-from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from django.db import connections, models
+from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
-from django.db.models.constants import OnConflict
 from django.db.models.functions import Now
 
 from general_manager.workflow.ids import MAX_ID_LENGTH
@@ -60,91 +58,3 @@ class OwedIndex(models.Index):
             return super().create_sql(model, schema_editor, *args, **kw)
         finally:
             self.condition = condition
-
-
-def insert_new(
-    model: type[models.Model], fields: Sequence[str], rows: Sequence[Sequence[Any]], using: str
-) -> list[tuple[Any, ...]]:
-    """Insert *rows* in one statement, passing over those that are there already.
-
-    A value may be an expression without fields, such as `in_`. Returns the primary key and the
-    first of *fields* of each row that was inserted. A duplicate raises nothing, so it breaks no
-    transaction.
-    """
-    connection = connections[using]
-    quote = connection.ops.quote_name
-    columns: list[Any] = [model._meta.get_field(name) for name in fields]
-    compiler = model._base_manager.using(using).all().query.get_compiler(using)
-    marks: list[str] = []
-    values: list[Any] = []
-    for row in rows:
-        placed = [_placed(one, value, compiler) for one, value in zip(columns, row, strict=True)]
-        marks.append(f"({', '.join(sql for sql, _ in placed)})")
-        values += [value for _, parameters in placed for value in parameters]
-    key: Any = model._meta.pk
-    sql = (
-        f"{connection.ops.insert_statement(on_conflict=OnConflict.IGNORE)} "
-        f"{quote(model._meta.db_table)} ({', '.join(quote(one.column) for one in columns)}) "
-        f"VALUES {', '.join(marks)} {ignore_suffix(connection)} "
-        f"RETURNING {quote(key.column)}, {quote(columns[0].column)}"
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
-        return list(cursor.fetchall())
-
-
-def insert_while(
-    model: type[models.Model],
-    values: Mapping[str, Any],
-    guard: type[models.Model],
-    holds: Mapping[str, Any],
-    using: str,
-) -> bool:
-    """Insert one row if *guard* has a row for which *holds*, and *model* has none that conflicts.
-
-    In one statement; the guard's row stays locked until the caller's transaction ends, so that
-    nothing can change between this check and the commit. Says whether a row was inserted.
-    """
-    connection = connections[using]
-    quote = connection.ops.quote_name
-    compiler = model._base_manager.using(using).all().query.get_compiler(using)
-
-    def place(owner: type[models.Model], named: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-        columns: list[Any] = [owner._meta.get_field(name) for name in named]
-        parameters = [
-            _placed(column, value, compiler)[1]
-            for column, value in zip(columns, named.values(), strict=True)
-        ]
-        return [quote(column.column) for column in columns], [one for (one,) in parameters]
-
-    columns, parameters = place(model, values)
-    conditions, expected = place(guard, holds)
-    lock = "FOR UPDATE" if connection.features.has_select_for_update else ""
-    sql = (
-        f"{connection.ops.insert_statement(on_conflict=OnConflict.IGNORE)} "  # noqa: S608 - names are quoted, values are parameters
-        f"{quote(model._meta.db_table)} ({', '.join(columns)}) "
-        f"SELECT {', '.join(['%s'] * len(columns))} FROM {quote(guard._meta.db_table)} "
-        f"WHERE {' AND '.join(f'{one} = %s' for one in conditions)} {lock} "
-        f"{ignore_suffix(connection)}"
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [*parameters, *expected])
-        return bool(cursor.rowcount == 1)
-
-
-def _placed(column: Any, value: Any, compiler: Any) -> tuple[str, Sequence[Any]]:
-    if hasattr(value, "resolve_expression"):
-        resolved = value.resolve_expression(compiler.query, allow_joins=False, for_save=True)
-        sql, parameters = compiler.compile(resolved)
-        return sql, parameters
-    return "%s", [column.get_db_prep_save(value, compiler.connection)]
-
-
-def ignore_suffix(connection: BaseDatabaseWrapper) -> str:
-    return str(connection.ops.on_conflict_suffix_sql([], OnConflict.IGNORE, [], []))
-
-
-def rows_per_statement(columns: int, using: str) -> int:
-    """How many rows of so many columns one statement may carry."""
-    most = connections[using].features.max_query_params
-    return 500 if most is None else max(1, min(500, most // columns))

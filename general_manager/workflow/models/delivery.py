@@ -7,7 +7,8 @@ from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
-from general_manager.workflow.models.columns import DatabaseNow, IdField, insert_while
+from general_manager.workflow.models.columns import DatabaseNow, IdField
+from general_manager.workflow.models.inserts import insert_while
 from general_manager.workflow.models.outbox import OutboxQuerySet, OutboxStatus, WorkflowOutbox
 
 

@@ -20,13 +20,9 @@ from general_manager.workflow.engine import (
     WorkflowExecutionNotFoundError,
     WorkflowState,
 )
-from general_manager.workflow.models.columns import (
-    DatabaseNow,
-    IdField,
-    OwedIndex,
-    in_,
-    insert_new,
-)
+from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex, in_
+from general_manager.workflow.models.compiled import CompiledUpdate, Slot, can_fetch
+from general_manager.workflow.models.inserts import insert_new
 from general_manager.workflow.models.timing import MESSAGE_GRACE, RESEND_GRACE, Stop
 
 START_FIELDS = (
@@ -35,6 +31,7 @@ START_FIELDS = (
     "ended_at", "wake_at",
 )  # fmt: skip
 MAX_PATH_LENGTH = 500
+_MESSAGE_LOST = in_(MESSAGE_GRACE)
 
 
 def dedup_key(workflow_id: str, correlation_id: str | None) -> str | None:
@@ -52,7 +49,7 @@ class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
         """
         while True:
             is_over = values["state"] not in ACTIVE_STATES
-            wake_at = None if is_over else in_(MESSAGE_GRACE)
+            wake_at = None if is_over else _MESSAGE_LOST
             row = [values.get(name) for name in START_FIELDS[:-1]] + [wake_at]
             new = insert_new(self.model, START_FIELDS, [row], self.db)
             if new:
@@ -82,23 +79,15 @@ class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
 
         A run whose worker died is counted in ``crashes``, until a step completes.
         """
-        token = uuid4().hex
-        count = (
-            self.filter(execution_id=execution_id)
-            .runnable()
-            .update(
-                crashes=_plus_one_if_running(),
-                state=WorkflowState.RUNNING,
-                claim_token=token,
-                wake_at=in_(lease),
-                started_at=Coalesce("started_at", DatabaseNow()),
-                runs=F("runs") + 1,
-            )
-        )
+        slots = {"execution_id": execution_id, "token": uuid4().hex}
+        if can_fetch(self.db):
+            return _CLAIM.run_and_fetch(self.db, lease, **slots)
+        count = _CLAIM.run(self.db, lease, **slots)
         # `first`: it may be cancelled between the two statements.
-        return self.filter(execution_id=execution_id, claim_token=token).first() if count else None
+        mine = self.filter(execution_id=execution_id, claim_token=slots["token"])
+        return mine.first() if count else None
 
-    def held(self, token: str) -> "ExecutionQuerySet":
+    def held(self, token: str | Slot) -> "ExecutionQuerySet":
         return self.filter(claim_token=token, state=WorkflowState.RUNNING)
 
     def renew(self, token: str, *, lease: timedelta) -> int:
@@ -142,27 +131,19 @@ class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
 
         What did not complete gives its correlation id free.
         """
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"error": error, "traceback": traceback}
         if state is not WorkflowState.COMPLETED:
             values["dedup_key"] = None
         if metadata is not None:
             values["metadata"] = metadata
-        return (
-            self.filter(state__in=ACTIVE_STATES).update(
-                state=state,
-                output_data=Value(output_data, models.JSONField())
-                if output_data is not None
-                else None,
-                error=error,
-                traceback=traceback,
-                ended_at=DatabaseNow(),
-                wake_at=None,
-                waiting_for=None,
-                claim_token=None,
-                **values,
-            )
-            == 1
-        )
+        if output_data is not None:
+            values["output_data"] = Value(output_data, models.JSONField())
+        active = self.filter(state__in=ACTIVE_STATES)
+        return active.update(**{**_OVER, "state": state, **values}) == 1
+
+    def complete(self, token: str, output_data: Mapping[str, Any]) -> bool:
+        """Running, under the claim, to completed; says whether it won."""
+        return _COMPLETE.run(self.db, token=token, output=output_data) == 1
 
     def attempts_of(self, record: "WorkflowExecutionRecord") -> int:
         """Failed attempts since the last step that completed."""
@@ -224,6 +205,38 @@ class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
 def _plus_one_if_running() -> Case:
     died = When(state=WorkflowState.RUNNING, then=F("crashes") + 1)
     return Case(died, default=F("crashes"), output_field=models.PositiveIntegerField())
+
+
+_OVER: dict[str, Any] = {
+    "output_data": None,
+    "ended_at": DatabaseNow(),
+    "wake_at": None,
+    "waiting_for": None,
+    "claim_token": None,
+}
+"""What every terminal state has in common."""
+
+
+def _claiming(using: str, lease: timedelta) -> tuple[ExecutionQuerySet, dict[str, Any]]:
+    rows = WorkflowExecutionRecord.objects.using(using)
+    return rows.filter(execution_id=Slot("execution_id")).runnable(), {
+        "crashes": _plus_one_if_running(),
+        "state": WorkflowState.RUNNING,
+        "claim_token": Slot("token"),
+        "wake_at": in_(lease),
+        "started_at": Coalesce("started_at", DatabaseNow()),
+        "runs": F("runs") + 1,
+    }
+
+
+def _completing(using: str) -> tuple[ExecutionQuerySet, dict[str, Any]]:
+    held = WorkflowExecutionRecord.objects.using(using).held(Slot("token"))
+    done = {"state": WorkflowState.COMPLETED, "error": None, "traceback": ""}
+    return held, {**_OVER, **done, "output_data": Slot("output", models.JSONField())}
+
+
+_CLAIM = CompiledUpdate(_claiming)
+_COMPLETE = CompiledUpdate(_completing)
 
 
 class WorkflowExecutionRecord(models.Model):

@@ -13,14 +13,9 @@ from django.db import models, transaction
 from django.db.models import F, Q
 
 from general_manager.workflow.events import WorkflowEvent
-from general_manager.workflow.models.columns import (
-    DatabaseNow,
-    OwedIndex,
-    in_,
-    insert_new,
-    rows_per_statement,
-)
+from general_manager.workflow.models.columns import DatabaseNow, OwedIndex, in_
 from general_manager.workflow.models.event import WorkflowEventRecord
+from general_manager.workflow.models.inserts import insert_new, rows_per_statement
 
 EVENT_FIELDS = (
     "event_id", "event_type", "event_name", "source", "payload", "metadata", "occurred_at",

@@ -8,8 +8,9 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from general_manager.workflow.engine import WorkflowState
-from general_manager.workflow.models.columns import DatabaseNow, IdField, in_, insert_while
+from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
 from general_manager.workflow.models.execution import WorkflowExecutionRecord
+from general_manager.workflow.models.inserts import insert_while
 
 
 class StepQuerySet(models.QuerySet["WorkflowStep"]):

@@ -1,0 +1,98 @@
+"""Statements of the hot paths: the ORM compiles each once, then only its values change.
+
+Compiling costs the ORM more time than a database needs for such a statement.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+from django.db import connections, models
+from django.db.models.expressions import Expression
+from django.db.models.sql import UpdateQuery
+
+Row = TypeVar("Row", bound=models.Model)
+
+
+class Slot(Expression):
+    """A place in a statement for a value that is known when the statement runs."""
+
+    def __init__(self, name: str, output_field: "models.Field[Any, Any] | None" = None) -> None:
+        super().__init__(output_field=output_field or models.CharField())
+        self.name = name
+
+    def as_sql(self, *_: Any, **__: Any) -> Any:
+        return "%s", [self]
+
+
+class CompiledUpdate(Generic[Row]):
+    """One conditional UPDATE.
+
+    *build* takes a database alias and constants and returns the rows and what to set, where both
+    may hold a `Slot`. It is called once for each alias and constants.
+    """
+
+    def __init__(self, build: Callable[..., tuple["models.QuerySet[Row]", dict[str, Any]]]) -> None:
+        self._build = build
+        self._compiled: dict[Hashable, _Compiled[Row]] = {}
+
+    def run(self, using: str, *constants: Hashable, **slots: Any) -> int:
+        """Returns how many rows it matched."""
+        return self._for(using, constants).run(slots)
+
+    def run_and_fetch(self, using: str, *constants: Hashable, **slots: Any) -> Row | None:
+        """The one row it matched, as it now is; not for databases without `can_fetch`."""
+        return self._for(using, constants).run_and_fetch(slots)
+
+    def _for(self, using: str, constants: tuple[Hashable, ...]) -> "_Compiled[Row]":
+        key = (using, constants)
+        if key not in self._compiled:
+            self._compiled[key] = _Compiled(using, *self._build(using, *constants))
+        return self._compiled[key]
+
+
+def can_fetch(using: str) -> bool:
+    """Whether UPDATE ... RETURNING is there: not on MariaDB and MySQL."""
+    connection = connections[using]
+    return connection.vendor != "mysql" and bool(connection.features.can_return_columns_from_insert)
+
+
+class _Compiled(Generic[Row]):
+    def __init__(self, using: str, rows: "models.QuerySet[Row]", values: dict[str, Any]) -> None:
+        query: Any = rows.query.chain(UpdateQuery)
+        query.add_update_values(values)
+        compiler = query.get_compiler(using)
+        self._model = rows.model
+        self._using = using
+        self._sql, self._parameters = compiler.as_sql()
+        table = rows.model._meta.db_table
+        fields: Any = rows.model._meta.concrete_fields
+        self._names = [field.attname for field in fields]
+        quote = connections[using].ops.quote_name
+        self._returning = " RETURNING " + ", ".join(quote(field.column) for field in fields)
+        self._columns = [field.get_col(table) for field in fields]
+
+    def run(self, slots: dict[str, Any]) -> int:
+        with connections[self._using].cursor() as cursor:
+            cursor.execute(self._sql, self._filled(slots))
+            return int(cursor.rowcount)
+
+    def run_and_fetch(self, slots: dict[str, Any]) -> Row | None:
+        with connections[self._using].cursor() as cursor:
+            cursor.execute(self._sql + self._returning, self._filled(slots))
+            rows = cursor.fetchall()
+        if not rows:
+            return None
+        # Converters belong to one thread's connection, so they are not kept.
+        compiler: Any = self._model._base_manager.using(self._using).query.get_compiler(self._using)
+        converters = compiler.get_converters(self._columns)
+        [row] = compiler.apply_converters(rows, converters) if converters else rows
+        return self._model.from_db(self._using, self._names, row)
+
+    def _filled(self, slots: dict[str, Any]) -> list[Any]:
+        connection = connections[self._using]
+        return [
+            one.output_field.get_db_prep_save(slots[one.name], connection)
+            if isinstance(one, Slot)
+            else one
+            for one in self._parameters
+        ]
