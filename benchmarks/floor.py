@@ -63,6 +63,20 @@ class Floor:
                 self._run(execution_id)
             total += len(rows)
 
+    def deliver(self, chunk: int) -> int:
+        """Everything that is due to a handler that does nothing, from claim to settled."""
+        total = 0
+        while True:
+            token = uuid4().hex
+            rows = self._connection.execute(CLAIM, (chunk, token)).fetchall()
+            if not rows:
+                return total
+            for entry, _, _ in rows:
+                with self._connection.transaction():
+                    self._connection.execute(DELIVERED, (token, entry, token))
+            self._connection.execute(SETTLE, (token,))
+            total += len(rows)
+
     def _deliver(self, token: str, entry: int, event_id: str, payload: dict[str, Any]) -> str:
         execution_id = str(uuid4())
         with self._connection.transaction():

@@ -1,96 +1,67 @@
 """Publishing, delivering and running on PostgreSQL, beside the floor, in one run.
 
-Run with ``tox run -e bench`` or ``python -m benchmarks.outbox``. A PostgreSQL is started from its
-wheel. One process, no broker; the handler starts a workflow with a correlation id. Absolute rates
-are this machine's at this moment: compare the ratios.
+Run with ``tox run -e bench`` or ``python -m benchmarks.outbox``. One process, no broker; one
+handler does nothing, the other starts a workflow with a correlation id. Absolute rates are this
+machine's at this moment: compare the ratios.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from statistics import median
-from time import perf_counter
 from typing import Any
-
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
-os.environ["TEST_DATABASE"] = "postgresql"
 
 import django
 
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
 django.setup()
 
-from django.core.management import call_command  # noqa: E402
-from django.db import connection, transaction  # noqa: E402
-from django.test import override_settings  # noqa: E402
+from django.core.management import call_command
+from django.db import transaction
 
-from benchmarks.floor import Floor  # noqa: E402
-from benchmarks.handlers import handle  # noqa: E402
-from general_manager.workflow import (  # noqa: E402
-    WorkflowDefinition,
-    WorkflowEvent,
-    configure_event_registry,
-    configure_workflow_engine,
-    dispatch,
-    get_workflow_engine,
-)
-from general_manager.workflow.backends.celery import CeleryWorkflowEngine  # noqa: E402
-from general_manager.workflow.event_registry.database import DatabaseEventRegistry  # noqa: E402
-from general_manager.workflow.executor import run  # noqa: E402
-from general_manager.workflow.models import WorkflowExecutionRecord  # noqa: E402
-from general_manager.workflow.outbox import drain  # noqa: E402
-from tests.servers import postgres_uri  # noqa: E402
+from benchmarks.floor import Floor
+from benchmarks.measuring import Pairs, rate, show, show_pairs, statements
+from benchmarks.settings import POSTGRES
+from benchmarks.site import messages_kept
+from general_manager.workflow import WorkflowEvent, get_event_registry
+from general_manager.workflow.event_registry import DatabaseEventRegistry
+from general_manager.workflow.executor import run
+from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowOutbox
+from general_manager.workflow.outbox import drain
 
 EVENTS = 500
 ROUNDS = 5
 PAYLOAD: dict[str, Any] = {"manager": "Project", "identification": {"id": 42}}
 
 
-WORKFLOW = WorkflowDefinition("w", handler=handle, metadata={})
-
-
-def start(event: WorkflowEvent) -> None:
-    get_workflow_engine().start(WORKFLOW, event.payload, correlation_id=event.event_id)
-
-
 class Ours:
-    """Our own path, with every message kept instead of sent."""
+    """Our own path; *executions* is where messages are kept instead of sent."""
 
-    def __init__(self) -> None:
-        self.registry = DatabaseEventRegistry()
-        self.registry.register("order_paid", handler=start)
-        configure_event_registry(self.registry)
-        configure_workflow_engine(CeleryWorkflowEngine())
-        self.executions: list[str] = []
-        setattr(dispatch, "_publish", self._keep)  # noqa: B010 - the no-op broker
-        setattr(dispatch, "has_app", lambda: True)  # noqa: B010
+    def __init__(self, executions: list[str]) -> None:
+        registry = get_event_registry()
+        assert isinstance(registry, DatabaseEventRegistry)
+        self._registry = registry
+        self._executions = executions
 
-    def _keep(self, _: Any, task: str, arguments: list[Any]) -> None:
-        if task == dispatch.RUN:
-            self.executions += arguments[0]
-
-    def publish(self, event_id: str, payload: dict[str, Any]) -> None:
+    def publish(self, event_id: str, payload: dict[str, Any], *, name: str = "order_paid") -> None:
         with transaction.atomic():
-            self.registry.publish(event_of(event_id, payload))
+            self._registry.publish(event_of(event_id, payload, name))
 
-    def publish_many(self, ids: list[str]) -> None:
+    def publish_many(self, ids: list[str], *, name: str = "order_paid") -> None:
         with transaction.atomic():
-            self.registry.publish_many(event_of(one, PAYLOAD) for one in ids)
+            self._registry.publish_many(event_of(one, PAYLOAD, name) for one in ids)
+
+    def deliver(self) -> None:
+        drain("default", hand_on=False)
 
     def deliver_and_run(self) -> None:
-        drain("default", hand_on=False)
-        for execution_id in self.executions:
+        self.deliver()
+        for execution_id in self._executions:
             run(execution_id, "default")
-        self.executions.clear()
+        self._executions.clear()
 
 
-def event_of(event_id: str, payload: dict[str, Any]) -> WorkflowEvent:
-    return WorkflowEvent(event_id, "shop.order.paid", payload, event_name="order_paid")
-
-
-def rate(work: Callable[[], object]) -> float:
-    started = perf_counter()
-    work()
-    return EVENTS / (perf_counter() - started)
+def event_of(event_id: str, payload: dict[str, Any], name: str) -> WorkflowEvent:
+    return WorkflowEvent(event_id, "shop.order.paid", payload, event_name=name)
 
 
 def new_ids(numbers: Iterator[int]) -> list[str]:
@@ -102,52 +73,69 @@ def each(publish: Callable[[str, dict[str, Any]], None], ids: list[str]) -> None
         publish(event_id, PAYLOAD)
 
 
-def statements(work: Callable[[], object]) -> int:
-    count = 0
+class Measured:
+    """One list of pairs a question, filled round by round."""
 
-    def tally(execute: Any, sql: str, *arguments: Any) -> Any:
-        nonlocal count
-        count += not sql.startswith(("SAVEPOINT", "RELEASE", "BEGIN"))
-        return execute(sql, *arguments)
+    def __init__(self) -> None:
+        self.publish: list[tuple[float, float]] = []
+        self.run: list[tuple[float, float]] = []
+        self.deliver: list[tuple[float, float]] = []
+        self.many: list[tuple[float, float]] = []
 
-    with connection.execute_wrapper(tally):
-        work()
-    return count
+    def add_round(self, floor: Floor, ours: Ours, numbers: Iterator[int]) -> None:
+        theirs = rate(EVENTS, partial(each, floor.publish, new_ids(numbers)))
+        theirs_run = rate(EVENTS, lambda: floor.deliver_and_run(50))
+        mine = rate(EVENTS, partial(each, ours.publish, new_ids(numbers)))
+        mine_run = rate(EVENTS, ours.deliver_and_run)
+        many = rate(EVENTS, partial(ours.publish_many, new_ids(numbers)))
+        ours.deliver_and_run()
+        each(floor.publish, new_ids(numbers))
+        theirs_seen = rate(EVENTS, lambda: floor.deliver(50))
+        ours.publish_many(new_ids(numbers), name="order_seen")
+        mine_seen = rate(EVENTS, ours.deliver)
+        self.publish.append((mine, theirs))
+        self.run.append((mine_run, theirs_run))
+        self.deliver.append((mine_seen, theirs_seen))
+        self.many.append((many, mine))
 
 
 def main() -> None:
     call_command("migrate", verbosity=0)
-    floor, ours = Floor(postgres_uri()), Ours()
-    numbers = iter(range(10**9))
-    publishes, runs, manys = [], [], []
-    for _ in range(ROUNDS):
-        theirs = rate(partial(each, floor.publish, new_ids(numbers)))
-        theirs_run = rate(lambda: floor.deliver_and_run(50))
-        mine = rate(partial(each, ours.publish, new_ids(numbers)))
-        mine_run = rate(ours.deliver_and_run)
-        many = rate(partial(ours.publish_many, new_ids(numbers)))
-        ours.deliver_and_run()
-        publishes.append((mine, theirs))
-        runs.append((mine_run, theirs_run))
-        manys.append((many, mine))
-    failed = WorkflowExecutionRecord.objects.exclude(state="completed").count()
-    if failed:
-        raise SystemExit(f"{failed} executions did not complete: the rates mean nothing")
-    ours.publish_many([f"e{next(numbers)}" for _ in range(50)])
-    count = statements(ours.deliver_and_run)
-    show("publish", publishes, "the floor")
-    show("claim to completed execution", runs, "the floor")
-    show("publish_many", manys, "publishing one by one")
-    print(f"{'data statements an event, chunk of 50':<42} {count / 50:.2f}")
+    floor = Floor(POSTGRES)
+    with messages_kept() as executions:
+        measure(floor, Ours(executions), iter(range(10**9)))
     floor.close()
 
 
-def show(what: str, pairs: list[tuple[float, float]], beside: str) -> None:
-    ratio = median(one / other for one, other in pairs)
-    one, other = (median(values) for values in zip(*pairs, strict=True))
-    print(f"{what:<30} {one:8.0f} /s   {beside} {other:8.0f} /s   ratio {ratio:.2f}")
+def measure(floor: Floor, ours: Ours, numbers: Iterator[int]) -> None:
+    measured = Measured()
+    for _ in range(ROUNDS):
+        measured.add_round(floor, ours, numbers)
+    require_all_done()
+    show_all(measured)
+    ours.publish_many([f"e{next(numbers)}" for _ in range(50)], name="order_seen")
+    show("data statements a delivery, chunk of 50", statements(ours.deliver) / 50)
+    ours.publish_many([f"e{next(numbers)}" for _ in range(50)])
+    show("data statements an event, run included", statements(ours.deliver_and_run) / 50)
+
+
+def require_all_done() -> None:
+    left = WorkflowExecutionRecord.objects.exclude(state="completed").count()
+    left += WorkflowOutbox.objects.exclude(status="processed").count()
+    if left:
+        raise SystemExit(f"{left} rows are not where they belong: the rates mean nothing")
+
+
+def show_all(measured: Measured) -> None:
+    questions: tuple[tuple[str, Pairs, str], ...] = (
+        ("publish", measured.publish, "the floor"),
+        ("claim to settled, a no-op handler", measured.deliver, "the floor"),
+        ("claim to completed execution", measured.run, "the floor"),
+        ("publish_many", measured.many, "one by one"),
+    )
+    for question in questions:
+        show_pairs(*question)
 
 
 if __name__ == "__main__":
-    with override_settings(GENERAL_MANAGER={"WORKFLOW_MODE": "production"}):
-        main()
+    main()

@@ -1,0 +1,23 @@
+"""The project's Celery app, and the tasks that ours are compared with."""
+
+import os
+
+from celery import Celery, shared_task
+from redis import Redis
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
+app = Celery("benchmarks")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.set_default()
+
+
+@shared_task
+def nothing() -> None:
+    """The least that a task can do."""
+
+
+@shared_task
+def say(key: str) -> None:
+    """Tell whoever listens at *key* that this worker has come this far."""
+    with Redis.from_url(app.conf.broker_url) as redis:
+        redis.rpush(key, "here")
