@@ -3,6 +3,7 @@
 import os
 
 from tests.settings import *  # noqa: F403
+from tests.settings import DATABASES
 
 INSTALLED_APPS = [
     "django.contrib.contenttypes",
@@ -11,6 +12,11 @@ INSTALLED_APPS = [
     "tests.testapp",
     "tests.acceptance.production.shop",
 ]
+if site := os.environ.get("TEST_SITE_DATABASE"):  # a server's databases, not SQLite's files
+    for alias, database in DATABASES.items():
+        database["NAME"] = f"{site}_{alias}"
+ROOT_URLCONF = "tests.acceptance.production.urls"
+ALLOWED_HOSTS = ["127.0.0.1"]
 GENERAL_MANAGER = {
     "WORKFLOW_MODE": "production",
     "WORKFLOW_ENGINE": {
@@ -35,5 +41,6 @@ GENERAL_MANAGER = {
     "WORKFLOW_DEAD_LETTER_ENABLED": True,
 }
 CELERY_BROKER_URL = os.environ.get("TEST_BROKER", "redis://127.0.0.1:1/0")
+CELERY_TASK_DEFAULT_QUEUE = os.environ.get("TEST_QUEUE", "celery")
 CELERY_DB_REUSE_MAX = 1000
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False

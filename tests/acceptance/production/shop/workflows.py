@@ -1,7 +1,8 @@
-"""The tutorial's handler and workflow, and some that kill their worker."""
+"""The tutorial's handler and workflow, one that waits, and some that kill or hold their worker."""
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from general_manager.workflow import (
     get_event_registry,
     get_workflow_engine,
     step,
+    wait_for,
 )
 from tests.testapp.models import Tag
 
@@ -22,6 +24,12 @@ def once(name: str) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def until(name: str) -> None:
+    """Wait here until the test says *name*."""
+    while not (Path(os.environ["TEST_MARKS"]) / name).exists():
+        time.sleep(0.05)
 
 
 def die() -> None:
@@ -40,6 +48,16 @@ def start_project_status_workflow(event: WorkflowEvent) -> None:
     )
 
 
+def start_budget_approval(event: WorkflowEvent) -> None:
+    get_workflow_engine().start(BUDGET_APPROVAL, event.payload, correlation_id=event.event_id)
+
+
+def budget_approval(input_data: dict[str, Any]) -> dict[str, Any]:
+    answer = wait_for("approval")
+    step("raise the budget", tag, f"{input_data['name']} +{input_data['amount']}")
+    return {"approved": answer["approved"]}
+
+
 def write(event: WorkflowEvent) -> None:
     Tag.objects.create(name=event.event_id)
 
@@ -56,6 +74,36 @@ def die_for_seven(event: WorkflowEvent) -> None:
     Tag.objects.create(name=event.event_id)
 
 
+def write_and_be_held_once(event: WorkflowEvent) -> None:
+    Tag.objects.create(name=event.event_id)
+    if once("held"):
+        until("go on")
+
+
+def write_and_hold_every_fiftieth(event: WorkflowEvent) -> None:
+    Tag.objects.create(name=event.event_id)
+    if int(event.event_id) % 50 == 5 and once(f"held at {event.event_id}"):
+        until("go on")
+
+
+def held_in_a_step(input_data: dict[str, Any]) -> None:
+    step("first", tag_and_be_held_once, "in a step: first")
+    step("second", tag, "in a step: second")
+
+
+def tag_and_be_held_once(name: str) -> None:
+    Tag.objects.create(name=name)
+    if once("held in a step"):
+        until("go on")
+
+
+def held_between_steps(input_data: dict[str, Any]) -> None:
+    step("first", tag, "between steps: first")
+    if once("held between steps"):
+        until("go on")
+    step("second", tag, "between steps: second")
+
+
 def ten_steps(input_data: dict[str, Any]) -> dict[str, Any]:
     for number in range(10):
         if once(f"{input_data['n']} before {number}") and number == input_data["n"] % 10:
@@ -70,6 +118,9 @@ def tag(name: str) -> None:
         die()
 
 
+BUDGET_APPROVAL = WorkflowDefinition("budget_approval", handler=budget_approval)
+HELD_IN_A_STEP = WorkflowDefinition("held_in_a_step", handler=held_in_a_step)
+HELD_BETWEEN_STEPS = WorkflowDefinition("held_between_steps", handler=held_between_steps)
 TEN_STEPS = WorkflowDefinition("ten_steps", handler=ten_steps)
 
 registry = get_event_registry()
@@ -82,6 +133,9 @@ registry.register(
     ),
     registration_id="project_status_email",
 )
+registry.register("budget_requested", handler=start_budget_approval)
+registry.register("write_and_be_held_once", handler=write_and_be_held_once)
+registry.register("write_and_hold_every_fiftieth", handler=write_and_hold_every_fiftieth)
 registry.register("write", handler=write)
 registry.register("write_and_die_once", handler=write_and_die_once)
 registry.register("die_for_seven", handler=die_for_seven)

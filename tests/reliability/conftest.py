@@ -1,0 +1,41 @@
+"""A site on a real PostgreSQL; the project's processes are real everywhere in this folder."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import Postgres, postgres_uri, start_broker
+from tests.sites import Site
+
+
+@pytest.fixture
+def open_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Opens the test's site with the options of `Site`; it is closed at the end."""
+    with ExitStack() as stack:
+
+        def open_one(**options: Any) -> Site:
+            broker = start_broker(tmp_path)
+            stack.callback(broker.close)
+            options.setdefault("postgres", os.environ.get("TEST_POSTGRES_URI") or postgres_uri())
+            site = Site(tmp_path, broker, **options)
+            stack.callback(site.stop)
+            return site
+
+        yield open_one
+
+
+@pytest.fixture
+def site(open_site: Callable[..., Site]) -> Site:
+    return open_site()
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    """A server that the test may stop."""
+    server = Postgres()
+    yield server
+    server.stop()
