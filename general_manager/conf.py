@@ -18,11 +18,13 @@ from django.core.signals import setting_changed
 from general_manager.parsing import (
     WrongValue,
     backend,
+    base_url,
     count,
     days_or_none,
     duration,
     flag,
     mode,
+    names,
     nearest,
     nearest_without_prefix,
 )
@@ -100,6 +102,13 @@ class WorkflowSettings:
     max_crashes: int = _key("WORKFLOW_MAX_CRASHES", count(1), 3)
     execution_lease: timedelta = _key(
         "WORKFLOW_EXECUTION_LEASE_SECONDS", duration(unit="seconds"), 60
+    )
+    step_result_max_bytes: int = _key("WORKFLOW_STEP_RESULT_MAX_BYTES", count(1), 1_000_000)
+    base_url: str = _key("WORKFLOW_BASE_URL", base_url, "")
+    redact: frozenset[str] = _key(
+        "WORKFLOW_REDACT",
+        names,
+        ("password", "passwd", "secret", "token", "api_key", "apikey", "authorization"),
     )
     retention: timedelta | None = _key("WORKFLOW_RETENTION_DAYS", days_or_none, None)
 

@@ -55,6 +55,21 @@ def days_or_none(value: Any) -> timedelta | None:
     return None if value is None else duration(unit="days")(value)
 
 
+def names(value: Any) -> frozenset[str]:
+    """Texts, compared without regard to case."""
+    if not isinstance(value, list | tuple | set | frozenset) or not all(
+        isinstance(one, str) and one for one in value
+    ):
+        raise WrongValue("a list of names")
+    return frozenset(one.lower() for one in value)
+
+
+def base_url(value: Any) -> str:
+    if not isinstance(value, str) or (value and not value.startswith(("http://", "https://"))):
+        raise WrongValue("the address of your site, as in 'https://example.com', or empty")
+    return value.rstrip("/")
+
+
 def backend(value: Any) -> Any:
     """A mapping with a class and options, a dotted path, a class, factory or instance."""
     if isinstance(value, str) and not value.strip():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from general_manager.workflow.actions import Action, ActionRegistry, action_registry
+    from general_manager.workflow.actors import acting_as
     from general_manager.workflow.backend_registry import (
         configure_workflow_engine,
         configure_workflow_engine_from_settings,
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from general_manager.workflow.backends.local import LocalWorkflowEngine
     from general_manager.workflow.durable import current_execution_id, sleep, step, wait_for
     from general_manager.workflow.engine import (
+        HistoryEntry,
+        HistoryKind,
         Retry,
         WorkflowDefinition,
         WorkflowEngine,
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     )
     from general_manager.workflow.exceptions import (
         EncodingError,
+        ExecutionOverdue,
         PermanentFailure,
         RetryAfter,
         StepInDoubt,
@@ -53,12 +57,14 @@ if TYPE_CHECKING:
         WorkflowInvalidStateError,
         WorkflowWaitMismatchError,
     )
+    from general_manager.workflow.links import resume_url
     from general_manager.workflow.signal_bridge import (
         connect_workflow_signal_bridge,
         disconnect_workflow_signal_bridge,
     )
 
 _MODULES = {
+    "actors": ("acting_as",),
     "actions": ("Action", "ActionRegistry", "action_registry"),
     "backend_registry": (
         "configure_workflow_engine",
@@ -68,6 +74,8 @@ _MODULES = {
     "backends.local": ("LocalWorkflowEngine",),
     "durable": ("current_execution_id", "sleep", "step", "wait_for"),
     "engine": (
+        "HistoryEntry",
+        "HistoryKind",
         "Retry",
         "WorkflowDefinition",
         "WorkflowEngine",
@@ -91,6 +99,7 @@ _MODULES = {
     ),
     "exceptions": (
         "EncodingError",
+        "ExecutionOverdue",
         "PermanentFailure",
         "RetryAfter",
         "StepInDoubt",
@@ -102,6 +111,7 @@ _MODULES = {
         "WorkflowInvalidStateError",
         "WorkflowWaitMismatchError",
     ),
+    "links": ("resume_url",),
     "signal_bridge": (
         "connect_workflow_signal_bridge",
         "disconnect_workflow_signal_bridge",
@@ -114,6 +124,9 @@ __all__ = [
     "ActionRegistry",
     "EncodingError",
     "EventRegistry",
+    "ExecutionOverdue",
+    "HistoryEntry",
+    "HistoryKind",
     "InMemoryEventRegistry",
     "LocalWorkflowEngine",
     "PermanentFailure",
@@ -133,6 +146,7 @@ __all__ = [
     "WorkflowInvalidStateError",
     "WorkflowState",
     "WorkflowWaitMismatchError",
+    "acting_as",
     "action_registry",
     "configure_event_registry",
     "configure_event_registry_from_settings",
@@ -147,6 +161,7 @@ __all__ = [
     "manager_deleted_event",
     "manager_updated_event",
     "publish_sync",
+    "resume_url",
     "sleep",
     "step",
     "wait_for",

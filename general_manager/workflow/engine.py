@@ -20,6 +20,8 @@ from general_manager.workflow.ids import require_id
 __all__ = [
     "ACTIVE_STATES",
     "TERMINAL_STATES",
+    "HistoryEntry",
+    "HistoryKind",
     "Retry",
     "WorkflowCancelledError",
     "WorkflowDefinition",
@@ -31,6 +33,7 @@ __all__ = [
     "WorkflowInvalidStateError",
     "WorkflowState",
     "WorkflowWaitMismatchError",
+    "check_start",
 ]
 
 WorkflowHandler = Callable[[dict[str, Any]], Mapping[str, Any] | None]
@@ -47,6 +50,43 @@ class WorkflowState(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class HistoryKind(StrEnum):
+    """What can happen to an execution or a delivery out of the ordinary."""
+
+    RECOVERED = "recovered"
+    """Its worker died."""
+    ATTEMPT_FAILED = "attempt_failed"
+    OVERDUE = "overdue"
+    """A run took longer than the workflow's timeout."""
+    STRAYED = "strayed"
+    """A process that lacks the handler left it to another."""
+    RESUMED = "resumed"
+    WAIT_TIMED_OUT = "wait_timed_out"
+    WOKEN = "woken"
+    """A rest or a sleep was ended early."""
+    CANCELLED = "cancelled"
+    RESOLVED = "resolved"
+    """Somebody said what became of a step in doubt."""
+    CONTINUED = "continued"
+    """Failed, and continued by a fresh execution."""
+    CONTINUES = "continues"
+    """Fresh, and continues a failed one."""
+    REPLAYED = "replayed"
+    """A dead delivery is owed again."""
+    DISCARDED = "discarded"
+    """A dead delivery was given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One thing out of the ordinary: *by* whom is empty where nobody said."""
+
+    kind: HistoryKind
+    at: datetime
+    by: str = ""
+    detail: str = ""
 
 
 ACTIVE_STATES: Final = (WorkflowState.PENDING, WorkflowState.RUNNING, WorkflowState.WAITING)
@@ -118,7 +158,8 @@ class WorkflowDefinition:
 
     *handler* takes the input as one dict and returns a mapping or `None`. Without one, a dotted
     path in ``metadata["handler_path"]`` may name it; without either an execution completes at once.
-    *retry* is `None` for one attempt.
+    *retry* is `None` for one attempt. A run that takes longer than *timeout* is given up as a
+    failed attempt; waiting and resting are no part of a run.
     """
 
     workflow_id: str
@@ -127,6 +168,7 @@ class WorkflowDefinition:
     handler: WorkflowHandler | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     retry: Retry | None = None
+    timeout: timedelta | None = None
 
     def __post_init__(self) -> None:
         require_id("workflow_id", self.workflow_id)
@@ -145,6 +187,21 @@ class WorkflowDefinition:
             raise TypeError(f"metadata must be a mapping, not {self.metadata!r}")
         if self.retry is not None and not isinstance(self.retry, Retry):
             raise TypeError(f"retry must be a Retry or None, not {self.retry!r}")
+        if self.timeout is not None:
+            if not isinstance(self.timeout, timedelta):
+                raise TypeError(f"timeout must be a timedelta or None, not {self.timeout!r}")
+            if not timedelta(0) < self.timeout <= LONGEST_REST:
+                raise ValueError(
+                    f"timeout must be more than nothing and at most a year, not {self.timeout!r}"
+                )
+
+
+def check_start(workflow: object, correlation_id: object) -> None:
+    """What every engine asks of `start`: raises `TypeError` or `ValueError`."""
+    if not isinstance(workflow, WorkflowDefinition):
+        raise TypeError(f"start() takes a WorkflowDefinition, not {workflow!r}")
+    if correlation_id is not None and correlation_id != "":
+        require_id("correlation_id", correlation_id)
 
 
 @dataclass(frozen=True, slots=True)

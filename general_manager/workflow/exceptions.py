@@ -129,6 +129,21 @@ class StepInDoubt(WorkflowError):
         )
 
 
+class ExecutionOverdue(WorkflowError):
+    """A run took longer than the ``timeout`` of its workflow allows."""
+
+    def __init__(self, execution_id: str, timeout: timedelta) -> None:
+        super().__init__(execution_id, timeout)
+        self.execution_id = execution_id
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return (
+            f"Workflow execution {self.execution_id} ran longer than its timeout of "
+            f"{self.timeout.total_seconds():g} s. What it still did then was not written."
+        )
+
+
 class WorkerDied(WorkflowError):
     """What ran here took its worker process down with it, *crashes* times."""
 

@@ -11,6 +11,7 @@ from general_manager.workflow.aside import tell
 from general_manager.workflow.encoding import error_text, traceback_text
 from general_manager.workflow.engine import Retry, WorkflowState
 from general_manager.workflow.exceptions import (
+    ExecutionOverdue,
     PermanentFailure,
     RetryAfter,
     StepInDoubt,
@@ -59,6 +60,18 @@ def run(execution_id: str, using: str) -> bool:
     return True
 
 
+def give_up(execution_id: str, using: str) -> None:
+    """Take the execution from a run that takes longer than its workflow may: an attempt failed.
+
+    The run itself cannot be stopped from here; whatever it still writes is refused.
+    """
+    executions = WorkflowExecutionRecord.objects.using(using)
+    lease = get_workflow_settings().execution_lease
+    record = executions.seize_overdue(execution_id, lease=lease)
+    if record is not None and record.timeout is not None:
+        _settle_failure(record, using, ExecutionOverdue(execution_id, record.timeout))
+
+
 def _run_claimed(record: WorkflowExecutionRecord, using: str) -> None:
     executions = WorkflowExecutionRecord.objects.using(using)
     token = record.claim_token or ""
@@ -98,7 +111,7 @@ def _leave_to_another(record: WorkflowExecutionRecord, using: str, error: Except
         return
     logger.warning("%s; execution %s is left to another process", error, record.execution_id)
     rest = timedelta(seconds=MISSING_HANDLER_REST * uniform(0.5, 1.5))  # noqa: S311 - spread
-    WorkflowExecutionRecord.objects.using(using).put_back(record.claim_token or "", rest)
+    WorkflowExecutionRecord.objects.using(using).put_back(record, rest, error_text(error))
 
 
 def _settle_failure(record: WorkflowExecutionRecord, using: str, error: Exception) -> None:
@@ -107,7 +120,7 @@ def _settle_failure(record: WorkflowExecutionRecord, using: str, error: Exceptio
         _fail(record, using, error)
         return
     executions = WorkflowExecutionRecord.objects.using(using)
-    if executions.postpone(record.claim_token or "", rest):
+    if executions.postpone(record, rest, error_text(error)):
         logger.warning(
             "Workflow %s (%s) failed; the next attempt follows in %s",
             record.workflow_id, record.execution_id, rest, exc_info=error,

@@ -1,8 +1,6 @@
 """Bring what the outbox owes to the handlers that want it."""
 
 import logging
-import os
-import socket
 from collections.abc import Sequence
 from datetime import timedelta
 from random import uniform
@@ -12,6 +10,7 @@ from typing import Final
 from django.db import DatabaseError, connections, router
 
 from general_manager.conf import get_workflow_settings
+from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.delivery import Delivery, Outcome
 from general_manager.workflow.dispatch import deliver_now
 from general_manager.workflow.event_registry import get_event_registry
@@ -36,10 +35,6 @@ TROUBLE_REST: Final = timedelta(seconds=30)
 def aliases() -> list[str]:
     """The databases that may hold an outbox."""
     return [one for one in connections if router.allow_migrate_model(one, WorkflowOutbox)]
-
-
-def whereabouts() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def drain(using: str | None = None, *, hand_on: bool = True, limit: int | None = None) -> int:

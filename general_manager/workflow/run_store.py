@@ -2,15 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.utils import timezone
 
 from general_manager.atomic import honest_atomic
-from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
+from general_manager.workflow.engine import HistoryKind
+from general_manager.workflow.models import (
+    WorkflowExecutionRecord,
+    WorkflowHistory,
+    WorkflowStep,
+)
 from general_manager.workflow.models.step import StepQuerySet
-from general_manager.workflow.runs import StepRecord, StepStatus, StopRun
+from general_manager.workflow.runs import StopRun
+from general_manager.workflow.steps import StepRecord, StepStatus
 
 
 class DatabaseRunStore:
@@ -20,6 +27,7 @@ class DatabaseRunStore:
         self._record = record
         self._using = using
         self._is_inside = False
+        self._began: datetime | None = None
         self._outside: dict[str, tuple[StepStatus, Any]] = {}
         """What was recorded outside of a step's transaction, and stands whatever is undone."""
 
@@ -28,17 +36,19 @@ class DatabaseRunStore:
         if self._record.runs == 1:
             return {}
         rows = self._rows.filter(execution_id=self._record.pk)
-        return {row.name: _as_record(row) for row in rows}
+        return {row.name: row.as_record() for row in rows}
 
     def check(self) -> None:
         executions = WorkflowExecutionRecord.objects.using(self._using)
         if not executions.held(self._record.claim_token or "").exists():
             raise self._lost()
+        self._began = timezone.now()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Step and checkpoint commit together; `finish` asks, in it, who owns the execution."""
         self._is_inside = True
+        self._began = timezone.now()
         try:
             with honest_atomic(self._using):
                 yield
@@ -57,9 +67,8 @@ class DatabaseRunStore:
 
     def finish(self, name: str, result: Any) -> None:
         rows = self._rows
-        if not rows.add(self._record, name, StepStatus.DONE, result=result) and not rows.finish(
-            self._record, name, result
-        ):
+        added = rows.add(self._record, name, StepStatus.DONE, result=result, began=self._began)
+        if not added and not rows.finish(self._record, name, result):
             raise self._lost()
         if not self._is_inside:
             self._outside[name] = (StepStatus.DONE, result)
@@ -72,13 +81,15 @@ class DatabaseRunStore:
                 raise self._lost()
             if answerable:
                 executions.filter(pk=self._record.pk).update(waiting_for=name)
-            return _as_record(self._rows.open_wait(self._record, name, timeout))
+            return self._rows.open_wait(self._record, name, timeout).as_record()
 
     def settle_wait(self, name: str) -> StepRecord:
         self.check()
         if self._rows.time_out(self._record, name):
             WorkflowExecutionRecord.objects.using(self._using).progressed(self._record)
-        return _as_record(self._rows.get(execution_id=self._record.pk, name=name))
+            history = WorkflowHistory.objects.using(self._using)
+            history.note(HistoryKind.WAIT_TIMED_OUT, execution=self._record, detail=name)
+        return self._rows.get(execution_id=self._record.pk, name=name).as_record()
 
     @property
     def _rows(self) -> StepQuerySet:
@@ -86,7 +97,3 @@ class DatabaseRunStore:
 
     def _lost(self) -> StopRun:
         return StopRun(f"execution {self._record.execution_id} is not this run's any more")
-
-
-def _as_record(row: WorkflowStep) -> StepRecord:
-    return StepRecord(row.name, StepStatus(row.status), row.result, row.until)

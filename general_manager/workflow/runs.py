@@ -7,14 +7,15 @@ steps and waits is here, once.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
+from json import dumps
 from typing import Any, Final, Protocol
 
+from general_manager.conf import get_workflow_settings, is_configured
 from general_manager.workflow.encoding import copy_encoded, encode, encode_mapping
 from general_manager.workflow.engine import WorkflowHandler
 from general_manager.workflow.exceptions import (
+    EncodingError,
     PermanentFailure,
     StepInDoubt,
     StepUsageError,
@@ -22,27 +23,7 @@ from general_manager.workflow.exceptions import (
 )
 from general_manager.workflow.ids import require_id
 from general_manager.workflow.importing import describe
-
-
-class StepStatus(StrEnum):
-    BEGUN = "begun"
-    """A `once=True` step was about to run."""
-    OPEN = "open"
-    """A wait without an outcome."""
-    DONE = "done"
-    """Finished: a step's result, or a wait's answer."""
-    TIMED_OUT = "timed_out"
-    """A wait whose outcome is that nobody answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """What the store knows of one name: a step, a wait or a sleep."""
-
-    name: str
-    status: StepStatus
-    result: Any = None
-    until: datetime | None = None
+from general_manager.workflow.steps import ASK_SUFFIX, StepRecord, StepStatus
 
 
 class RunStore(Protocol):
@@ -151,7 +132,7 @@ class Run:
             self._inside = name
             try:
                 with self._store.transaction() if atomic else nullcontext():
-                    result = encode(call(), root=f"the result of step {name!r}")
+                    result = _checked(encode(call(), root=f"the result of step {name!r}"), name)
                     self._store.finish(name, result)
             finally:
                 self._inside = None
@@ -160,7 +141,7 @@ class Run:
     def wait_for(
         self, name: str, *, timeout: timedelta | None, ask: Callable[[], Any] | None
     ) -> Any:
-        question = f"{name}: ask"
+        question = f"{name}{ASK_SUFFIX}"
         if ask is not None:
             require_id("A wait's name with ': ask' behind it", question)
         self._enter(name)
@@ -212,6 +193,19 @@ class Run:
         except StopRun as stop:
             self.stopped = stop
             raise
+
+
+def _checked(result: Any, name: str) -> Any:
+    """The encoded *result*, if it is not too large to be read again with every run."""
+    most = get_workflow_settings().step_result_max_bytes if is_configured() else None
+    size = len(dumps(result, ensure_ascii=False).encode()) if most is not None else 0
+    if most is not None and size > most:
+        raise EncodingError(
+            f"the result of step {name!r}",
+            f"it is {size:,} bytes of JSON, and at most {most:,} are kept "
+            "(WORKFLOW_STEP_RESULT_MAX_BYTES): store it elsewhere and return where it is",
+        )
+    return result
 
 
 _current: Final[ContextVar[Run | None]] = ContextVar("general_manager_run", default=None)

@@ -7,10 +7,11 @@ from typing import Final
 from django.db import DatabaseError, connections, router
 
 from general_manager.conf import get_workflow_settings
+from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.dispatch import run_executions_now
-from general_manager.workflow.executor import run
+from general_manager.workflow.executor import give_up, run
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowHeartbeat
-from general_manager.workflow.outbox import drain, whereabouts
+from general_manager.workflow.outbox import drain
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +53,11 @@ def sweep(*, hand_on: bool = True) -> int:
 
 def _sweep_one(alias: str, *, hand_on: bool) -> int:
     woken = 0
-    while ids := WorkflowExecutionRecord.objects.using(alias).wake_due(BATCH):
-        woken += len(ids)
-        for execution_id in ids:
+    while any(found := WorkflowExecutionRecord.objects.using(alias).wake_due(BATCH)):
+        woken += len(found.ready) + len(found.overdue)
+        for execution_id in found.overdue:
+            give_up(execution_id, alias)
+        for execution_id in found.ready:
             # A message each: what kills its worker must not take others' messages with it.
             if not (hand_on and run_executions_now([execution_id], alias)):
                 run(execution_id, alias)

@@ -374,6 +374,7 @@ def test_x7_what_kills_its_worker_again_and_again_fails_and_says_why(engine, wor
             run_and_die(execution)
         except Died:
             workers.let_rest_pass()
+            WorkflowExecutionRecord.objects.wake_due(10)
     failed = engine.status(execution.execution_id)
     assert failed.state == "failed"
     assert "3 times" in failed.error

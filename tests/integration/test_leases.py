@@ -141,6 +141,7 @@ def test_a_run_that_lost_its_lease_to_another_writes_nothing(celery_engine):
     execution = celery_engine.start(WorkflowDefinition("w", handler=flows.echo))
     executions = WorkflowExecutionRecord.objects
     first = executions.claim(execution.execution_id, lease=timedelta(seconds=-1))
+    assert executions.wake_due(10).ready == [execution.execution_id]
     second = executions.claim(execution.execution_id, lease=timedelta(hours=1))
     assert first is not None
     assert second is not None

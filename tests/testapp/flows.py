@@ -121,3 +121,24 @@ def ask_a_then_b(input_data: dict[str, Any]) -> dict[str, Any]:
     except ValueError:
         first = "not asked"
     return {"a": first, "b": wait_for("b")}
+
+
+def charge_then_note(input_data: dict[str, Any]) -> dict[str, Any]:
+    charged = step("charge", charge_and_tell, once=True, atomic=False)
+    note("paid")
+    return {"charged": charged}
+
+
+def charge_and_tell() -> str:
+    charge()
+    return "charge"
+
+
+def fail_after_asking(input_data: dict[str, Any]) -> dict[str, Any]:
+    answer = wait_for("approval", ask=lambda: note("mail"))
+    stumble()
+    return {"answer": answer}
+
+
+def return_much(input_data: dict[str, Any]) -> None:
+    step("much", lambda: write("much") * 25)

@@ -67,7 +67,8 @@ def test_events_and_workflows_run_in_a_script_without_a_project():
 def needs_a_project(name):
     """Tables and what works on them: Django must be set up before they are imported."""
     on_tables = ("models", "migrations", "management", "database", "celery", "delivery", "outbox",
-                 "executor", "run_store", "sweep", "tasks", "checks", "admin")  # fmt: skip
+                 "executor", "run_store", "sweep", "tasks", "checks", "admin",
+                 "repairs", "draining", "testing")  # fmt: skip
     return any(part in on_tables for part in name.split("."))
 
 

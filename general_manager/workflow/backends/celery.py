@@ -8,27 +8,30 @@ from django.db import router, transaction
 from django.utils import timezone
 
 from general_manager.conf import get_workflow_settings
+from general_manager.workflow.actors import current_cause
 from general_manager.workflow.aside import aside, tell
+from general_manager.workflow.backends.repairs import continue_failed, wake_early
 from general_manager.workflow.dispatch import run_execution_soon
 from general_manager.workflow.encoding import encode, encode_mapping
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
+    HistoryEntry,
     WorkflowCancelledError,
     WorkflowDefinition,
     WorkflowExecution,
     WorkflowInvalidStateError,
     WorkflowState,
     WorkflowWaitMismatchError,
+    check_start,
 )
 from general_manager.workflow.executor import run
-from general_manager.workflow.ids import require_id
 from general_manager.workflow.importing import describe, path_of, resolve
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.models.execution import (
     MAX_PATH_LENGTH,
     ExecutionQuerySet,
-    dedup_key,
 )
+from general_manager.workflow.models.execution_values import dedup_key
 from general_manager.workflow.signals import execution_changed
 
 
@@ -46,10 +49,7 @@ class CeleryWorkflowEngine:
         correlation_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> WorkflowExecution:
-        if not isinstance(workflow, WorkflowDefinition):
-            raise TypeError(f"start() takes a WorkflowDefinition, not {workflow!r}")
-        if correlation_id is not None and correlation_id != "":
-            require_id("correlation_id", correlation_id)
+        check_start(workflow, correlation_id)
         about = encode_mapping({} if metadata is None else metadata, root="metadata")
         path, error = _handler_path(workflow, about)
         state = WorkflowState.PENDING
@@ -69,7 +69,9 @@ class CeleryWorkflowEngine:
             metadata=about,
             correlation_id=correlation_id or None,
             dedup_key=key,
+            caused_by=current_cause(),
             retry=None if workflow.retry is None else workflow.retry.to_json(),
+            timeout=workflow.timeout,
             state=state,
             error=error,
             started_at=timezone.now() if is_over else None,
@@ -128,10 +130,42 @@ class CeleryWorkflowEngine:
             metadata = dict(record.metadata)
             if reason is not None:
                 metadata["cancel_reason"] = encode(reason, root="reason")
-            ended = executions.filter(pk=record.pk).end(WorkflowState.CANCELLED, metadata=metadata)
-            if not ended:
+            if not executions.cancel(record, metadata, reason or ""):
                 raise _refusal(record, "cancel", ACTIVE_STATES)
         return self._told(record)
+
+    def retry_from_checkpoint(self, execution_id: str) -> WorkflowExecution:
+        """Continue a failed execution as a fresh one, which has its finished steps.
+
+        The failed one stays as it is. Raises `WorkflowInvalidStateError` if it is not failed, was
+        continued before, has a step in doubt, or if its correlation id is taken by now.
+        """
+        return self._continued(continue_failed(self._executions, execution_id, {}))
+
+    def resolve_step(
+        self, execution_id: str, step: str, *, happened: bool, result: Any = None
+    ) -> WorkflowExecution:
+        """Say what became of a `once=True` step in doubt, and continue like
+        `retry_from_checkpoint`: with *result* for its result if it *happened*, else it runs again.
+        """
+        verdict = (bool(happened), encode(result, root="result"))
+        return self._continued(continue_failed(self._executions, execution_id, {step: verdict}))
+
+    def wake(self, execution_id: str) -> WorkflowExecution:
+        """End the rest between two attempts, or a sleep, now."""
+        self._go_on(wake_early(self._executions, execution_id))
+        return self.status(execution_id)
+
+    def history(self, execution_id: str) -> list[HistoryEntry]:
+        """What happened to the execution out of the ordinary, in order."""
+        record = self._executions.by_id(execution_id)
+        rows = record.history.using(self._executions.db).order_by("pk")
+        return [row.as_entry() for row in rows]
+
+    def _continued(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
+        tell(execution_changed, type(self), execution=record.snapshot())
+        self._go_on(record)
+        return self.status(record.execution_id)
 
     def status(self, execution_id: str) -> WorkflowExecution:
         return self._executions.by_id(execution_id).snapshot()

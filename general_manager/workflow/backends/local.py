@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import uuid4
 
@@ -13,6 +13,7 @@ from general_manager.workflow.backends.memory import (
     Record,
     utc_now,
 )
+from general_manager.workflow.backends.memory_repairs import continue_failed, wake_early
 from general_manager.workflow.backends.memory_steps import MemoryRunStore
 from general_manager.workflow.encoding import (
     copy_encoded,
@@ -23,13 +24,20 @@ from general_manager.workflow.encoding import (
 )
 from general_manager.workflow.engine import (
     LONGEST_REST,
+    HistoryEntry,
+    HistoryKind,
     WorkflowDefinition,
     WorkflowExecution,
     WorkflowHandler,
     WorkflowState,
+    check_start,
 )
-from general_manager.workflow.exceptions import PermanentFailure, RetryAfter, StepInDoubt
-from general_manager.workflow.ids import require_id
+from general_manager.workflow.exceptions import (
+    ExecutionOverdue,
+    PermanentFailure,
+    RetryAfter,
+    StepInDoubt,
+)
 from general_manager.workflow.importing import resolve
 from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.signals import execution_changed
@@ -61,10 +69,7 @@ class LocalWorkflowEngine:
         correlation_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> WorkflowExecution:
-        if not isinstance(workflow, WorkflowDefinition):
-            raise TypeError(f"start() takes a WorkflowDefinition, not {workflow!r}")
-        if correlation_id is not None and correlation_id != "":
-            require_id("correlation_id", correlation_id)
+        check_start(workflow, correlation_id)
         record = Record(
             execution_id=str(uuid4()),
             definition=workflow,
@@ -109,9 +114,51 @@ class LocalWorkflowEngine:
         self._fire(record)
         return self._snapshot(record)
 
+    def retry_from_checkpoint(self, execution_id: str) -> WorkflowExecution:
+        """Continue a failed execution as a fresh one, which has its finished steps.
+
+        The failed one stays as it is. Raises `WorkflowInvalidStateError` if it is not failed, was
+        continued before, has a step in doubt, or if its correlation id is taken by now.
+        """
+        return self._continued(continue_failed(self._memory, execution_id, {}))
+
+    def resolve_step(
+        self, execution_id: str, step: str, *, happened: bool, result: Any = None
+    ) -> WorkflowExecution:
+        """Say what became of a `once=True` step in doubt, and continue like
+        `retry_from_checkpoint`: with *result* for its result if it *happened*, else it runs again.
+        """
+        verdict = (bool(happened), encode(result, root="result"))
+        return self._continued(continue_failed(self._memory, execution_id, {step: verdict}))
+
+    def wake(self, execution_id: str) -> WorkflowExecution:
+        """End the rest between two attempts, or a sleep, now."""
+        record = wake_early(self._memory, execution_id)
+        self._fire(record)
+        return self._snapshot(record)
+
+    def history(self, execution_id: str) -> list[HistoryEntry]:
+        """What happened to the execution out of the ordinary, in order."""
+        record = self._memory.get(execution_id)
+        with self._memory.lock:
+            return list(record.history)
+
+    def _continued(self, record: Record) -> WorkflowExecution:
+        self._tell(record)
+        self._run(record)
+        return self._snapshot(record)
+
     def executions(self) -> list[WorkflowExecution]:
         """Every execution in memory, oldest first. Timers do not fire."""
         return self._memory.snapshots()
+
+    def question(self, execution_id: str) -> str | None:
+        """The name of the wait that `resume` would answer, if there is one."""
+        return self._memory.get(execution_id).waiting_for
+
+    def wakes_at(self, execution_id: str) -> datetime | None:
+        """When something happens by itself: a timeout, the end of a sleep, the next attempt."""
+        return self._memory.get(execution_id).wake_at
 
     def run_due(self) -> int:
         """Fire every timer that is due; the number of executions that ran."""
@@ -138,12 +185,14 @@ class LocalWorkflowEngine:
     def _run_once(self, record: Record, run_number: int) -> None:
         store = MemoryRunStore(self._memory, record, run_number)
         run = Run(record.execution_id, store)
+        began = self._memory.clock()
         try:
             with store.all_or_nothing():
                 handler = _handler_of(record)
                 output = {}
                 if handler is not None:
                     output = run.call(handler, copy_encoded(record.input_data))
+                self._require_in_time(record, began)
         except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
             self._settle_failure(record, run_number, error)
             return
@@ -154,9 +203,17 @@ class LocalWorkflowEngine:
                 record, WorkflowState.COMPLETED, run_number=run_number, output_data=output
             )
 
+    def _require_in_time(self, record: Record, began: datetime) -> None:
+        """Nothing interrupts a handler in the caller's own thread: it is late when it ends."""
+        timeout = record.definition.timeout
+        if timeout is not None and self._memory.clock() - began > timeout:
+            self._memory.note(record, HistoryKind.OVERDUE)
+            raise ExecutionOverdue(record.execution_id, timeout)
+
     def _settle_failure(self, record: Record, run_number: int, error: Exception) -> None:
         delay = self._rest(record, error)
-        if delay is None or not self._memory.postpone(record, run_number, delay):
+        why = error_text(error)
+        if delay is None or not self._memory.postpone(record, run_number, delay, why):
             self._fail(record, run_number, error)
             return
         logger.warning(

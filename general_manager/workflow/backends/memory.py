@@ -7,9 +7,12 @@ from datetime import UTC, datetime, timedelta
 from threading import RLock
 from typing import Any
 
+from general_manager.workflow.actors import current_actor
 from general_manager.workflow.encoding import copy_encoded
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
+    HistoryEntry,
+    HistoryKind,
     WorkflowCancelledError,
     WorkflowDefinition,
     WorkflowExecution,
@@ -18,7 +21,8 @@ from general_manager.workflow.engine import (
     WorkflowState,
     WorkflowWaitMismatchError,
 )
-from general_manager.workflow.runs import StepRecord, StepStatus, Suspended
+from general_manager.workflow.runs import Suspended
+from general_manager.workflow.steps import StepRecord, StepStatus
 
 Clock = Callable[[], datetime]
 
@@ -46,6 +50,7 @@ class Record:
     attempts: int = 0
     run_number: int = 0
     steps: dict[str, StepRecord] = field(default_factory=dict)
+    history: list[HistoryEntry] = field(default_factory=list)
 
     @property
     def is_active(self) -> bool:
@@ -98,6 +103,11 @@ class ExecutionMemory:
             except (KeyError, TypeError):
                 raise WorkflowExecutionNotFoundError(execution_id) from None
 
+    def note(self, record: Record, kind: HistoryKind, detail: str = "") -> None:
+        """Remember something out of the ordinary, done by whoever acts here."""
+        with self.lock:
+            record.history.append(HistoryEntry(kind, self.clock(), current_actor(), detail))
+
     def snapshots(self) -> list[WorkflowExecution]:
         with self.lock:
             return [record.snapshot() for record in self._records.values()]
@@ -138,13 +148,14 @@ class ExecutionMemory:
                 record.state = WorkflowState.PENDING
             return True
 
-    def postpone(self, record: Record, run_number: int, delay: timedelta) -> bool:
+    def postpone(self, record: Record, run_number: int, delay: timedelta, why: str) -> bool:
         """Running to pending, due after *delay*: the next attempt."""
         with self.lock:
             if not self.is_running(record, run_number):
                 return False
             record.state = WorkflowState.PENDING
             record.wake_at = self.clock() + delay
+            self.note(record, HistoryKind.ATTEMPT_FAILED, why)
             return True
 
     def answer(self, execution_id: str, signal: Any, wait: str | None) -> Record:
@@ -166,6 +177,7 @@ class ExecutionMemory:
             record.metadata["resume_signal"] = copy_encoded(signal)
             record.waiting_for = None
             record.attempts = 0
+            self.note(record, HistoryKind.RESUMED, name)
             if record.state is WorkflowState.WAITING:
                 record.state = WorkflowState.PENDING
                 record.wake_at = None
@@ -186,6 +198,7 @@ class ExecutionMemory:
             details = {} if reason is None else {"cancel_reason": reason}
             if not self.end(record, WorkflowState.CANCELLED, metadata=details):
                 raise _refusal(record, "cancel", ACTIVE_STATES)
+            self.note(record, HistoryKind.CANCELLED, reason or "")
             return record
 
     def end(

@@ -9,7 +9,9 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from general_manager.atomic import honest_atomic
 from general_manager.workflow.backends.memory import ExecutionMemory, Record
-from general_manager.workflow.runs import StepRecord, StepStatus, StopRun
+from general_manager.workflow.engine import HistoryKind
+from general_manager.workflow.runs import StopRun
+from general_manager.workflow.steps import StepRecord, StepStatus
 from general_manager.workflow.transactions import caller_savepoints
 
 
@@ -101,6 +103,7 @@ class MemoryRunStore:
                 wait = StepRecord(name, StepStatus.TIMED_OUT, until=wait.until)
                 self._record.steps[name] = wait
                 self._record.waiting_for = None
+                self._memory.note(self._record, HistoryKind.WAIT_TIMED_OUT, name)
             return wait
 
     def _write(self, step: StepRecord) -> None:

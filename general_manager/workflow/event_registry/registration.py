@@ -7,6 +7,7 @@ from hashlib import sha256
 from inspect import iscoroutinefunction
 from typing import Any
 
+from general_manager.workflow.actors import caused_by
 from general_manager.workflow.aside import aside
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.exceptions import PermanentFailure, RetryAfter
@@ -110,7 +111,8 @@ class Registration:
                 self.validator(event)
             except Exception as error:
                 raise InvalidEvent(str(error) or type(error).__name__) from error
-        self.handler(event)
+        with caused_by(event.event_id):
+            self.handler(event)
 
     def may_retry(self, error: Exception) -> bool:
         """What the handler's verdict, or else `retry_on`, says of another try.

@@ -4,6 +4,7 @@ from general_manager.workflow.models.delivery import DeliveryStatus, WorkflowDel
 from general_manager.workflow.models.event import WorkflowEventRecord
 from general_manager.workflow.models.execution import WorkflowExecutionRecord
 from general_manager.workflow.models.heartbeat import WorkflowHeartbeat
+from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.outbox import Claim, OutboxStatus, WorkflowOutbox
 from general_manager.workflow.models.step import WorkflowStep
 
@@ -15,6 +16,7 @@ __all__ = [
     "WorkflowEventRecord",
     "WorkflowExecutionRecord",
     "WorkflowHeartbeat",
+    "WorkflowHistory",
     "WorkflowOutbox",
     "WorkflowStep",
 ]

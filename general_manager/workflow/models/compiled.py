@@ -27,26 +27,31 @@ class Slot(Expression):
 class CompiledUpdate(Generic[Row]):
     """One conditional UPDATE.
 
-    *build* takes a database alias and constants and returns the rows and what to set, where both
-    may hold a `Slot`. It is called once for each alias and constants.
+    *build* takes all rows of a table, and constants, and returns the rows to change and what to
+    set, where both may hold a `Slot`. It is called once for each database and constants.
     """
 
     def __init__(self, build: Callable[..., tuple["models.QuerySet[Row]", dict[str, Any]]]) -> None:
         self._build = build
         self._compiled: dict[Hashable, _Compiled[Row]] = {}
 
-    def run(self, using: str, *constants: Hashable, **slots: Any) -> int:
-        """Returns how many rows it matched."""
-        return self._for(using, constants).run(slots)
+    def run(self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any) -> int:
+        """Returns how many rows of *table* it matched."""
+        return self._for(table, constants).run(slots)
 
-    def run_and_fetch(self, using: str, *constants: Hashable, **slots: Any) -> Row | None:
+    def run_and_fetch(
+        self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any
+    ) -> Row | None:
         """The one row it matched, as it now is; not for databases without `can_fetch`."""
-        return self._for(using, constants).run_and_fetch(slots)
+        return self._for(table, constants).run_and_fetch(slots)
 
-    def _for(self, using: str, constants: tuple[Hashable, ...]) -> "_Compiled[Row]":
-        key = (using, constants)
+    def _for(
+        self, table: "models.QuerySet[Row]", constants: tuple[Hashable, ...]
+    ) -> "_Compiled[Row]":
+        key = (table.db, constants)
         if key not in self._compiled:
-            self._compiled[key] = _Compiled(using, *self._build(using, *constants))
+            rows = table.model._default_manager.using(table.db).all()
+            self._compiled[key] = _Compiled(table.db, *self._build(rows, *constants))
         return self._compiled[key]
 
 

@@ -7,7 +7,7 @@ from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
-from general_manager.workflow.models.columns import DatabaseNow, IdField
+from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex
 from general_manager.workflow.models.inserts import insert_while
 from general_manager.workflow.models.outbox import OutboxQuerySet, OutboxStatus, WorkflowOutbox
 
@@ -94,7 +94,12 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
 class WorkflowDeliveryAttempt(models.Model):
     """How one registration fares with one event."""
 
-    outbox = models.ForeignKey(WorkflowOutbox, on_delete=models.CASCADE, related_name="deliveries")
+    outbox = models.ForeignKey(
+        WorkflowOutbox,
+        on_delete=models.CASCADE,
+        related_name="deliveries",
+        db_index=False,  # the constraint's index begins with it
+    )
     registration_id = IdField()
     status = models.CharField(max_length=12, choices=DeliveryStatus)
     passes = models.PositiveIntegerField(db_default=1)
@@ -116,6 +121,11 @@ class WorkflowDeliveryAttempt(models.Model):
         constraints = (
             models.UniqueConstraint(
                 fields=["outbox", "registration_id"], name="gm_one_delivery_each"
+            ),
+        )
+        indexes = (
+            OwedIndex(
+                fields=["status", "id"], condition=~Q(status="completed"), name="gm_delivery_status"
             ),
         )
 

@@ -9,7 +9,7 @@ from general_manager.workflow.models.columns import DatabaseNow, IdField
 class WorkflowEventRecord(models.Model):
     """An event, stored in the transaction of the change that it tells of."""
 
-    event_id = IdField(unique=True)
+    event_id = IdField()
     event_type = IdField()
     event_name = IdField(null=True, blank=True)
     source = IdField(null=True, blank=True)
@@ -20,6 +20,7 @@ class WorkflowEventRecord(models.Model):
 
     class Meta:
         verbose_name = "event"
+        constraints = (models.UniqueConstraint(fields=["event_id"], name="gm_event_id"),)
 
     def __str__(self) -> str:
         return f"{self.event_name or self.event_type} {self.event_id}"

@@ -6,42 +6,41 @@ wait times out. It is NULL when nothing is to happen by itself.
 
 from collections.abc import Mapping
 from datetime import timedelta
-from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
 from django.db import models, transaction
-from django.db.models import Case, F, Q, Value, When
-from django.db.models.functions import Coalesce
+from django.db.models import F, Q, Value
 
+from general_manager.workflow.actors import MAX_ACTOR_LENGTH, whereabouts
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
+    HistoryKind,
     WorkflowExecution,
     WorkflowExecutionNotFoundError,
     WorkflowState,
 )
 from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex, in_
-from general_manager.workflow.models.compiled import CompiledUpdate, Slot, can_fetch
+from general_manager.workflow.models.compiled import can_fetch
+from general_manager.workflow.models.execution_recovery import RecoveringQuerySet
+from general_manager.workflow.models.execution_values import (
+    CLAIM,
+    COMPLETE,
+    OVER,
+)
 from general_manager.workflow.models.inserts import insert_new
-from general_manager.workflow.models.timing import MESSAGE_GRACE, RESEND_GRACE, Stop
+from general_manager.workflow.models.timing import MESSAGE_GRACE, Stop
 
 START_FIELDS = (
     "execution_id", "workflow_id", "version", "handler_path", "input_data", "metadata",
-    "correlation_id", "dedup_key", "retry", "state", "error", "output_data", "started_at",
-    "ended_at", "wake_at",
+    "correlation_id", "dedup_key", "caused_by", "retry", "timeout", "state", "error",
+    "output_data", "started_at", "ended_at", "wake_at",
 )  # fmt: skip
 MAX_PATH_LENGTH = 500
 _MESSAGE_LOST = in_(MESSAGE_GRACE)
 
 
-def dedup_key(workflow_id: str, correlation_id: str | None) -> str | None:
-    """What is unique among active and completed executions; `None` is unlike any other."""
-    if not correlation_id:
-        return None
-    return sha256(f"{workflow_id}\\0{correlation_id}".encode()).hexdigest()
-
-
-class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
+class ExecutionQuerySet(RecoveringQuerySet["WorkflowExecutionRecord"]):
     def start_once(self, **values: Any) -> tuple["WorkflowExecutionRecord", bool]:
         """A new execution, or the active or completed one with its dedup key; and which.
 
@@ -69,48 +68,44 @@ class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
             raise WorkflowExecutionNotFoundError(execution_id) from None
 
     def runnable(self) -> "ExecutionQuerySet":
-        """Ready, or due: a retry, the end of a sleep or wait, a run whose worker died."""
+        """Ready, or due: a retry, the end of a sleep or wait. What died is the sweep's to find."""
         is_ready = Q(state=WorkflowState.PENDING, ready=True)
-        is_due = Q(state__in=ACTIVE_STATES, wake_at__lte=DatabaseNow())
-        return self.filter(is_ready | is_due)
+        resting = (WorkflowState.PENDING, WorkflowState.WAITING)
+        return self.filter(is_ready | Q(state__in=resting, wake_at__lte=DatabaseNow()))
 
     def claim(self, execution_id: str, *, lease: timedelta) -> "WorkflowExecutionRecord | None":
-        """Take the execution for a run, or nothing if it is not runnable or another has it.
-
-        A run whose worker died is counted in ``crashes``, until a step completes.
-        """
-        slots = {"execution_id": execution_id, "token": uuid4().hex}
+        """Take the execution for a run, or nothing if it is not runnable or another has it."""
+        slots = {"execution_id": execution_id, "token": uuid4().hex, "by": whereabouts()}
         if can_fetch(self.db):
-            return _CLAIM.run_and_fetch(self.db, lease, **slots)
-        count = _CLAIM.run(self.db, lease, **slots)
+            return CLAIM.run_and_fetch(self, lease, **slots)
+        count = CLAIM.run(self, lease, **slots)
         # `first`: it may be cancelled between the two statements.
         mine = self.filter(execution_id=execution_id, claim_token=slots["token"])
         return mine.first() if count else None
 
-    def held(self, token: str | Slot) -> "ExecutionQuerySet":
-        return self.filter(claim_token=token, state=WorkflowState.RUNNING)
-
-    def renew(self, token: str, *, lease: timedelta) -> int:
-        """Push the end of the lease on; passes over a row that somebody has locked just now."""
-        with transaction.atomic(using=self.db):
-            rows = self.held(token).select_for_update(skip_locked=True)
-            keys = list(rows.values_list("pk", flat=True))
-            return self.held(token).filter(pk__in=keys).update(wake_at=in_(lease))
-
-    def postpone(self, token: str, delay: timedelta) -> bool:
+    def postpone(self, record: "WorkflowExecutionRecord", delay: timedelta, why: str) -> bool:
         """Running to pending, due after *delay*: the next attempt."""
-        return self._rest(token, delay, "attempts")
+        return self._rest(record, delay, "attempts", HistoryKind.ATTEMPT_FAILED, why)
 
-    def put_back(self, token: str, delay: timedelta) -> bool:
+    def put_back(self, record: "WorkflowExecutionRecord", delay: timedelta, why: str) -> bool:
         """Running to pending, no attempt: this process cannot run it, another can."""
-        return self._rest(token, delay, "strays")
+        return self._rest(record, delay, "strays", HistoryKind.STRAYED, why)
 
-    def _rest(self, token: str, delay: timedelta, counter: str) -> bool:
-        values = {counter: F(counter) + 1, "wake_at": in_(delay)}
-        held = self.held(token)
-        return (
-            held.update(state=WorkflowState.PENDING, ready=False, claim_token=None, **values) == 1
-        )
+    def _rest(
+        self,
+        record: "WorkflowExecutionRecord",
+        delay: timedelta,
+        counter: str,
+        kind: HistoryKind,
+        why: str,
+    ) -> bool:
+        values = {counter: F(counter) + 1, "wake_at": in_(delay), "claim_token": None}
+        with transaction.atomic(using=self.db):
+            held = self.held(record.claim_token or "")
+            if not held.update(state=WorkflowState.PENDING, ready=False, **values):
+                return False
+            self.note(kind, [record.pk], why)
+            return True
 
     def found_handler(self, record: "WorkflowExecutionRecord") -> None:
         """This process has the handler: what others lacked no longer counts."""
@@ -139,11 +134,20 @@ class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
         if output_data is not None:
             values["output_data"] = Value(output_data, models.JSONField())
         active = self.filter(state__in=ACTIVE_STATES)
-        return active.update(**{**_OVER, "state": state, **values}) == 1
+        return active.update(**{**OVER, "state": state, **values}) == 1
+
+    def cancel(
+        self, record: "WorkflowExecutionRecord", metadata: Mapping[str, Any], reason: str
+    ) -> bool:
+        """Active to cancelled, for *reason*; says whether it won."""
+        ended = self.filter(pk=record.pk).end(WorkflowState.CANCELLED, metadata=metadata)
+        if ended:
+            self.note(HistoryKind.CANCELLED, [record.pk], reason)
+        return ended
 
     def complete(self, token: str, output_data: Mapping[str, Any]) -> bool:
         """Running, under the claim, to completed; says whether it won."""
-        return _COMPLETE.run(self.db, token=token, output=output_data) == 1
+        return COMPLETE.run(self, token=token, output=output_data) == 1
 
     def attempts_of(self, record: "WorkflowExecutionRecord") -> int:
         """Failed attempts since the last step that completed."""
@@ -159,6 +163,7 @@ class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
         """The open wait has its answer: waiting becomes ready. A run under way finds it itself."""
         row = self.filter(pk=record.pk)
         row.update(metadata=metadata, waiting_for=None, attempts=0, crashes=0)
+        self.note(HistoryKind.RESUMED, [record.pk], record.waiting_for or "")
         row.filter(state=WorkflowState.WAITING).update(
             state=WorkflowState.PENDING, ready=True, wake_at=in_(MESSAGE_GRACE)
         )
@@ -179,70 +184,11 @@ class ExecutionQuerySet(models.QuerySet["WorkflowExecutionRecord"]):
             )
             return self.held(record.claim_token or "").update(claim_token=None, **values) == 1
 
-    def wake_due(self, limit: int) -> list[str]:
-        """Make up to *limit* executions ready whose time has come; returns their ids.
-
-        What was running has lost its worker, which is counted.
-        """
-        with transaction.atomic(using=self.db):
-            due = self.filter(wake_at__lte=DatabaseNow(), state__in=ACTIVE_STATES)
-            ids = list(
-                due.select_for_update(skip_locked=True)
-                .order_by("wake_at")
-                .values_list("execution_id", flat=True)[:limit]
-            )
-            if ids:
-                due.filter(execution_id__in=ids).update(
-                    crashes=_plus_one_if_running(),
-                    state=WorkflowState.PENDING,
-                    ready=True,
-                    claim_token=None,
-                    wake_at=in_(RESEND_GRACE),
-                )
-            return ids
-
-
-def _plus_one_if_running() -> Case:
-    died = When(state=WorkflowState.RUNNING, then=F("crashes") + 1)
-    return Case(died, default=F("crashes"), output_field=models.PositiveIntegerField())
-
-
-_OVER: dict[str, Any] = {
-    "output_data": None,
-    "ended_at": DatabaseNow(),
-    "wake_at": None,
-    "waiting_for": None,
-    "claim_token": None,
-}
-"""What every terminal state has in common."""
-
-
-def _claiming(using: str, lease: timedelta) -> tuple[ExecutionQuerySet, dict[str, Any]]:
-    rows = WorkflowExecutionRecord.objects.using(using)
-    return rows.filter(execution_id=Slot("execution_id")).runnable(), {
-        "crashes": _plus_one_if_running(),
-        "state": WorkflowState.RUNNING,
-        "claim_token": Slot("token"),
-        "wake_at": in_(lease),
-        "started_at": Coalesce("started_at", DatabaseNow()),
-        "runs": F("runs") + 1,
-    }
-
-
-def _completing(using: str) -> tuple[ExecutionQuerySet, dict[str, Any]]:
-    held = WorkflowExecutionRecord.objects.using(using).held(Slot("token"))
-    done = {"state": WorkflowState.COMPLETED, "error": None, "traceback": ""}
-    return held, {**_OVER, **done, "output_data": Slot("output", models.JSONField())}
-
-
-_CLAIM = CompiledUpdate(_claiming)
-_COMPLETE = CompiledUpdate(_completing)
-
 
 class WorkflowExecutionRecord(models.Model):
     """One execution of a workflow."""
 
-    execution_id = IdField(max_length=36, unique=True)
+    execution_id = IdField(max_length=36)
     workflow_id = IdField()
     version = IdField(default="1")
     state = models.CharField(
@@ -255,11 +201,15 @@ class WorkflowExecutionRecord(models.Model):
     output_data = models.JSONField(null=True)
     metadata = models.JSONField(default=dict)
     correlation_id = IdField(null=True)
-    dedup_key = models.CharField(max_length=64, null=True, unique=True)
+    dedup_key = models.CharField(max_length=64, null=True)
     retry = models.JSONField(null=True)
+    timeout = models.DurationField(null=True)
+    deadline = models.DateTimeField(null=True)
+    caused_by = IdField(null=True)
     wake_at = models.DateTimeField(null=True)
     ready = models.BooleanField(db_default=True)
     claim_token = models.CharField(max_length=32, null=True)
+    claimed_by = models.CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
     waiting_for = IdField(null=True)
     attempts = models.PositiveIntegerField(db_default=0)
     crashes = models.PositiveIntegerField(db_default=0)
@@ -275,9 +225,32 @@ class WorkflowExecutionRecord(models.Model):
 
     class Meta:
         verbose_name = "execution"
+        # As constraints, because `unique=True` makes a second index for LIKE on PostgreSQL.
+        constraints = (
+            models.UniqueConstraint(fields=["execution_id"], name="gm_execution_id"),
+            models.UniqueConstraint(fields=["dedup_key"], name="gm_execution_dedup"),
+        )
         indexes = (
             OwedIndex(
                 fields=["wake_at"], condition=Q(wake_at__isnull=False), name="gm_execution_owed"
+            ),
+            OwedIndex(
+                fields=["state", "id"], condition=~Q(state="completed"), name="gm_execution_state"
+            ),
+            OwedIndex(
+                fields=["ended_at"], condition=Q(ended_at__isnull=False), name="gm_execution_ended"
+            ),
+            models.Index(fields=["workflow_id", "id"], name="gm_execution_workflow"),
+            OwedIndex(
+                fields=["correlation_id"],
+                condition=Q(correlation_id__isnull=False),
+                opclasses=["varchar_pattern_ops"],  # people search by how an id begins
+                name="gm_execution_correlation",
+            ),
+            OwedIndex(
+                fields=["caused_by"],
+                condition=Q(caused_by__isnull=False),
+                name="gm_execution_cause",
             ),
         )
 

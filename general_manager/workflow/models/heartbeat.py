@@ -23,7 +23,7 @@ class HeartbeatQuerySet(models.QuerySet["WorkflowHeartbeat"]):
 class WorkflowHeartbeat(models.Model):
     """When a duty was last done, and where."""
 
-    duty = IdField(unique=True)
+    duty = IdField()
     at = models.DateTimeField(db_default=DatabaseNow())
     by = models.CharField(max_length=255, db_default="")
 
@@ -31,6 +31,7 @@ class WorkflowHeartbeat(models.Model):
 
     class Meta:
         verbose_name = "heartbeat"
+        constraints = (models.UniqueConstraint(fields=["duty"], name="gm_heartbeat_duty"),)
 
     def __str__(self) -> str:
         return f"{self.duty} at {self.at}"

@@ -1,6 +1,6 @@
 """Steps and waits of executions: what is finished, what is open, what came back."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import models
@@ -11,6 +11,7 @@ from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
 from general_manager.workflow.models.execution import WorkflowExecutionRecord
 from general_manager.workflow.models.inserts import insert_while
+from general_manager.workflow.steps import StepRecord, StepStatus
 
 
 class StepQuerySet(models.QuerySet["WorkflowStep"]):
@@ -24,12 +25,15 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         *,
         result: Any = None,
         answerable: bool = False,
+        began: datetime | None = None,
     ) -> bool:
         """A new row, if the run still holds the execution; false otherwise.
 
         The execution's row is locked until the caller's transaction ends: a step's writes, its
-        checkpoint and the question of ownership are settled by one commit.
+        checkpoint and the question of ownership are settled by one commit. *began* is now, if
+        nothing else is said.
         """
+        now = timezone.now()
         return insert_while(
             self.model,
             {
@@ -38,7 +42,8 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
                 "status": status,
                 "result": result,
                 "answerable": answerable,
-                "finished_at": timezone.now() if status == "done" else None,
+                "started_at": began or now,
+                "finished_at": now if status == StepStatus.DONE else None,
             },
             WorkflowExecutionRecord,
             {
@@ -56,8 +61,10 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
             claim_token=execution.claim_token,
             state=WorkflowState.RUNNING,
         )
-        rows = self.filter(Exists(held), execution_id=execution.pk, name=name, status="begun")
-        return rows.update(status="done", result=result, finished_at=timezone.now()) == 1
+        rows = self.filter(
+            Exists(held), execution_id=execution.pk, name=name, status=StepStatus.BEGUN
+        )
+        return rows.update(status=StepStatus.DONE, result=result, finished_at=timezone.now()) == 1
 
     def open_wait(
         self, execution: WorkflowExecutionRecord, name: str, timeout: timedelta | None
@@ -71,26 +78,31 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
     def time_out(self, execution: WorkflowExecutionRecord, name: str) -> bool:
         """Open to timed out, if it is due: what is written once stands. Says whether it won."""
         due = self.filter(
-            execution_id=execution.pk, name=name, status="open", until__lte=DatabaseNow()
+            execution_id=execution.pk, name=name, status=StepStatus.OPEN, until__lte=DatabaseNow()
         )
-        return due.update(status="timed_out", finished_at=timezone.now()) == 1
+        return due.update(status=StepStatus.TIMED_OUT, finished_at=timezone.now()) == 1
 
     def answer(self, execution: WorkflowExecutionRecord, name: str, signal: Any) -> bool:
         """Open to done with the answer; says whether it won."""
-        rows = self.filter(execution_id=execution.pk, name=name, status="open", answerable=True)
-        return rows.update(status="done", result=signal, finished_at=timezone.now()) == 1
+        rows = self.filter(
+            execution_id=execution.pk, name=name, status=StepStatus.OPEN, answerable=True
+        )
+        return rows.update(status=StepStatus.DONE, result=signal, finished_at=timezone.now()) == 1
 
 
 class WorkflowStep(models.Model):
     """A step, a wait or a sleep of one execution, known by its name."""
 
     execution = models.ForeignKey(
-        WorkflowExecutionRecord, on_delete=models.CASCADE, related_name="steps"
+        WorkflowExecutionRecord,
+        on_delete=models.CASCADE,
+        related_name="steps",
+        db_index=False,  # the constraint's index begins with it
     )
     name = IdField()
     status = models.CharField(
         max_length=10,
-        choices=[(one, one) for one in ("begun", "open", "done", "timed_out")],
+        choices=[(one.value, one.value) for one in StepStatus],
     )
     result = models.JSONField(null=True)
     answerable = models.BooleanField(db_default=False)
@@ -108,3 +120,6 @@ class WorkflowStep(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.status}"
+
+    def as_record(self) -> StepRecord:
+        return StepRecord(self.name, StepStatus(self.status), self.result, self.until)

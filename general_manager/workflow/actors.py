@@ -1,0 +1,48 @@
+"""Who acts: a person on whose behalf a verb is called, or the process that does the work."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final
+
+_actor: Final[ContextVar[str]] = ContextVar("general_manager_actor", default="")
+_cause: Final[ContextVar[str | None]] = ContextVar("general_manager_cause", default=None)
+
+MAX_ACTOR_LENGTH: Final = 255
+
+
+@contextmanager
+def acting_as(who: object) -> Iterator[None]:
+    """What engines do in the block is recorded as done by *who*: a user, or text that names one."""
+    token = _actor.set(str(who)[:MAX_ACTOR_LENGTH])
+    try:
+        yield
+    finally:
+        _actor.reset(token)
+
+
+def current_actor() -> str:
+    """Who acts here; empty if nobody said."""
+    return _actor.get()
+
+
+@contextmanager
+def caused_by(event_id: str) -> Iterator[None]:
+    """Executions that are started in the block are recorded as started by this event."""
+    token = _cause.set(event_id)
+    try:
+        yield
+    finally:
+        _cause.reset(token)
+
+
+def current_cause() -> str | None:
+    """The id of the event whose handler runs here, if one does."""
+    return _cause.get()
+
+
+def whereabouts() -> str:
+    """This process, as others can find it: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"[:MAX_ACTOR_LENGTH]

@@ -1,0 +1,103 @@
+"""Leases of executions, and what time does to them: renewed, ended, taken over, woken."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, NamedTuple, Self, TypeVar
+from uuid import uuid4
+
+from django.db import models, transaction
+from django.db.models import Case, Q, When
+
+from general_manager.workflow.actors import whereabouts
+from general_manager.workflow.engine import ACTIVE_STATES, HistoryKind, WorkflowState
+from general_manager.workflow.models.columns import DatabaseNow, in_
+from general_manager.workflow.models.compiled import Slot
+from general_manager.workflow.models.execution_values import (
+    is_overdue,
+    lease_end,
+    plus_one_if_running,
+)
+from general_manager.workflow.models.history import WorkflowHistory
+from general_manager.workflow.models.timing import MESSAGE_GRACE, RESEND_GRACE
+
+Row = TypeVar("Row", bound=models.Model)
+
+
+class Woken(NamedTuple):
+    """Ids of executions: to be sent to workers, and to be taken from the run that hangs."""
+
+    ready: list[str]
+    overdue: list[str]
+
+
+class RecoveringQuerySet(models.QuerySet[Row]):
+    def held(self, token: str | Slot) -> Self:
+        return self.filter(claim_token=token, state=WorkflowState.RUNNING)
+
+    def renew(self, token: str, *, lease: timedelta) -> int:
+        """Push the end of the lease on; passes over a row that somebody has locked just now."""
+        with transaction.atomic(using=self.db):
+            rows = self.held(token).select_for_update(skip_locked=True)
+            keys = list(rows.exclude(is_overdue()).values_list("pk", flat=True))
+            held = self.held(token).filter(pk__in=keys)
+            return held.update(wake_at=lease_end(lease, "deadline"))
+
+    def note(self, kind: HistoryKind, keys: Iterable[int], detail: str = "") -> None:
+        owners = [{"execution_id": key} for key in keys]
+        WorkflowHistory.objects.using(self.db).note_each(kind, owners, detail=detail)
+
+    def seize_overdue(self, execution_id: str, *, lease: timedelta) -> Row | None:
+        """Take the execution from a run that takes longer than it may: that run writes no more."""
+        token = uuid4().hex
+        with transaction.atomic(using=self.db):
+            late = self.filter(is_overdue(), execution_id=execution_id)
+            if not late.update(claim_token=token, claimed_by=whereabouts(), wake_at=in_(lease)):
+                return None
+            record = self.get(claim_token=token)
+            self.note(HistoryKind.OVERDUE, [record.pk])
+            return record
+
+    def wake_due(self, limit: int) -> "Woken":
+        """Make up to *limit* executions ready whose time has come.
+
+        What was running has lost its worker, which is counted in ``crashes`` until a step
+        completes; or it is overdue: then it stays as it is, for `seize_overdue`.
+        """
+        with transaction.atomic(using=self.db):
+            due = self.filter(wake_at__lte=DatabaseNow(), state__in=ACTIVE_STATES)
+            rows = list(
+                due.select_for_update(skip_locked=True)
+                .order_by("wake_at")
+                .annotate(is_overdue=Case(When(is_overdue(), then=True), default=False))
+                .values_list("pk", "execution_id", "state", "is_overdue")[:limit]
+            )
+            woken = [row for row in rows if not row[3]]
+            overdue = [row for row in rows if row[3]]
+            if woken:
+                due.filter(pk__in=[row[0] for row in woken]).update(
+                    crashes=plus_one_if_running(),
+                    state=WorkflowState.PENDING,
+                    ready=True,
+                    claim_token=None,
+                    wake_at=in_(RESEND_GRACE),
+                )
+            if overdue:  # whoever swept them may die: then they come again
+                due.filter(pk__in=[row[0] for row in overdue]).update(wake_at=in_(RESEND_GRACE))
+            died = [row[0] for row in woken if row[2] == WorkflowState.RUNNING]
+            if died:
+                self.note(HistoryKind.RECOVERED, died)
+            return Woken([row[1] for row in woken], [row[1] for row in overdue])
+
+    def wake_now(self, record: Any) -> bool:
+        """A rest or a sleep ends now; says whether there was one."""
+        row = self.filter(pk=record.pk)
+        rests = Q(state=WorkflowState.PENDING, ready=False)
+        sleeps = Q(state=WorkflowState.WAITING, waiting_for=None)
+        if not row.filter(rests | sleeps).update(
+            state=WorkflowState.PENDING, ready=True, wake_at=in_(MESSAGE_GRACE)
+        ):
+            return False
+        steps = record.steps.using(self.db)
+        steps.filter(status="open", answerable=False).update(until=DatabaseNow())
+        self.note(HistoryKind.WOKEN, [record.pk])
+        return True

@@ -1,0 +1,56 @@
+"""What happened to executions and deliveries out of the ordinary: when, what, and by whom."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.db import models
+
+from general_manager.workflow.actors import MAX_ACTOR_LENGTH, current_actor
+from general_manager.workflow.engine import HistoryEntry, HistoryKind
+from general_manager.workflow.models.columns import DatabaseNow
+
+
+class HistoryQuerySet(models.QuerySet["WorkflowHistory"]):
+    def note(self, kind: HistoryKind, *, detail: str = "", **owner: Any) -> None:
+        """Write one row; *owner* names the execution or the delivery."""
+        self.note_each(kind, [owner], detail=detail)
+
+    def note_each(
+        self, kind: HistoryKind, owners: Iterable[dict[str, Any]], *, detail: str = ""
+    ) -> None:
+        """One row for each of *owners*, in one statement, by whoever acts here."""
+        by = current_actor()
+        self.bulk_create(self.model(kind=kind, by=by, detail=detail, **owner) for owner in owners)
+
+
+class WorkflowHistory(models.Model):
+    """One thing out of the ordinary, to one execution or one delivery."""
+
+    execution = models.ForeignKey(
+        "general_manager.WorkflowExecutionRecord",
+        on_delete=models.CASCADE,
+        null=True,
+        related_name="history",
+    )
+    delivery = models.ForeignKey(
+        "general_manager.WorkflowDeliveryAttempt",
+        on_delete=models.CASCADE,
+        null=True,
+        related_name="history",
+    )
+    kind = models.CharField(max_length=20, choices=[(one.value, one.value) for one in HistoryKind])
+    at = models.DateTimeField(db_default=DatabaseNow())
+    by = models.CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
+    detail = models.TextField(db_default="")
+
+    objects = HistoryQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "history entry"
+        verbose_name_plural = "history"
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}" if self.detail else str(self.kind)
+
+    def as_entry(self) -> HistoryEntry:
+        return HistoryEntry(HistoryKind(self.kind), self.at, self.by, self.detail)

@@ -1,0 +1,30 @@
+"""What is known of one name in an execution: a step, a wait or a sleep."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+ASK_SUFFIX: Final = ": ask"
+"""What the step that asks a wait's question is called, behind the wait's name."""
+
+
+class StepStatus(StrEnum):
+    BEGUN = "begun"
+    """A `once=True` step was about to run."""
+    OPEN = "open"
+    """A wait without an outcome."""
+    DONE = "done"
+    """Finished: a step's result, or a wait's answer."""
+    TIMED_OUT = "timed_out"
+    """A wait whose outcome is that nobody answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What the store knows of one name: a step, a wait or a sleep."""
+
+    name: str
+    status: StepStatus
+    result: Any = None
+    until: datetime | None = None

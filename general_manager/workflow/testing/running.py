@@ -1,0 +1,78 @@
+"""Run a workflow to its end in one call: questions are answered, time passes at once."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from general_manager.workflow.backends.local import LocalWorkflowEngine
+from general_manager.workflow.backends.memory import utc_now
+from general_manager.workflow.engine import (
+    TERMINAL_STATES,
+    WorkflowDefinition,
+    WorkflowExecution,
+    WorkflowHandler,
+    WorkflowState,
+)
+
+TIMEOUT: Final = object()
+"""The answer of nobody: the wait ends with its timeout."""
+
+MOST_TURNS: Final = 10_000
+
+
+def run(
+    workflow: WorkflowDefinition | WorkflowHandler,
+    input_data: Mapping[str, Any] | None = None,
+    *,
+    answers: Mapping[str, Any] | None = None,
+) -> WorkflowExecution:
+    """Start *workflow*, a definition or a bare handler, and go on until nothing is left to do.
+
+    *answers* maps the names of waits to what `resume` is given; a callable is called for its
+    answer when the question comes. A wait that has none, or `TIMEOUT`, ends with its timeout, at
+    once, as do sleeps and rests between attempts. Returns the execution: terminal, or ``waiting``
+    for what has neither answer nor timeout. Raises `AssertionError` for answers to questions that
+    were never asked, so that a misspelt name does not pass for a test.
+    """
+    definition = workflow if isinstance(workflow, WorkflowDefinition) else define(workflow)
+    clock = Clock()
+    engine = LocalWorkflowEngine(clock=clock)
+    left = dict(answers or {})
+    execution = engine.start(definition, input_data)
+    for _ in range(MOST_TURNS):
+        if execution.state in TERMINAL_STATES:
+            break
+        name = engine.question(execution.execution_id)
+        answer = left.pop(name, TIMEOUT) if name is not None else TIMEOUT
+        if answer is not TIMEOUT:
+            given = answer() if callable(answer) else answer
+            execution = engine.resume(execution.execution_id, given, wait=name)
+            continue
+        due = engine.wakes_at(execution.execution_id)
+        if due is None:
+            break
+        clock.move_to(due)
+        execution = engine.status(execution.execution_id)
+    else:
+        raise AssertionError(f"{definition.workflow_id} is not done after {MOST_TURNS} turns")
+    unasked = sorted(name for name, answer in left.items() if answer is not TIMEOUT)
+    if unasked and execution.state is WorkflowState.COMPLETED:
+        raise AssertionError(f"Nobody asked {', '.join(map(repr, unasked))}; check the names")
+    return execution
+
+
+def define(handler: Callable[..., Any]) -> WorkflowDefinition:
+    return WorkflowDefinition(getattr(handler, "__name__", "workflow"), handler=handler)
+
+
+class Clock:
+    """The time, and what a test adds to it."""
+
+    def __init__(self) -> None:
+        self._ahead = timedelta(0)
+
+    def __call__(self) -> datetime:
+        return utc_now() + self._ahead
+
+    def move_to(self, moment: datetime) -> None:
+        self._ahead += max(timedelta(0), moment - self())
