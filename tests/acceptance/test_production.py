@@ -54,6 +54,17 @@ def test_e2_an_emptied_broker_loses_nothing_and_two_beats_do_no_harm(site):
     site.until("sorted(WorkflowOutbox.objects.values_list('status', flat=True))", ["processed"] * 3)
 
 
+def test_e2_workers_and_beat_outlive_a_broker_that_goes_away_and_comes_back(site):
+    site.worker()
+    site.beat()
+    site.publish("write", 1)
+    site.until(TAGS, ["0"])
+    site.broker.stop()
+    site.publish("write", 3)
+    site.broker.start()
+    site.until(TAGS, ["0", "1", "2"])
+
+
 def test_e2_e4_a_worker_killed_in_a_handler_leaves_each_effect_exactly_once(site):
     site.worker()
     site.beat()
