@@ -17,7 +17,7 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 ENVIRONMENTS = os.path.join(ROOT, ".environments")
 LEAST = (3, 11)
 INTERRUPTED = 130
-USAGE = """usage: python3 run.py demo [--production] [--no-serve] [--port PORT]
+USAGE = """usage: python3 run.py demo [--production | --servers] [--no-serve] [--port PORT]
        python3 run.py tests [-e ENVIRONMENT,...] [-- PYTEST ARGUMENTS]"""
 
 
@@ -40,7 +40,10 @@ def main(arguments):
 
 
 def demo(arguments):
-    python = environment("demo", ["--editable", "."])
+    if "--servers" in arguments:
+        python = environment("demo-servers", ["--editable", ".", *dependency_group("servers")])
+    else:
+        python = environment("demo", ["--editable", "."])
     return call([python, os.path.join("example", "manage.py"), "demo", *arguments])
 
 
@@ -93,6 +96,14 @@ def environment(name, requirements):
     with open(marker, "w") as file:
         file.write(wanted.hexdigest())
     return python
+
+
+def dependency_group(name):
+    """What pyproject.toml lists under *name*; pip itself reads groups only since 25.1."""
+    import tomllib  # noqa: PLC0415 - an older Python must get as far as our own message
+
+    with open("pyproject.toml", "rb") as file:
+        return tomllib.load(file)["dependency-groups"][name]
 
 
 def create(folder, python):

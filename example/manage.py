@@ -3,11 +3,18 @@
 
 import os
 import sys
+import tempfile
+from pathlib import Path
+from uuid import uuid4
 
 from django.core.management import execute_from_command_line
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "company.settings")
-    if "--production" in sys.argv:  # the demo's; settings are read before its options are
+    # The demo's: settings are read before its options are.
+    if {"--production", "--servers"} & set(sys.argv):
         os.environ["EXAMPLE_MODE"] = "production"
+    if "--servers" in sys.argv:
+        folder = f"company_{uuid4().hex[:12]}"  # short: a socket's path has no room for more
+        os.environ["EXAMPLE_SERVERS"] = str(Path(tempfile.gettempdir()) / folder)
     execute_from_command_line(sys.argv)

@@ -90,6 +90,20 @@ DATABASES = {
     },
 }
 
+SERVERS_DIR = os.environ.get("EXAMPLE_SERVERS")
+if SERVERS_DIR:
+    # PostgreSQL and Redis, as in production; the demo starts both: see projects/servers.py.
+    DATABASES = {
+        "default": {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": "postgres",
+            "USER": "postgres",
+            "HOST": f"{SERVERS_DIR}/postgres",  # the folder of its socket
+        },
+    }
+    CELERY_BROKER_URL = f"redis+socket://{SERVERS_DIR}/redis.sock"
+    CELERY_BROKER_TRANSPORT_OPTIONS = {}
+
 # Mails are written to files: look into var/mails.
 MAIL_DIR = VAR_DIR / "mails"
 _FILES = "django.core.mail.backends.filebased.EmailBackend"

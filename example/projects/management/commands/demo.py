@@ -1,9 +1,10 @@
 """Sets the example up from nothing, tells its story, and serves the site."""
 
 import platform
+import signal
 import socket
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from projects.models import DeadLetter, Project
 from projects.narrator import Narrator, RowNarrator
 from projects.processes import worker_and_beat
 from projects.sample_data import create_sample_data
+from projects.servers import servers
 from projects.services import request_budget
 
 
@@ -36,6 +38,11 @@ class Command(BaseCommand):
             action="store_true",
             help="store events and executions, and run them in a worker with Beat",
         )
+        parser.add_argument(
+            "--servers",
+            action="store_true",
+            help="like --production, on a PostgreSQL and a Redis that are started for the demo",
+        )
         parser.add_argument("--port", type=int, default=8000, help="serve here (8000)")
 
     def handle(self, *, no_serve: bool, port: int, **_: Any) -> None:
@@ -47,14 +54,22 @@ class Command(BaseCommand):
             f"general_manager demo: {mode} mode, Django {django.get_version()}, "
             f"Python {platform.python_version()}"
         )
-        self.prepare()
-        self.rows = RowNarrator(self.say)
-        with worker_and_beat(self.say) if mode == "production" else nullcontext():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+        with ExitStack() as stack:
+            if settings.SERVERS_DIR:
+                log = settings.VAR_DIR / "redis.log"
+                stack.enter_context(servers(Path(settings.SERVERS_DIR), log, self.say))
+                stack.callback(connection.close)
+            self.prepare()
+            self.rows = RowNarrator(self.say)
+            if mode == "production":
+                stack.enter_context(worker_and_beat(self.say))
             with Narrator(self.say).listening():
                 self.tell()
             self.check_the_end()
             self.say("")
-            self.say(f"The database, the logs and the mails are in {_short(settings.VAR_DIR)}.")
+            kept = "logs" if settings.SERVERS_DIR else "database, the logs"
+            self.say(f"The {kept} and the mails are in {_short(settings.VAR_DIR)}.")
             if will_serve:
                 self.serve(port)
             else:
