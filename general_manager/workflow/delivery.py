@@ -15,10 +15,11 @@ from general_manager.atomic import honest_atomic
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.aside import aside, tell
 from general_manager.workflow.encoding import error_text, traceback_text
+from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.event_registry.registration import Registration, real_error
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.exceptions import RetryAfter, WorkerDied
-from general_manager.workflow.models import DeliveryStatus, WorkflowDeliveryAttempt
+from general_manager.workflow.models import DeliveryStatus, WorkflowDeliveryAttempt, WorkflowHistory
 from general_manager.workflow.models.columns import DatabaseNow, in_
 from general_manager.workflow.models.delivery import DeliveryQuerySet
 from general_manager.workflow.signals import event_dead, event_delivered
@@ -116,7 +117,11 @@ class Delivery:
             return self._rows.add(
                 self.entry_id, self.registration.id, self.token, DeliveryStatus.RUNNING
             )
-        return self._move(DeliveryStatus.RUNNING, crashes=crashes)
+        if not self._move(DeliveryStatus.RUNNING, crashes=crashes):
+            return False
+        if crashes > self.previous.crashes:
+            self._note(HistoryKind.RECOVERED)
+        return True
 
     def _call(self, *, is_shown: bool) -> Outcome:
         """The handler and its completed mark, in one transaction if the registration is atomic."""
@@ -198,7 +203,7 @@ class Delivery:
                 self._rows.add(
                     self.entry_id, self.registration.id, self.token, DeliveryStatus.RUNNING
                 )
-            return self._move(
+            won = self._move(
                 status,
                 error_class=f"{type(error).__module__}.{type(error).__qualname__}"[:255],
                 error=error_text(error),
@@ -206,6 +211,16 @@ class Delivery:
                 first_failed_at=Coalesce("first_failed_at", DatabaseNow()),
                 **values,
             )
+            if won:
+                died = isinstance(error, WorkerDied)
+                kind = HistoryKind.RECOVERED if died else HistoryKind.ATTEMPT_FAILED
+                self._note(kind, f"{type(error).__name__}: {error_text(error)}")
+            return won
+
+    def _note(self, kind: HistoryKind, detail: str = "") -> None:
+        row = self._rows.filter(outbox_id=self.entry_id, registration_id=self.registration.id)
+        history = WorkflowHistory.objects.using(self.using)
+        history.note(kind, delivery_id=row.values_list("pk", flat=True).get(), detail=detail)
 
     def _move(self, to: DeliveryStatus, **values: Any) -> bool:
         return self._rows.move(self.entry_id, self.registration.id, self.token, to, **values)

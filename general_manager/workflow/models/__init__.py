@@ -6,12 +6,15 @@ from general_manager.workflow.models.execution import WorkflowExecutionRecord
 from general_manager.workflow.models.heartbeat import WorkflowHeartbeat
 from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.outbox import Claim, OutboxStatus, WorkflowOutbox
+from general_manager.workflow.models.proxies import DeadLetter, Overview
 from general_manager.workflow.models.step import WorkflowStep
 
 __all__ = [
     "Claim",
+    "DeadLetter",
     "DeliveryStatus",
     "OutboxStatus",
+    "Overview",
     "WorkflowDeliveryAttempt",
     "WorkflowEventRecord",
     "WorkflowExecutionRecord",

@@ -1,13 +1,16 @@
 """One event to one registration: how often it was tried, and how it ended."""
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Self
 
 from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
+from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex
+from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.inserts import insert_while
 from general_manager.workflow.models.outbox import OutboxQuerySet, OutboxStatus, WorkflowOutbox
 
@@ -17,9 +20,10 @@ class DeliveryStatus(models.TextChoices):
     COMPLETED = "completed"
     FAILED = "failed"
     DEAD_LETTER = "dead_letter"
+    DISCARDED = "discarded"
 
 
-SETTLED = (DeliveryStatus.COMPLETED, DeliveryStatus.DEAD_LETTER)
+SETTLED = (DeliveryStatus.COMPLETED, DeliveryStatus.DEAD_LETTER, DeliveryStatus.DISCARDED)
 
 
 class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
@@ -68,27 +72,93 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         rows = self.filter(outbox_id=entry_id, registration_id=registration_id)
         rows.exclude(status__in=SETTLED).delete()
 
-    def requeue(self, entries: OutboxQuerySet) -> int:
-        """Owe dead letters among *entries* again, from now; returns how many.
+    def dead(self) -> Self:
+        return self.filter(status=DeliveryStatus.DEAD_LETTER)
 
-        Only their dead deliveries are opened again, with all their attempts before them.
+    def requeue(self, entries: OutboxQuerySet) -> int:
+        """Owe all dead letters of *entries* again; returns how many entries that were."""
+        return self.filter(outbox__in=entries.using(self.db)).requeue_dead()[1]
+
+    def requeue_dead(self) -> tuple[int, int]:
+        """Owe the dead letters among these again, from now: how many, and of how many entries.
+
+        They are tried anew, with all their attempts before them; nothing else is.
         """
         with transaction.atomic(using=self.db):
-            dead = entries.using(self.db).filter(status=OutboxStatus.DEAD_LETTER)
-            keys = list(dead.select_for_update().values_list("pk", flat=True))
-            self.filter(outbox_id__in=keys, status=DeliveryStatus.DEAD_LETTER).update(
-                status=DeliveryStatus.FAILED, passes=0, crashes=0, available_at=None
+            keys = self._lock_dead()
+            return len(keys), self._reopen(keys, HistoryKind.REPLAYED)
+
+    def replay(self, entry_id: int, registration_ids: Collection[str]) -> int:
+        """Deliver one event again to these handlers, whatever became of it; returns to how many.
+
+        Also to those that wanted it and were registered since. Handlers that are not named are
+        passed over. Nothing happens while a worker has the entry.
+        """
+        entries = WorkflowOutbox.objects.using(self.db)
+        with transaction.atomic(using=self.db):
+            free = entries.exclude(status=OutboxStatus.CLAIMED).filter(pk=entry_id)
+            if not free.select_for_update().exists():
+                return 0
+            known = dict(self.filter(outbox_id=entry_id).values_list("registration_id", "pk"))
+            keys = [key for name, key in known.items() if name in registration_ids]
+            self._reopen(keys, HistoryKind.REPLAYED)
+            entries.filter(pk=entry_id).owe_again()
+            return len(registration_ids)
+
+    def pass_over(self, entry_id: int, registration_ids: Collection[str]) -> None:
+        """Never deliver the event to these, which have not had it yet."""
+        rows = [
+            self.model(
+                outbox_id=entry_id,
+                registration_id=one,
+                status=DeliveryStatus.DISCARDED,
+                finished_at=timezone.now(),
             )
-            return (
-                WorkflowOutbox.objects.using(self.db)
-                .filter(pk__in=keys)
-                .update(
-                    status=OutboxStatus.PENDING,
-                    available_at=DatabaseNow(),
-                    owed_since=DatabaseNow(),
-                    settled_at=None,
-                )
+            for one in registration_ids
+        ]
+        self.bulk_create(rows, ignore_conflicts=True)
+
+    def discard(self, reason: str) -> int:
+        """Give up the dead letters among these for good; returns how many."""
+        with transaction.atomic(using=self.db):
+            keys = self._lock_dead()
+            rows = self.model._default_manager.using(self.db).filter(pk__in=keys)
+            rows.update(status=DeliveryStatus.DISCARDED, finished_at=timezone.now())
+            self._note(HistoryKind.DISCARDED, keys, reason)
+            dead = self.model._default_manager.using(self.db).filter(
+                outbox_id=OuterRef("pk"), status=DeliveryStatus.DEAD_LETTER
             )
+            WorkflowOutbox.objects.using(self.db).filter(
+                ~Exists(dead), deliveries__in=keys, status=OutboxStatus.DEAD_LETTER
+            ).update(status=OutboxStatus.PROCESSED)
+            return len(keys)
+
+    def _lock_dead(self) -> list[int]:
+        """Entries first, as deliveries do."""
+        dead = list(self.dead().values_list("pk", "outbox_id"))
+        entries = WorkflowOutbox.objects.using(self.db).order_by("pk")
+        list(entries.filter(pk__in={one for _, one in dead}).select_for_update())
+        rows = self.model._default_manager.using(self.db).filter(pk__in=[key for key, _ in dead])
+        return list(rows.filter(status=DeliveryStatus.DEAD_LETTER).values_list("pk", flat=True))
+
+    def _reopen(self, keys: Collection[int], kind: HistoryKind) -> int:
+        rows = self.model._default_manager.using(self.db).filter(pk__in=keys)
+        rows.update(
+            status=DeliveryStatus.FAILED,
+            passes=0,
+            crashes=0,
+            first_failed_at=None,
+            available_at=None,
+            finished_at=None,
+        )
+        self._note(kind, keys)
+        entries = WorkflowOutbox.objects.using(self.db).filter(deliveries__in=keys).values("pk")
+        owed = list(entries.values_list("pk", flat=True).distinct())
+        return WorkflowOutbox.objects.using(self.db).filter(pk__in=owed).owe_again()
+
+    def _note(self, kind: HistoryKind, keys: Collection[int], detail: str = "") -> None:
+        owners = [{"delivery_id": key} for key in keys]
+        WorkflowHistory.objects.using(self.db).note_each(kind, owners, detail=detail)
 
 
 class WorkflowDeliveryAttempt(models.Model):
@@ -116,8 +186,13 @@ class WorkflowDeliveryAttempt(models.Model):
     objects = DeliveryQuerySet.as_manager()
 
     class Meta:
-        verbose_name = "delivery"
-        verbose_name_plural = "deliveries"
+        verbose_name = _("delivery")
+        verbose_name_plural = _("deliveries")
+        default_permissions = ("view",)
+        permissions = (
+            ("replay_delivery", _("Can replay dead letters")),
+            ("discard_delivery", _("Can discard dead letters")),
+        )
         constraints = (
             models.UniqueConstraint(
                 fields=["outbox", "registration_id"], name="gm_one_delivery_each"

@@ -1,6 +1,7 @@
 """Events as they are stored, once each."""
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.models.columns import DatabaseNow, IdField
@@ -19,7 +20,10 @@ class WorkflowEventRecord(models.Model):
     published_at = models.DateTimeField(db_default=DatabaseNow(), editable=False)
 
     class Meta:
-        verbose_name = "event"
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
+        default_permissions = ("view",)
+        permissions = (("replay_event", _("Can have an event delivered again")),)
         constraints = (models.UniqueConstraint(fields=["event_id"], name="gm_event_id"),)
 
     def __str__(self) -> str:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from django.db import models, transaction
 from django.db.models import F, Q, Value
+from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.actors import MAX_ACTOR_LENGTH, whereabouts
 from general_manager.workflow.engine import (
@@ -224,7 +225,15 @@ class WorkflowExecutionRecord(models.Model):
     objects = ExecutionQuerySet.as_manager()
 
     class Meta:
-        verbose_name = "execution"
+        verbose_name = _("execution")
+        verbose_name_plural = _("executions")
+        default_permissions = ("view",)
+        permissions = (
+            ("resume_execution", _("Can answer what an execution waits for")),
+            ("cancel_execution", _("Can cancel an execution")),
+            ("retry_execution", _("Can continue failed executions, and wake what rests")),
+            ("resolve_execution", _("Can say what became of a step in doubt")),
+        )
         # As constraints, because `unique=True` makes a second index for LIKE on PostgreSQL.
         constraints = (
             models.UniqueConstraint(fields=["execution_id"], name="gm_execution_id"),
@@ -234,12 +243,7 @@ class WorkflowExecutionRecord(models.Model):
             OwedIndex(
                 fields=["wake_at"], condition=Q(wake_at__isnull=False), name="gm_execution_owed"
             ),
-            OwedIndex(
-                fields=["state", "id"], condition=~Q(state="completed"), name="gm_execution_state"
-            ),
-            OwedIndex(
-                fields=["ended_at"], condition=Q(ended_at__isnull=False), name="gm_execution_ended"
-            ),
+            models.Index(fields=["state", "ended_at"], name="gm_execution_state"),
             models.Index(fields=["workflow_id", "id"], name="gm_execution_workflow"),
             OwedIndex(
                 fields=["correlation_id"],

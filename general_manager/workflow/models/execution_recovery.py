@@ -9,7 +9,7 @@ from django.db import models, transaction
 from django.db.models import Case, Q, When
 
 from general_manager.workflow.actors import whereabouts
-from general_manager.workflow.engine import ACTIVE_STATES, HistoryKind, WorkflowState
+from general_manager.workflow.engine import HistoryKind, WorkflowState
 from general_manager.workflow.models.columns import DatabaseNow, in_
 from general_manager.workflow.models.compiled import Slot
 from general_manager.workflow.models.execution_values import (
@@ -64,7 +64,7 @@ class RecoveringQuerySet(models.QuerySet[Row]):
         completes; or it is overdue: then it stays as it is, for `seize_overdue`.
         """
         with transaction.atomic(using=self.db):
-            due = self.filter(wake_at__lte=DatabaseNow(), state__in=ACTIVE_STATES)
+            due = self.filter(wake_at__lte=DatabaseNow())  # only active ones have that
             rows = list(
                 due.select_for_update(skip_locked=True)
                 .order_by("wake_at")

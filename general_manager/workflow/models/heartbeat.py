@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
 
@@ -30,7 +31,8 @@ class WorkflowHeartbeat(models.Model):
     objects = HeartbeatQuerySet.as_manager()
 
     class Meta:
-        verbose_name = "heartbeat"
+        verbose_name = _("heartbeat")
+        default_permissions = ("view",)
         constraints = (models.UniqueConstraint(fields=["duty"], name="gm_heartbeat_duty"),)
 
     def __str__(self) -> str:

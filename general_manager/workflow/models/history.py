@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.actors import MAX_ACTOR_LENGTH, current_actor
 from general_manager.workflow.engine import HistoryEntry, HistoryKind
@@ -46,8 +47,9 @@ class WorkflowHistory(models.Model):
     objects = HistoryQuerySet.as_manager()
 
     class Meta:
-        verbose_name = "history entry"
-        verbose_name_plural = "history"
+        verbose_name = _("history entry")
+        verbose_name_plural = _("history")
+        default_permissions = ("view",)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}" if self.detail else str(self.kind)

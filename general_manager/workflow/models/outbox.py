@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from django.db import models, transaction
 from django.db.models import F, Q
+from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.models.columns import DatabaseNow, OwedIndex, in_
@@ -152,6 +153,24 @@ class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
             )
         )
 
+    def owe_again(self) -> int:
+        """From any status but claimed: due now, and owed from now on."""
+        return self.exclude(status=OutboxStatus.CLAIMED).update(
+            status=OutboxStatus.PENDING,
+            available_at=DatabaseNow(),
+            owed_since=DatabaseNow(),
+            settled_at=None,
+        )
+
+    def release_claims(self) -> int:
+        """Take claimed entries from whoever has them; what those still do is rolled back."""
+        return self.filter(status=OutboxStatus.CLAIMED).update(
+            status=OutboxStatus.PENDING,
+            claim_token=None,
+            available_at=DatabaseNow(),
+            begun=False,
+        )
+
     def settle(
         self,
         token: str,
@@ -207,8 +226,10 @@ class WorkflowOutbox(models.Model):
     objects = OutboxQuerySet.as_manager()
 
     class Meta:
-        verbose_name = "outbox entry"
-        verbose_name_plural = "outbox"
+        verbose_name = _("outbox entry")
+        verbose_name_plural = _("outbox")
+        default_permissions = ("view",)
+        permissions = (("drain_outbox", _("Can deliver what is owed now, and release claims")),)
         indexes = (
             OwedIndex(
                 fields=["available_at"],

@@ -6,6 +6,7 @@ from typing import Any
 from django.db import models
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
@@ -113,7 +114,8 @@ class WorkflowStep(models.Model):
     objects = StepQuerySet.as_manager()
 
     class Meta:
-        verbose_name = "step"
+        verbose_name = _("step")
+        default_permissions = ("view",)
         constraints = (
             models.UniqueConstraint(fields=["execution", "name"], name="gm_one_step_each"),
         )
