@@ -28,7 +28,7 @@ def servers(folder: Path, log: Path, say: Say) -> Iterator[None]:
             yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    say("PostgreSQL and Redis have stopped.")
+        say("PostgreSQL and Redis have stopped.")
 
 
 def _import_servers() -> tuple[Callable[[Path], Any], str]:
