@@ -11,6 +11,8 @@ _actor: Final[ContextVar[str]] = ContextVar("general_manager_actor", default="")
 _cause: Final[ContextVar[str | None]] = ContextVar("general_manager_cause", default=None)
 
 MAX_ACTOR_LENGTH: Final = 255
+WORKER: Final = "worker:"
+"""How the duty of a worker to say that it is there begins."""
 
 
 @contextmanager

@@ -1,18 +1,24 @@
-"""Our entry in Beat's schedule: with Celery's own scheduler and with django-celery-beat's."""
+"""Our entry in Beat's schedule, with either scheduler; and the word of workers that they live."""
 
 import logging
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Final
 
 from celery import current_app
-from celery.signals import beat_init
+from celery.signals import beat_init, worker_ready, worker_shutdown
 from django.apps import apps
+from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
+from general_manager.workflow.actors import WORKER, whereabouts
 from general_manager.workflow.dispatch import TICK
+from general_manager.workflow.leases import start_calling
 
 logger = logging.getLogger(__name__)
 
 ENTRY: Final = "general_manager.workflow.tick"
+ALIVE_EVERY: Final = timedelta(seconds=30)
 
 
 def install() -> None:
@@ -23,6 +29,8 @@ def install() -> None:
     else:
         app.on_after_finalize.connect(_on_finalize, weak=False, dispatch_uid=ENTRY)
     beat_init.connect(_remove_orphan, weak=False, dispatch_uid=ENTRY)
+    worker_ready.connect(_say_alive, weak=False, dispatch_uid=ENTRY)
+    worker_shutdown.connect(_say_gone, weak=False, dispatch_uid=ENTRY)
 
 
 def _on_finalize(sender: Any, **_: Any) -> None:
@@ -49,3 +57,33 @@ def _remove_orphan(**_: Any) -> None:
     deleted, _by_model = entries.objects.filter(name=ENTRY).delete()
     if deleted:
         logger.info("WORKFLOW_BEAT_ENABLED is off: removed %s from the schedule", ENTRY)
+
+
+_stop_saying: list[Callable[[], None]] = []
+
+
+def _say_alive(sender: Any, **_: Any) -> None:
+    """The worker's main process says every half minute that it is there; health asks for it."""
+    model: Any = apps.get_model("general_manager", "WorkflowHeartbeat")
+    duty = f"{WORKER}{sender.hostname}"
+
+    def say() -> None:
+        beats = model.objects.using(router.db_for_write(model))
+        beats.beat(duty, whereabouts())
+
+    def say_gone() -> None:
+        model.objects.using(router.db_for_write(model)).filter(duty=duty).delete()
+
+    try:
+        say()
+    except DatabaseError:
+        logger.exception("This worker could not say that it is there")
+    _stop_saying.extend((start_calling(say, ALIVE_EVERY), say_gone))
+
+
+def _say_gone(**_: Any) -> None:
+    while _stop_saying:
+        try:
+            _stop_saying.pop(0)()
+        except DatabaseError:
+            logger.exception("This worker could not say that it is gone")

@@ -70,14 +70,26 @@ class _Keeper:
 _keeper = _Keeper()
 
 
-@contextmanager
-def keeping(renew: Renewal, lease: timedelta) -> Iterator[None]:
-    """Call *renew* three times a *lease*, in another thread, until the block ends."""
+def start_calling(call: Renewal, every: timedelta) -> Callable[[], None]:
+    """Have *call* called in the background, now and again, until the returned function is."""
+    keeper = _own_keeper()
+    number = keeper.add(call, every.total_seconds())
+    return lambda: keeper.remove(number)
+
+
+def _own_keeper() -> _Keeper:
     global _keeper
     if _keeper.pid != os.getpid():  # threads do not survive a fork
         _keeper = _Keeper()
-    number = _keeper.add(renew, lease.total_seconds() / 3)
+    return _keeper
+
+
+@contextmanager
+def keeping(renew: Renewal, lease: timedelta) -> Iterator[None]:
+    """Call *renew* three times a *lease*, in another thread, until the block ends."""
+    keeper = _own_keeper()
+    number = keeper.add(renew, lease.total_seconds() / 3)
     try:
         yield
     finally:
-        _keeper.remove(number)
+        keeper.remove(number)

@@ -1,0 +1,148 @@
+"""Is everything all right? Asked by the admin, `workflow_status` and monitors; answered once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+
+from general_manager.conf import get_workflow_settings
+from general_manager.workflow.models.counting import MOST
+from general_manager.workflow.overview import Overview, look
+
+TICKS_MISSED: Final = 6
+"""So many intervals without a tick of Beat are no coincidence."""
+
+LEAST_PATIENCE: Final = timedelta(seconds=60)
+OLD: Final = timedelta(minutes=5)
+"""Owed work that is older than this is stuck, or more than the workers can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that is wrong; worse ones have a higher *weight*."""
+
+    code: str
+    message: str
+    remedy: str
+    weight: int
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    overview: Overview
+    troubles: list[Trouble] = field(default_factory=list)
+    """Worst first."""
+
+    @property
+    def is_well(self) -> bool:
+        return not self.troubles
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for machines: times in ISO 8601, ages in seconds."""
+        seen = self.overview
+        oldest = seen.oldest_owed
+        return {
+            "ok": self.is_well,
+            "at": seen.at.isoformat(),
+            "troubles": [
+                {"code": one.code, "message": one.message, "remedy": one.remedy}
+                for one in self.troubles
+            ],
+            "executions": dict(seen.states),
+            "outbox": {
+                "owed": seen.owed,
+                "claimed": seen.claimed,
+                "oldest_seconds": None if oldest is None else (seen.at - oldest).total_seconds(),
+            },
+            "dead_letters": seen.dead,
+            "late_executions": seen.late_executions,
+            "long_deliveries": seen.long_deliveries,
+            "last_tick": None if seen.last_tick is None else seen.last_tick.isoformat(),
+            "workers": seen.workers,
+        }
+
+
+def check_health(using: str | None = None) -> Health:
+    """Look, and say what is wrong. In local mode, where nothing is stored, all is well.
+
+    Raises `DatabaseError` if the database cannot be asked.
+    """
+    seen = look(using)
+    return Health(seen, sorted(_troubles(seen), key=lambda one: -one.weight))
+
+
+def _troubles(seen: Overview) -> Iterator[Trouble]:
+    settings = get_workflow_settings()
+    if settings.beat_enabled:
+        yield from _of_beat(seen)
+    if settings.run_async and seen.owed and not seen.workers:
+        yield Trouble(
+            "no-worker", "No Celery worker is there.", "Start one: celery -A <project> worker", 90
+        )
+    age = seen.at - seen.oldest_owed if seen.oldest_owed is not None else timedelta(0)
+    if age > OLD:
+        yield Trouble(
+            "old-work",
+            f"The oldest event has been owed for {in_words(age)}.",
+            "Look at the outbox: does a handler fail, does a worker know every handler, "
+            "are there enough workers?",
+            60,
+            seen.owed,
+        )
+    if seen.late_executions:
+        yield Trouble(
+            "late-executions",
+            f"{number(seen.late_executions)} executions are due, and nobody has taken them up.",
+            "Are Beat and workers running? Sweep now: manage.py workflow_drain_outbox",
+            70,
+            seen.late_executions,
+        )
+    if seen.long_deliveries:
+        limit = in_words(settings.delivery_running_timeout)
+        yield Trouble(
+            "long-deliveries",
+            f"{number(seen.long_deliveries)} deliveries have been running for more than {limit}.",
+            "A handler hangs or is slow: start a workflow from it instead.",
+            50,
+            seen.long_deliveries,
+        )
+    if seen.dead:
+        yield Trouble(
+            "dead-letters",
+            f"{number(seen.dead)} dead letters.",
+            "Mend the cause, then replay them: manage.py workflow_replay_dead_letters",
+            40,
+            seen.dead,
+        )
+
+
+def _of_beat(seen: Overview) -> Iterator[Trouble]:
+    interval = get_workflow_settings().beat_outbox_interval
+    patience = max(LEAST_PATIENCE, interval * TICKS_MISSED)
+    if seen.last_tick is None:
+        message = "Beat has never ticked."
+    elif seen.at - seen.last_tick > patience:
+        message = f"No tick of Beat for {in_words(seen.at - seen.last_tick)}."
+    else:
+        return
+    yield Trouble(
+        "no-beat",
+        message,
+        "Is Beat running? Lost messages, retries and timers wait for it: celery -A <project> beat",
+        100,
+    )
+
+
+def number(count: int) -> str:
+    """A capped count in words: ``10,000+`` stands for more."""
+    return f"{MOST:,}+" if count > MOST else f"{count:,}"
+
+
+def in_words(duration: timedelta) -> str:
+    """As people say it: ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
+    seconds = duration.total_seconds()
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size or (seconds >= size and unit != "min"):
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"

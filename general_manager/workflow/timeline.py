@@ -1,0 +1,158 @@
+"""One story from the event to the outcome, out of all tables, in a fixed number of queries."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.db.models import QuerySet
+
+from general_manager.workflow.models import (
+    DeliveryStatus,
+    WorkflowDeliveryAttempt,
+    WorkflowEventRecord,
+    WorkflowExecutionRecord,
+    WorkflowHistory,
+    WorkflowOutbox,
+    WorkflowStep,
+)
+from general_manager.workflow.steps import StepStatus
+
+LONG: Final = timedelta(minutes=1)
+"""A gap that is worth a word."""
+
+MOST: Final = 500
+"""Steps, attempts and history entries of one kind; the rest is said to be there, not shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that happened *at* a time; *what* names a kind, *about* says to or by what."""
+
+    at: datetime
+    what: str
+    about: str = ""
+    by: str = ""
+    detail: str = ""
+    took: timedelta | None = None
+    event_id: str | None = None
+    execution_id: str | None = None
+    offset: timedelta = timedelta(0)
+    gap: timedelta | None = None
+    """How long nothing happened before, if that was long."""
+
+
+def timeline_of_execution(execution: WorkflowExecutionRecord) -> list[Moment]:
+    """In order of time, with offsets from the event, or from the start if no event caused it.
+
+    At most six statements.
+    """
+    using = execution._state.db or "default"
+    moments = list(_of_execution(execution))
+    steps = WorkflowStep.objects.using(using).filter(execution=execution).order_by("pk")
+    for step in steps[:MOST]:
+        moments += _of_step(step)
+    history = WorkflowHistory.objects.using(using).filter(execution=execution)
+    moments += _of_history(history)
+    if execution.caused_by is not None:
+        found = WorkflowEventRecord.objects.using(using).filter(event_id=execution.caused_by)
+        for event in found.select_related("outbox"):
+            moments += _of_event(event, using)
+    return _told(moments)
+
+
+def timeline_of_event(event: WorkflowEventRecord) -> list[Moment]:
+    """The event, its deliveries, and the start and end of the executions that it caused.
+
+    At most five statements.
+    """
+    using = event._state.db or "default"
+    moments = list(_of_event(event, using))
+    caused = WorkflowExecutionRecord.objects.using(using).filter(caused_by=event.event_id)
+    for execution in caused.defer("traceback", "input_data", "output_data").order_by("pk")[:MOST]:
+        moments += _of_execution(execution)
+    return _told(moments)
+
+
+def _of_event(event: WorkflowEventRecord, using: str) -> Iterator[Moment]:
+    name = event.event_name or event.event_type
+    yield Moment(event.published_at, "published", name, event_id=event.event_id)
+    entry: WorkflowOutbox | None = getattr(event, "outbox", None)
+    if entry is None:
+        return
+    if entry.claimed_at is not None:
+        yield Moment(entry.claimed_at, "claimed", by=entry.claimed_by)
+    deliveries = WorkflowDeliveryAttempt.objects.using(using).filter(outbox=entry)
+    for delivery in deliveries.defer("traceback").order_by("pk")[:MOST]:
+        yield from _of_delivery(delivery)
+    attempts = WorkflowHistory.objects.using(using).filter(delivery__outbox=entry)
+    yield from _of_history(attempts.select_related("delivery"))
+
+
+def _of_delivery(delivery: WorkflowDeliveryAttempt) -> Iterator[Moment]:
+    about = delivery.registration_id
+    if delivery.status == DeliveryStatus.RUNNING:
+        yield Moment(delivery.started_at, "delivering", about)
+    elif delivery.finished_at is not None and delivery.status != DeliveryStatus.FAILED:
+        error = f"{delivery.error_class}: {delivery.error}" if delivery.error_class else ""
+        is_dead = delivery.status == DeliveryStatus.DEAD_LETTER
+        what = {"completed": "delivered", "dead_letter": "dead"}.get(delivery.status, "given_up")
+        yield Moment(delivery.finished_at, what, about, detail=error if is_dead else "")
+
+
+def _of_execution(execution: WorkflowExecutionRecord) -> Iterator[Moment]:
+    about, key = execution.workflow_id, execution.execution_id
+    yield Moment(execution.created_at, "created", about, execution_id=key)
+    if execution.started_at is not None:
+        place = execution.claimed_by
+        yield Moment(execution.started_at, "started", about, by=place, execution_id=key)
+    if execution.ended_at is not None:
+        took = execution.ended_at - (execution.started_at or execution.created_at)
+        yield Moment(
+            execution.ended_at,
+            execution.state,
+            about,
+            detail=last_line(execution.error),
+            took=took,
+            execution_id=key,
+        )
+
+
+def _of_step(step: WorkflowStep) -> Iterator[Moment]:
+    if step.answerable or step.until is not None:
+        until = f"until {step.until:%Y-%m-%d %H:%M:%S} UTC" if step.until is not None else ""
+        yield Moment(
+            step.started_at, "waits" if step.answerable else "sleeps", step.name, "", until
+        )
+    if step.status == StepStatus.BEGUN:
+        yield Moment(step.started_at, "in_doubt", step.name)
+    elif step.finished_at is not None:
+        took = step.finished_at - step.started_at
+        what = "answered" if step.answerable else "step"
+        if step.status == StepStatus.TIMED_OUT:
+            what = "timed_out" if step.answerable else "woke"
+        yield Moment(step.finished_at, what, step.name, took=max(took, timedelta(0)))
+
+
+def _of_history(rows: "QuerySet[WorkflowHistory]") -> Iterator[Moment]:
+    for row in rows.order_by("pk")[:MOST]:
+        about = row.delivery.registration_id if row.delivery is not None else ""
+        yield Moment(row.at, row.kind, about, row.by, row.detail)
+
+
+def _told(moments: Iterable[Moment]) -> list[Moment]:
+    """In order, each with its distance from the first and a word on long silences."""
+    ordered = sorted(moments, key=lambda one: one.at)
+    told: list[Moment] = []
+    for one in ordered:
+        silence = one.at - told[-1].at if told else timedelta(0)
+        told.append(
+            replace(one, offset=one.at - ordered[0].at, gap=silence if silence >= LONG else None)
+        )
+    return told
+
+
+def last_line(error: str | None) -> str:
+    """What an error says in short: the last line that says anything."""
+    lines = [line.strip() for line in (error or "").splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""
