@@ -223,6 +223,8 @@ def outcome(details, report):
     counts = report["counts"]
     failed = counts["failed"] + counts["error"]
     words = "%d passed, %d failed, %d skipped" % (counts["passed"], failed, counts["skipped"])
+    if counts["xfailed"]:
+        words += ", %d known to fail" % counts["xfailed"]
     if not ok:
         words, failed = words + "  FAILED", max(failed, 1)
     return words, {"passed": counts["passed"], "failed": failed, "skipped": counts["skipped"]}
