@@ -17,7 +17,7 @@ if site := os.environ.get("TEST_SITE_DATABASE"):  # a server's databases, not SQ
         database["NAME"] = f"{site}_{alias}"
 ROOT_URLCONF = "tests.acceptance.production.urls"
 ALLOWED_HOSTS = ["127.0.0.1"]
-MIDDLEWARE: list[str] = []  # the visitors are tests: no sessions, no forms to protect
+MIDDLEWARE = []  # the visitors are tests: no sessions, no forms to protect
 GENERAL_MANAGER = {
     "WORKFLOW_MODE": "production",
     "WORKFLOW_ENGINE": {
