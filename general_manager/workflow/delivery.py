@@ -75,7 +75,7 @@ class Delivery:
         previous = self.previous
         if previous is None:
             return None
-        if previous.status == DeliveryStatus.COMPLETED:
+        if previous.status in (DeliveryStatus.COMPLETED, DeliveryStatus.DISCARDED):
             return Outcome.DONE, None
         if previous.status == DeliveryStatus.DEAD_LETTER:
             return Outcome.DEAD, None

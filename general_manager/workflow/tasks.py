@@ -8,22 +8,26 @@ from general_manager.workflow.dispatch import DELIVER, DRAIN, RUN, TICK
 from general_manager.workflow.executor import run
 from general_manager.workflow.outbox import deliver, drain
 from general_manager.workflow.sweep import tick
+from general_manager.workflow.transactions import drop_broken_connections
 
 
 @shared_task(name=DRAIN, ignore_result=True)
 def drain_outbox(using: str | None = None) -> None:
     """Deliver what the outbox of database *using*, or of each, owes."""
+    drop_broken_connections()
     drain(using)
 
 
 @shared_task(name=DELIVER, ignore_result=True)
 def deliver_outbox(using: str, token: str, keys: Sequence[int]) -> None:
     """Deliver entries that `drain_outbox` claimed with *token*."""
+    drop_broken_connections()
     deliver(using, token, keys)
 
 
 @shared_task(name=RUN, ignore_result=True)
 def run_executions(execution_ids: Sequence[str], using: str) -> None:
+    drop_broken_connections()
     for execution_id in execution_ids:
         run(execution_id, using)
 
@@ -31,4 +35,5 @@ def run_executions(execution_ids: Sequence[str], using: str) -> None:
 @shared_task(name=TICK, ignore_result=True)
 def beat_tick() -> None:
     """The safety net: what no message announced, lost messages, timers, dead workers."""
+    drop_broken_connections()
     tick()

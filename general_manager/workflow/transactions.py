@@ -25,6 +25,20 @@ def caller_savepoints() -> AbstractContextManager[None] | None:
     return _savepoints(aliases) if aliases else None
 
 
+def drop_broken_connections() -> None:
+    """Close the connections of this thread whose server went away, so that they are made anew.
+
+    With `CELERY_DB_REUSE_MAX` Celery keeps a connection over tasks and never asks whether it
+    works; Django asks only at the end of a request.
+    """
+    for connection in connections.all(initialized_only=True):
+        if connection.errors_occurred and not connection.in_atomic_block:
+            if connection.is_usable():
+                connection.errors_occurred = False
+            else:
+                connection.close()
+
+
 @contextmanager
 def _savepoints(aliases: list[str]) -> Iterator[None]:
     with ExitStack() as savepoints:

@@ -1,13 +1,8 @@
 """The database goes away in the middle, and workers that everybody thinks are dead are not."""
 
-import pytest
-
 from tests.sites import TAGS
 
-BROKEN = "with CELERY_DB_REUSE_MAX a worker keeps a connection whose server went away"
 
-
-@pytest.mark.xfail(reason=BROKEN, run=False)
 def test_e2_e4_a_database_that_restarts_in_the_middle_costs_no_event_and_doubles_none(
     open_site, postgres
 ):
@@ -24,7 +19,6 @@ def test_e2_e4_a_database_that_restarts_in_the_middle_costs_no_event_and_doubles
     site.until(TAGS, sorted(map(str, range(200))))
 
 
-@pytest.mark.xfail(reason=BROKEN, run=False)
 def test_e2_a_worker_that_idled_while_the_database_restarted_works_on(open_site, postgres):
     site = open_site(postgres=postgres.uri)
     site.worker("-P", "solo")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from typing import Any
-from uuid import uuid4
 
 from django.db import router, transaction
 from django.utils import timezone
@@ -25,6 +24,7 @@ from general_manager.workflow.engine import (
     check_start,
 )
 from general_manager.workflow.executor import run
+from general_manager.workflow.ids import new_id
 from general_manager.workflow.importing import describe, path_of, resolve
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.models.execution import (
@@ -60,7 +60,7 @@ class CeleryWorkflowEngine:
         is_over = state is not WorkflowState.PENDING
         key = None if error is not None else dedup_key(workflow.workflow_id, correlation_id)
         record, is_new = self._executions.start_once(
-            execution_id=str(uuid4()),
+            execution_id=new_id(),
             workflow_id=workflow.workflow_id,
             version=workflow.version,
             handler_path=path,

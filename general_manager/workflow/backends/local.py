@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, cast
-from uuid import uuid4
 
 from general_manager.workflow.aside import tell
 from general_manager.workflow.backends.memory import (
@@ -38,6 +37,7 @@ from general_manager.workflow.exceptions import (
     RetryAfter,
     StepInDoubt,
 )
+from general_manager.workflow.ids import new_id
 from general_manager.workflow.importing import resolve
 from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.signals import execution_changed
@@ -71,7 +71,7 @@ class LocalWorkflowEngine:
     ) -> WorkflowExecution:
         check_start(workflow, correlation_id)
         record = Record(
-            execution_id=str(uuid4()),
+            execution_id=new_id(),
             definition=workflow,
             input_data=encode_mapping({} if input_data is None else input_data, root="input_data"),
             correlation_id=correlation_id or None,

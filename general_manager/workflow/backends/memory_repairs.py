@@ -1,7 +1,5 @@
 """What may be done to executions in memory besides the four verbs of every engine."""
 
-from uuid import uuid4
-
 from general_manager.workflow.backends.memory import ExecutionMemory, Record
 from general_manager.workflow.checkpoints import (
     NotContinuableError,
@@ -12,6 +10,7 @@ from general_manager.workflow.checkpoints import (
 from general_manager.workflow.encoding import copy_encoded
 from general_manager.workflow.engine import HistoryKind, WorkflowState
 from general_manager.workflow.exceptions import WorkflowInvalidStateError
+from general_manager.workflow.ids import new_id
 from general_manager.workflow.steps import StepRecord, StepStatus
 
 
@@ -29,7 +28,7 @@ def continue_failed(memory: ExecutionMemory, execution_id: str, resolved: Resolu
         except NotContinuableError as error:
             raise _refusal(old, str(error)) from None
         new = Record(
-            execution_id=str(uuid4()),
+            execution_id=new_id(),
             definition=old.definition,
             input_data=copy_encoded(old.input_data),
             correlation_id=old.correlation_id,

@@ -1,7 +1,5 @@
 """What an operator may do to stored executions besides the four verbs of every engine."""
 
-from uuid import uuid4
-
 from django.db import transaction
 
 from general_manager.workflow.checkpoints import (
@@ -12,6 +10,7 @@ from general_manager.workflow.checkpoints import (
 )
 from general_manager.workflow.engine import HistoryKind, WorkflowState
 from general_manager.workflow.exceptions import WorkflowInvalidStateError
+from general_manager.workflow.ids import new_id
 from general_manager.workflow.models import (
     WorkflowExecutionRecord,
     WorkflowHistory,
@@ -41,7 +40,7 @@ def continue_failed(
         kept = _kept_rows(old, list(rows.filter(execution=old).order_by("pk")), resolved)
         new, is_new = executions.start_once(
             **{name: getattr(old, name) for name in CARRIED},
-            execution_id=str(uuid4()),
+            execution_id=new_id(),
             metadata={**old.metadata, "continues": old.execution_id},
             correlation_id=old.correlation_id,
             dedup_key=dedup_key(old.workflow_id, old.correlation_id),

@@ -25,6 +25,7 @@ class WorkflowEventRecord(models.Model):
         default_permissions = ("view",)
         permissions = (("replay_event", _("Can have an event delivered again")),)
         constraints = (models.UniqueConstraint(fields=["event_id"], name="gm_event_id"),)
+        indexes = (models.Index(fields=["event_type", "id"], name="gm_event_type"),)
 
     def __str__(self) -> str:
         return f"{self.event_name or self.event_type} {self.event_id}"

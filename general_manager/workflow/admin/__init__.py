@@ -1,0 +1,1 @@
+"""The operator's pages: one module a page, over stock Django admin."""

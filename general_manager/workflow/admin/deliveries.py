@@ -1,0 +1,174 @@
+"""Dead letters: what failed for the last time, with every attempt; to replay or to discard."""
+
+from typing import Any, Final
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from general_manager.workflow.admin.base import ReadOnlyAdmin, may
+from general_manager.workflow.admin.confirming import confirm_many, confirm_page, perform_one
+from general_manager.workflow.admin.export import export_as_csv
+from general_manager.workflow.admin.filters import HandlerFilter
+from general_manager.workflow.admin.formats import ago, badge, text_block
+from general_manager.workflow.admin.letter_acts import ACTS, LetterAct
+from general_manager.workflow.admin.links import event_link
+from general_manager.workflow.admin.telling import told
+from general_manager.workflow.models import DeadLetter, DeliveryStatus, WorkflowHistory
+from general_manager.workflow.timeline import Moment, last_line
+
+MOST_ATTEMPTS: Final = 100
+
+
+def bulk_action(act: LetterAct) -> Any:
+    def selected(
+        page: "DeadLetterAdmin", request: HttpRequest, queryset: "QuerySet[Any]"
+    ) -> HttpResponse | None:
+        return confirm_many(
+            page,
+            request,
+            queryset,
+            action=f"{act.name}_selected",
+            title=act.label,
+            done=act.done,
+            sentence=act.sentence,
+            allows=lambda row: None,
+            perform=act.perform,
+            form_class=act.form,
+            is_grave=act.is_grave,
+        )
+
+    selected.__name__ = f"{act.name}_selected"
+    selected.short_description = act.label  # type: ignore[attr-defined]
+    selected.allowed_permissions = (act.permission,)  # type: ignore[attr-defined]
+    return selected
+
+
+@admin.register(DeadLetter)
+class DeadLetterAdmin(ReadOnlyAdmin):
+    view_permission = "view_workflowdeliveryattempt"
+    list_display = ("handler", "event", "tried", "failed", "why")
+    list_display_links = ("handler",)
+    list_filter = (HandlerFilter,)
+    list_select_related = ("outbox__event",)
+    actions = (*(bulk_action(act) for act in ACTS.values()), export_as_csv)
+    change_form_template = "admin/general_manager/delivery.html"
+    fieldsets = (
+        (
+            gettext_lazy("Facts"),
+            {
+                "fields": (
+                    "state", "registration_id", "event", "tried", "started_at", "first_failed_at",
+                    "finished_at",
+                )
+            },
+        ),
+        (gettext_lazy("Failure"), {"fields": ("error_class", "error_text", "trace")}),
+    )  # fmt: skip
+    export_fields = (
+        "registration_id", "outbox__event__event_id", "outbox__event__event_type", "passes",
+        "crashes", "first_failed_at", "finished_at", "error_class", "error",
+    )  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest) -> "QuerySet[DeadLetter]":
+        return super().get_queryset(request).filter(status=DeliveryStatus.DEAD_LETTER)
+
+    @admin.display(description=gettext_lazy("Handler"))
+    def handler(self, letter: DeadLetter) -> SafeString:
+        return format_html("<code>{}</code>", letter.registration_id)
+
+    @admin.display(description=gettext_lazy("State"))
+    def state(self, letter: DeadLetter) -> SafeString:
+        return badge(letter.status)
+
+    @admin.display(description=gettext_lazy("Event"))
+    def event(self, letter: DeadLetter) -> SafeString:
+        stored = letter.outbox.event
+        return format_html(
+            "{}<br>{}", stored.event_name or stored.event_type, event_link(stored.event_id)
+        )
+
+    @admin.display(description=gettext_lazy("Attempts"))
+    def tried(self, letter: DeadLetter) -> str:
+        crashes = _(", worker died %d times") % letter.crashes if letter.crashes else ""
+        return f"{letter.passes}{crashes}"
+
+    @admin.display(description=gettext_lazy("Failed"))
+    def failed(self, letter: DeadLetter) -> SafeString:
+        return ago(letter.finished_at)
+
+    @admin.display(description=gettext_lazy("Why"))
+    def why(self, letter: DeadLetter) -> SafeString:
+        kind = letter.error_class.rpartition(".")[2]
+        return format_html('{}<br><span class="gm-quiet">{}</span>', kind, last_line(letter.error))
+
+    @admin.display(description=gettext_lazy("Error"))
+    def error_text(self, letter: DeadLetter) -> SafeString:
+        return text_block(letter.error, _("Error"))
+
+    @admin.display(description=gettext_lazy("Traceback"))
+    def trace(self, letter: DeadLetter) -> SafeString:
+        return text_block(letter.traceback, _("Traceback"))
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.act_view)
+        own = path("<int:key>/act/<slug:name>/", view, name="general_manager_delivery_act")
+        return [own, *super().get_urls()]
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        letter = self.get_object(request, object_id)
+        extra: dict[str, Any] = dict(extra_context or {})
+        if letter is not None and self.has_view_permission(request, letter):
+            rows = WorkflowHistory.objects.filter(delivery_id=letter.pk).order_by("pk")
+            moments = [
+                Moment(one.at, one.kind, by=one.by, detail=one.detail)
+                for one in rows[:MOST_ATTEMPTS]
+            ]
+            extra["delivery"] = letter
+            extra["badge"] = badge(letter.status)
+            extra["attempts"] = told(moments)
+            extra["acts"] = [act for act in ACTS.values() if may(request, act.permission)]
+            extra["title"] = _("Dead letter")
+        return super().change_view(request, object_id, form_url, extra)
+
+    def act_view(self, request: HttpRequest, key: int, name: str) -> HttpResponse:
+        act = ACTS.get(name)
+        letter = self.get_queryset(request).filter(pk=key).first()
+        if act is None or letter is None:
+            raise Http404
+        if not (self.has_view_permission(request, letter) and may(request, act.permission)):
+            raise PermissionDenied
+        form: forms.Form = act.form(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            perform_one(
+                self, request, letter, act.done, lambda: act.perform(letter, form.cleaned_data)
+            )
+            return HttpResponseRedirect(reverse("admin:general_manager_deadletter_changelist"))
+        return confirm_page(
+            self,
+            request,
+            title=act.label,
+            sentence=act.sentence,
+            form=form,
+            is_grave=act.is_grave,
+            back=reverse("admin:general_manager_deadletter_change", args=[letter.pk]),
+        )
+
+    def has_replay_delivery_permission(self, request: HttpRequest) -> bool:
+        return may(request, "replay_delivery")
+
+    def has_discard_delivery_permission(self, request: HttpRequest) -> bool:
+        return may(request, "discard_delivery")

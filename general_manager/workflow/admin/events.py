@@ -1,0 +1,265 @@
+"""Events: what was published, whom it reached, what it started; and to deliver one again."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from general_manager.workflow.actors import acting_as
+from general_manager.workflow.admin.base import ReadOnlyAdmin, may
+from general_manager.workflow.admin.confirming import confirm_page, perform_one
+from general_manager.workflow.admin.export import export_as_csv
+from general_manager.workflow.admin.filters import EventTypeFilter
+from general_manager.workflow.admin.formats import NONE, ago, badge, json_block, short_id
+from general_manager.workflow.admin.links import subject_of
+from general_manager.workflow.admin.telling import told
+from general_manager.workflow.dispatch import drain_outbox_soon
+from general_manager.workflow.models import (
+    DeliveryStatus,
+    OutboxStatus,
+    WorkflowDeliveryAttempt,
+    WorkflowEventRecord,
+    WorkflowExecutionRecord,
+)
+from general_manager.workflow.redaction import BLOT, readable, redact
+from general_manager.workflow.replaying import Recipient, recipients, replay
+from general_manager.workflow.timeline import timeline_of_event
+
+MOST = 50
+
+
+class ReplayForm(forms.Form):
+    """To whom: by default only those that failed."""
+
+    to = forms.MultipleChoiceField(
+        label=gettext_lazy("Deliver again to"), widget=forms.CheckboxSelectMultiple
+    )
+
+    def __init__(self, *args: Any, known: list[Recipient], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        to: Any = self.fields["to"]
+        to.choices = [(one.id, f"{one.id} ({one.status or _('not had it yet')})") for one in known]
+        to.initial = [one.id for one in known if one.has_failed]
+
+
+def _count(*statuses: str) -> Any:
+    deliveries = WorkflowDeliveryAttempt.objects.filter(outbox__event=OuterRef("pk"))
+    counted = deliveries.filter(status__in=statuses).order_by().values("outbox")
+    return Coalesce(Subquery(counted.annotate(count=Count("pk")).values("count")), 0)
+
+
+@admin.register(WorkflowEventRecord)
+class EventAdmin(ReadOnlyAdmin):
+    list_display = ("name", "which", "source", "when", "reached")
+    list_display_links = ("name",)
+    list_filter = (EventTypeFilter,)
+    list_select_related = ("outbox",)
+    search_fields = ("event_id",)
+    search_help_text = gettext_lazy("A whole event id")
+    actions = (export_as_csv,)
+    change_form_template = "admin/general_manager/event.html"
+    fieldsets = (
+        (
+            gettext_lazy("Facts"),
+            {
+                "fields": (
+                    "event_name", "event_type", "event_id", "subject", "source", "occurred_at",
+                    "published_at", "entry",
+                )
+            },
+        ),
+        (gettext_lazy("Change"), {"fields": ("changes",)}),
+        (gettext_lazy("Data"), {"fields": ("content", "about")}),
+        (gettext_lazy("Deliveries and executions"), {"fields": ("deliveries", "executions")}),
+    )  # fmt: skip
+    export_fields = (
+        "event_id", "event_type", "event_name", "source", "occurred_at", "published_at",
+        "payload", "metadata",
+    )  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest) -> "QuerySet[Any]":
+        rows: QuerySet[Any] = (
+            super()
+            .get_queryset(request)
+            .annotate(
+                delivered=_count(DeliveryStatus.COMPLETED),
+                dead=_count(DeliveryStatus.DEAD_LETTER),
+            )
+        )
+        return rows
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: "QuerySet[Any]", search_term: str
+    ) -> tuple["QuerySet[Any]", bool]:
+        term = search_term.strip()
+        return (queryset.filter(event_id=term) if term else queryset), False
+
+    @admin.display(description=gettext_lazy("Event"))
+    def name(self, event: WorkflowEventRecord) -> SafeString:
+        return format_html(
+            '{}<br><span class="gm-quiet">{}</span>',
+            event.event_name or event.event_type, event.event_type if event.event_name else "",
+        )  # fmt: skip
+
+    @admin.display(description=gettext_lazy("Id"))
+    def which(self, event: WorkflowEventRecord) -> SafeString:
+        return short_id(event.event_id)
+
+    @admin.display(description=gettext_lazy("Published"))
+    def when(self, event: WorkflowEventRecord) -> SafeString:
+        return ago(event.published_at)
+
+    @admin.display(description=gettext_lazy("Reached"))
+    def reached(self, event: Any) -> SafeString | str:
+        outbox = getattr(event, "outbox", None)
+        parts = [_("%d delivered") % event.delivered] if event.delivered else []
+        parts += [_("%d dead") % event.dead] if event.dead else []
+        text = " / ".join(parts) or _("nobody yet")
+        if outbox is not None and outbox.status not in (OutboxStatus.PROCESSED,):
+            return format_html("{} {}", badge(outbox.status), text)
+        return text if parts else _("nobody wanted it")
+
+    @admin.display(description=gettext_lazy("Outbox"))
+    def entry(self, event: WorkflowEventRecord) -> SafeString | str:
+        outbox = getattr(event, "outbox", None)
+        return badge(outbox.status) if outbox is not None else NONE
+
+    @admin.display(description=gettext_lazy("About"))
+    def subject(self, event: WorkflowEventRecord) -> SafeString | str:
+        payload = event.payload if isinstance(event.payload, dict) else {}
+        manager = payload.get("manager")
+        if not isinstance(manager, str):
+            return NONE
+        return subject_of(manager, payload.get("identification"))
+
+    @admin.display(description=gettext_lazy("Fields"))
+    def changes(self, event: WorkflowEventRecord) -> SafeString | str:
+        """A manager's change as people compare it: field, old, new."""
+        payload = event.payload if isinstance(event.payload, dict) else {}
+        changes = redact(payload.get("changes"))
+        if not isinstance(changes, dict) or not changes:
+            return NONE
+        head = format_html(
+            "<thead><tr><th>{}</th><th>{}</th><th>{}</th></tr></thead>",
+            _("Field"), _("Old"), _("New"),
+        )  # fmt: skip
+        rows = format_html_join(
+            "", "<tr><th>{}</th><td>{}</td><td>{}</td></tr>",
+            ((name, _side(one, "old"), _side(one, "new")) for name, one in changes.items()),
+        )  # fmt: skip
+        return format_html('<table class="gm-table">{}<tbody>{}</tbody></table>', head, rows)
+
+    @admin.display(description=gettext_lazy("Payload"))
+    def content(self, event: WorkflowEventRecord) -> SafeString:
+        return json_block(event.payload)
+
+    @admin.display(description=gettext_lazy("Metadata"))
+    def about(self, event: WorkflowEventRecord) -> SafeString:
+        return json_block(event.metadata)
+
+    @admin.display(description=gettext_lazy("Deliveries"))
+    def deliveries(self, event: WorkflowEventRecord) -> SafeString | str:
+        rows = WorkflowDeliveryAttempt.objects.filter(outbox__event=event).defer("traceback")
+        lines = [
+            format_html(
+                "{} <code>{}</code> {}",
+                badge(row.status), row.registration_id, f"{row.error_class} {row.error[:200]}",
+            )
+            for row in rows.order_by("pk")[:MOST]
+        ]  # fmt: skip
+        return SafeString("<br>").join(lines) if lines else NONE
+
+    @admin.display(description=gettext_lazy("Executions"))
+    def executions(self, event: WorkflowEventRecord) -> SafeString | str:
+        rows = WorkflowExecutionRecord.objects.filter(caused_by=event.event_id)
+        rows = rows.only("pk", "execution_id", "workflow_id", "state").order_by("pk")
+        lines = [
+            format_html(
+                '{} <a href="{}">{}</a>',
+                badge(row.state),
+                reverse("admin:general_manager_workflowexecutionrecord_change", args=[row.pk]),
+                row,
+            )
+            for row in rows[:MOST]
+        ]
+        return SafeString("<br>").join(lines) if lines else NONE
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        own = [
+            path(
+                "by-id/<path:event_id>/", view(self.by_id_view), name="general_manager_event_by_id"
+            ),
+            path("<int:key>/replay/", view(self.replay_view), name="general_manager_event_replay"),
+        ]
+        return [*own, *super().get_urls()]
+
+    def by_id_view(self, request: HttpRequest, event_id: str) -> HttpResponse:
+        found = WorkflowEventRecord.objects.filter(event_id=event_id).only("pk").first()
+        if found is None:
+            raise Http404(_("There is no event %s.") % event_id)
+        return HttpResponseRedirect(
+            reverse("admin:general_manager_workfloweventrecord_change", args=[found.pk])
+        )
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        event = self.get_object(request, object_id)
+        extra: dict[str, Any] = dict(extra_context or {})
+        if event is not None and self.has_view_permission(request, event):
+            extra["event"] = event
+            extra["moments"] = told(timeline_of_event(event))
+            extra["may_replay"] = may(request, "replay_event") and hasattr(event, "outbox")
+            extra["title"] = _("Event")
+        return super().change_view(request, object_id, form_url, extra)
+
+    def replay_view(self, request: HttpRequest, key: int) -> HttpResponse:
+        event = WorkflowEventRecord.objects.select_related("outbox").filter(pk=key).first()
+        if event is None or not hasattr(event, "outbox"):
+            raise Http404
+        if not (self.has_view_permission(request, event) and may(request, "replay_event")):
+            raise PermissionDenied
+        known = recipients(event)
+        form = ReplayForm(request.POST or None, known=known)
+        back = reverse("admin:general_manager_workfloweventrecord_change", args=[event.pk])
+        if request.method == "POST" and form.is_valid():
+            chosen = form.cleaned_data["to"]
+            done = _("Owed again to %d handler(s).") % len(chosen)
+            with acting_as(request.user):
+                perform_one(self, request, event, done, lambda: replay(event, chosen))
+            drain_outbox_soon(event._state.db or "default")
+            return HttpResponseRedirect(back)
+        return confirm_page(
+            self,
+            request,
+            title=_("Deliver again"),
+            sentence=_(
+                "The chosen handlers run again with this event. A handler that completed before "
+                "repeats what it does outside of the database, such as sending a mail."
+            ),
+            form=form if known else None,
+            why_not=None if known else _("No handler of this process wants this event."),
+            preview=_("%d handler(s) want this event; those that failed are chosen.") % len(known),
+            back=back,
+        )
+
+
+def _side(change: Any, side: str) -> str:
+    value = change.get(side) if isinstance(change, dict) else change
+    if value == BLOT or isinstance(value, str):
+        return str(value)
+    return NONE if value is None else readable(value, most=2_000)

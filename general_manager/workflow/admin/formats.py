@@ -1,0 +1,98 @@
+"""How values look on the pages: badges, ages, JSON, ids. Everything is escaped."""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from django.utils import timezone
+from django.utils.functional import Promise
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from general_manager.workflow.redaction import readable
+
+NONE: Final = "\N{EN DASH}"
+UUID_LENGTH: Final = 36
+LONG_JSON: Final = 25
+"""Lines of JSON above which a block is folded."""
+MOST_JSON: Final = 200_000
+"""Characters of JSON that a page shows; nobody reads on, and browsers choke."""
+
+STATE_NAMES: Final[dict[str, Promise]] = {
+    "pending": gettext_lazy("pending"),
+    "running": gettext_lazy("running"),
+    "waiting": gettext_lazy("waiting"),
+    "completed": gettext_lazy("completed"),
+    "failed": gettext_lazy("failed"),
+    "cancelled": gettext_lazy("cancelled"),
+    "claimed": gettext_lazy("claimed"),
+    "processed": gettext_lazy("processed"),
+    "dead_letter": gettext_lazy("dead letter"),
+    "discarded": gettext_lazy("discarded"),
+}
+
+
+def badge(state: str) -> SafeString:
+    """A state as text with border and tint: never told by colour alone."""
+    name = STATE_NAMES.get(state, state)
+    return format_html('<span class="gm-badge gm-{}">{}</span>', state, name)
+
+
+def short_id(value: str) -> SafeString:
+    """The part of an id that tells it from its neighbours; the whole of it is its title."""
+    return format_html('<code title="{}">{}</code>', value, shortened(value))
+
+
+def shortened(value: str) -> str:
+    """Our own ids begin with the time, so they differ at the end."""
+    return f"…{value[-8:]}" if len(value) == UUID_LENGTH else value[:24]
+
+
+def ago(moment: datetime | None) -> SafeString:
+    """How long ago, with the exact time as title."""
+    if moment is None:
+        return SafeString(NONE)
+    text = _("%(age)s ago") % {"age": in_short(timezone.now() - moment)}
+    return format_html('<time datetime="{0}" title="{0}">{1}</time>', moment.isoformat(), text)
+
+
+def ahead(moment: datetime) -> str:
+    """How long until then, in words."""
+    left = moment - timezone.now()
+    if left <= timedelta(0):
+        return _("due now")
+    return _("in %(time)s") % {"time": in_short(left)}
+
+
+def in_short(duration: timedelta) -> str:
+    """``0.25 s``, ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
+    seconds = max(0.0, duration.total_seconds())
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def json_block(value: Any) -> SafeString:
+    """Redacted, indented JSON; folded when it is long."""
+    if value is None or value == {}:
+        return SafeString(NONE)
+    text = readable(value, most=MOST_JSON)
+    return text_block(text, _("JSON"))
+
+
+def text_block(text: str, what: str) -> SafeString:
+    """Preformatted *text*, folded when it is long. Its direction is its own, line by line."""
+    if not text:
+        return SafeString(NONE)
+    lines = text.count("\n") + 1
+    block = format_html('<pre class="gm-pre" dir="auto" tabindex="0">{}</pre>', text)
+    if lines <= LONG_JSON and len(text) <= LONG_JSON * 100:
+        return block
+    summary = _("%(what)s, %(lines)s lines") % {"what": what, "lines": f"{lines:,}"}
+    return format_html('<details class="gm-fold"><summary>{}</summary>{}</details>', summary, block)
