@@ -24,8 +24,8 @@ from django.utils.functional import LazyObject, Promise, empty
 from general_manager.manager import GeneralManager
 from general_manager.workflow.exceptions import EncodingError
 
-MAX_DEPTH: Final = 100
-"""Deeper nesting is refused: parsers in databases and browsers give up at depths near this."""
+MAX_DEPTH: Final = 30
+"""Deeper nesting is refused, everywhere alike: MariaDB takes 32 levels, and we may wrap a value."""
 
 MAX_INTEGER_BITS: Final = 4096
 """Larger integers are refused: Python itself declines to print those of over 4,300 digits."""

@@ -8,6 +8,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 from general_manager.workflow import (
+    EncodingError,
     LocalWorkflowEngine,
     PermanentFailure,
     Retry,
@@ -17,6 +18,7 @@ from general_manager.workflow import (
     acting_as,
 )
 from general_manager.workflow.actors import caused_by
+from general_manager.workflow.encoding import MAX_DEPTH
 from general_manager.workflow.executor import run
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.sweep import sweep
@@ -209,9 +211,10 @@ def test_a_run_longer_than_the_workflows_timeout_is_a_failed_attempt(celery_engi
     executions = WorkflowExecutionRecord.objects
     hung: Any = executions.claim(execution.execution_id, lease=timedelta(seconds=60))
     assert hung.deadline > timezone.now() + timedelta(minutes=4)
-    executions.update(deadline=timezone.now(), wake_at=timezone.now() + timedelta(hours=1))
+    past = timezone.now() - timedelta(seconds=1)
+    executions.update(deadline=past, wake_at=timezone.now() + timedelta(hours=1))
     assert executions.renew(hung.claim_token, lease=timedelta(seconds=60)) == 0
-    executions.update(wake_at=timezone.now())
+    executions.update(wake_at=past)
     sweep(hand_on=False)
     failed = celery_engine.status(execution.execution_id)
     assert failed.state == "failed"
@@ -321,3 +324,15 @@ def test_e14_a_step_result_that_is_too_large_is_refused_and_undone(world):
     assert "the result of step 'much': it is 102 bytes" in failed.error
     assert "WORKFLOW_STEP_RESULT_MAX_BYTES" in failed.error
     assert not Tag.objects.exists()
+
+
+def test_e14_what_is_nested_as_deeply_as_is_allowed_is_stored_on_every_database(world):
+    value: Any = "bottom"
+    for _ in range(MAX_DEPTH - 1):
+        value = {"d": value}
+    asked = start(world, flows.ask)
+    world.engine.resume(asked.execution_id, value)
+    world.go_on()
+    assert world.engine.status(asked.execution_id).metadata["resume_signal"] == value
+    with pytest.raises(EncodingError, match="nested"):
+        world.engine.resume(asked.execution_id, {"d": {"d": value}})
