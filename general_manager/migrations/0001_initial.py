@@ -213,6 +213,10 @@ class Migration(migrations.Migration):
             index=general_manager.workflow.models.columns.OwedIndex(condition=models.Q(('available_at__isnull', False)), fields=['available_at'], name='gm_outbox_owed'),
         ),
         migrations.AddIndex(
+            model_name='workflowoutbox',
+            index=general_manager.workflow.models.columns.OwedIndex(condition=models.Q(('settled_at__isnull', False)), fields=['status', 'settled_at'], name='gm_outbox_settled'),
+        ),
+        migrations.AddIndex(
             model_name='workflowdeliveryattempt',
             index=general_manager.workflow.models.columns.OwedIndex(condition=models.Q(('status', 'completed'), _negated=True), fields=['status', 'id'], name='gm_delivery_status'),
         ),

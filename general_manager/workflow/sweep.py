@@ -12,6 +12,7 @@ from general_manager.workflow.dispatch import run_executions_now
 from general_manager.workflow.executor import give_up, run
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowHeartbeat
 from general_manager.workflow.outbox import drain
+from general_manager.workflow.pruning import prune_once
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,8 @@ BATCH: Final = 200
 
 def tick() -> bool:
     """What Beat asks for: drain every outbox, sweep; false if another Beat just asked for it.
+
+    With `WORKFLOW_RETENTION_DAYS` it also prunes, a batch at a time.
 
     The jitter spreads ticks without holding anybody up: one that comes sooner after the last than
     the interval less a random part of the jitter is dropped.
@@ -33,6 +36,8 @@ def tick() -> bool:
         return False
     drain()
     sweep()
+    if settings.retention is not None:
+        prune_once(settings.retention)
     return True
 
 

@@ -23,13 +23,13 @@ from general_manager.workflow.engine import (
 )
 from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex, in_
 from general_manager.workflow.models.compiled import can_fetch
-from general_manager.workflow.models.execution_recovery import RecoveringQuerySet
 from general_manager.workflow.models.execution_values import (
     CLAIM,
     COMPLETE,
     OVER,
 )
 from general_manager.workflow.models.inserts import insert_new
+from general_manager.workflow.models.pruning import PruningExecutions
 from general_manager.workflow.models.timing import MESSAGE_GRACE, Stop
 
 START_FIELDS = (
@@ -41,7 +41,7 @@ MAX_PATH_LENGTH = 500
 _MESSAGE_LOST = in_(MESSAGE_GRACE)
 
 
-class ExecutionQuerySet(RecoveringQuerySet["WorkflowExecutionRecord"]):
+class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
     def start_once(self, **values: Any) -> tuple["WorkflowExecutionRecord", bool]:
         """A new execution, or the active or completed one with its dedup key; and which.
 

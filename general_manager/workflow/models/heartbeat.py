@@ -20,6 +20,10 @@ class HeartbeatQuerySet(models.QuerySet["WorkflowHeartbeat"]):
         self.bulk_create([self.model(duty=duty, by=by[:255])], ignore_conflicts=True)
         return True
 
+    def forget(self, prefix: str, older_than: timedelta) -> int:
+        """Drop duties that begin with *prefix* and were last done longer ago than that."""
+        return self.filter(duty__startswith=prefix, at__lt=in_(-older_than)).delete()[0]
+
 
 class WorkflowHeartbeat(models.Model):
     """When a duty was last done, and where."""

@@ -17,6 +17,7 @@ from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.models.columns import DatabaseNow, OwedIndex, in_
 from general_manager.workflow.models.event import WorkflowEventRecord
 from general_manager.workflow.models.inserts import insert_new, rows_per_statement
+from general_manager.workflow.models.pruning import PruningEntries
 
 EVENT_FIELDS = (
     "event_id", "event_type", "event_name", "source", "payload", "metadata", "occurred_at",
@@ -48,7 +49,7 @@ class Claim:
         return len(self.together) + len(self.alone)
 
 
-class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
+class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
     def enqueue_many(self, events: Iterable[tuple[WorkflowEvent, list[str]]]) -> set[str]:
         """Store and owe each event whose id is not known; returns the ids that were new.
 
@@ -235,6 +236,11 @@ class WorkflowOutbox(models.Model):
                 fields=["available_at"],
                 condition=Q(available_at__isnull=False),
                 name="gm_outbox_owed",
+            ),
+            OwedIndex(
+                fields=["status", "settled_at"],  # what retention asks for
+                condition=Q(settled_at__isnull=False),
+                name="gm_outbox_settled",
             ),
         )
 

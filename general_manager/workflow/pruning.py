@@ -1,0 +1,90 @@
+"""Let go of what is over for long enough, in batches, in every database that holds rows of ours."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from django.db import DatabaseError, connections, router
+
+from general_manager.workflow.actors import WORKER
+from general_manager.workflow.models import (
+    WorkflowExecutionRecord,
+    WorkflowHeartbeat,
+    WorkflowOutbox,
+)
+
+logger = logging.getLogger(__name__)
+
+BATCH: Final = 1_000
+"""Rows of each kind that one transaction deletes, besides what hangs on them."""
+
+MOST_AT_ONCE: Final = 10_000
+"""A larger batch would hold its locks for seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How many events, with their deliveries, and executions, with their steps."""
+
+    events: int = 0
+    executions: int = 0
+
+    def __add__(self, other: "Pruned") -> "Pruned":
+        return Pruned(self.events + other.events, self.executions + other.executions)
+
+    def __bool__(self) -> bool:
+        return bool(self.events or self.executions)
+
+
+def prune(
+    older_than: timedelta, *, include_failed: bool = False, batch_size: int = BATCH
+) -> Iterator[Pruned]:
+    """Delete what was over *older_than* ago; yields after each batch how much that was.
+
+    Dead letters and failed executions stay without *include_failed*; what is owed or active stays
+    in any case. Raises `DatabaseError` if a database fails; what was deleted by then is gone.
+    """
+    for alias in _aliases():
+        while pruned := _prune_batch(alias, older_than, batch_size, include_failed=include_failed):
+            yield pruned
+
+
+def prune_once(older_than: timedelta, *, batch_size: int = BATCH) -> Pruned:
+    """At most one batch in each database; trouble with one is logged and leaves the others be."""
+    pruned = Pruned()
+    for alias in _aliases():
+        try:
+            pruned += _prune_batch(alias, older_than, batch_size, include_failed=False)
+        except DatabaseError:
+            logger.exception("Old rows of database %r could not be pruned", alias)
+    return pruned
+
+
+def count_prunable(older_than: timedelta, *, include_failed: bool = False) -> Pruned:
+    """What `prune` would delete."""
+    found = Pruned()
+    for alias in _aliases():
+        entries = WorkflowOutbox.objects.using(alias)
+        executions = WorkflowExecutionRecord.objects.using(alias)
+        found += Pruned(
+            entries.prunable(older_than, include_failed=include_failed).count(),
+            executions.prunable(older_than, include_failed=include_failed).count(),
+        )
+    return found
+
+
+def _prune_batch(alias: str, older_than: timedelta, size: int, *, include_failed: bool) -> Pruned:
+    # Workers that never said goodbye; there is a row for each name that a worker ever had.
+    WorkflowHeartbeat.objects.using(alias).forget(WORKER, older_than)
+    entries = WorkflowOutbox.objects.using(alias)
+    executions = WorkflowExecutionRecord.objects.using(alias)
+    return Pruned(
+        entries.prunable(older_than, include_failed=include_failed).prune(size),
+        executions.prunable(older_than, include_failed=include_failed).prune(size),
+    )
+
+
+def _aliases() -> list[str]:
+    return [one for one in connections if router.allow_migrate_model(one, WorkflowOutbox)]
