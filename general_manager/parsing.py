@@ -116,3 +116,18 @@ def nearest_without_prefix(name: object, known: tuple[str, ...], prefix: str) ->
 def did_you_mean(value: object, known: tuple[str, ...]) -> str:
     near = get_close_matches(value.lower(), known, n=1) if isinstance(value, str) else ()
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+AGE_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def age(text: str) -> timedelta:
+    """A duration as people type it: ``30d``, ``12h``, ``2w``."""
+    number, unit = text.strip()[:-1], text.strip()[-1:].lower()
+    try:
+        found = timedelta(**{AGE_UNITS[unit]: float(number)})
+    except (KeyError, ValueError, OverflowError):
+        found = timedelta(0)
+    if found <= timedelta(0):
+        raise WrongValue("a number and a unit, as in 90s, 15m, 12h, 30d or 2w")
+    return found

@@ -5,7 +5,9 @@ broker that is away is logged once, left alone for a while, and forgotten.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from threading import Lock
 from time import monotonic
@@ -41,6 +43,9 @@ AWAY_SECONDS: Final = 5.0
 
 MESSAGE: Final = 10
 """How many executions that one transaction started are named in one message."""
+
+PATIENCE_SECONDS: Final = 0.02
+"""So long may the message of an execution wait for those of its neighbours."""
 
 _NUDGE: Final = "_general_manager_nudge"
 
@@ -99,8 +104,54 @@ def _send_nudge(nudge: _Nudge, using: str) -> None:
     nudge.is_sent = True
     if nudge.drain:
         send(DRAIN, [using])
-    for start in range(0, len(nudge.executions), MESSAGE):
-        run_executions_now(nudge.executions[start : start + MESSAGE], using)
+    gathering = _gathering.get()
+    if gathering is None:
+        _send_runs(nudge.executions, using)
+    else:
+        gathering.add(nudge.executions, using)
+
+
+def _send_runs(executions: list[str], using: str) -> None:
+    for start in range(0, len(executions), MESSAGE):
+        run_executions_now(executions[start : start + MESSAGE], using)
+
+
+class _Gathering:
+    """Executions that a chunk of deliveries started, until there are enough for a message."""
+
+    def __init__(self) -> None:
+        self._executions: dict[str, list[str]] = {}
+        self._since = monotonic()
+
+    def add(self, executions: list[str], using: str) -> None:
+        waiting = self._executions.setdefault(using, [])
+        waiting += executions
+        if len(waiting) >= MESSAGE or monotonic() - self._since > PATIENCE_SECONDS:
+            self.send()
+
+    def send(self) -> None:
+        for using, executions in self._executions.items():
+            _send_runs(executions, using)
+        self._executions.clear()
+        self._since = monotonic()
+
+
+_gathering: Final[ContextVar[_Gathering | None]] = ContextVar("gathering", default=None)
+
+
+@contextmanager
+def gathered_messages() -> Iterator[None]:
+    """Executions that are started in the block share messages, a few at a time.
+
+    Should the process die before it sends, the sweep finds them: a message is only a nudge.
+    """
+    gathering = _Gathering()
+    token = _gathering.set(gathering)
+    try:
+        yield
+    finally:
+        _gathering.reset(token)
+        gathering.send()
 
 
 class _Broker:
@@ -159,13 +210,24 @@ def closes_connections() -> bool:
     return not app.conf.get("CELERY_DB_REUSE_MAX", app.conf.get("db_reuse_max"))
 
 
+_connections: dict[tuple[int, str], Any] = {}
+
+
+def _impatient_connection(app: Any) -> Any:
+    """The key to the pool of producers; made once, for making it costs more than a message."""
+    key = (id(app), str(app.conf.broker_write_url or app.conf.broker_url))
+    if key not in _connections:
+        options = {**app.conf.broker_transport_options, **IMPATIENT}
+        _connections[key] = app.connection_for_write(
+            connect_timeout=CONNECT_SECONDS, transport_options=options
+        )
+    return _connections[key]
+
+
 def _publish(app: Any, task: str, arguments: list[Any]) -> None:
     if app.conf.task_always_eager:
         app.tasks[task].apply(args=arguments)
         return
-    options = {**app.conf.broker_transport_options, **IMPATIENT}
-    connection = app.connection_for_write(
-        connect_timeout=CONNECT_SECONDS, transport_options=options
-    )
+    connection = _impatient_connection(app)
     with producers[connection].acquire(block=True, timeout=CONNECT_SECONDS) as producer:
         app.send_task(task, args=arguments, producer=producer, retry=False, ignore_result=True)

@@ -12,7 +12,7 @@ from django.db import DatabaseError, connections, router
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.delivery import Delivery, Outcome
-from general_manager.workflow.dispatch import deliver_now
+from general_manager.workflow.dispatch import deliver_now, gathered_messages
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.leases import keeping
 from general_manager.workflow.models import (
@@ -65,26 +65,29 @@ def _drain_one(alias: str, limit: int | None, *, hand_on: bool) -> int:
             size if limit is None else min(size, limit - claimed),
             lease=settings.outbox_claim_ttl,
             by=whereabouts(),
+            begin=settings.outbox_process_chunk_size,
         )
         if not claim.size:
             break
         claimed += claim.size
         _deliver_claim(alias, claim, settings.outbox_process_chunk_size, hand_on=hand_on)
+        if hand_on and claim.size < size:
+            break  # what was committed meanwhile has its own message
     return claimed
 
 
-def deliver(using: str, token: str, keys: Sequence[int]) -> None:
+def deliver(using: str, token: str, keys: Sequence[int], *, is_begun: bool = False) -> None:
     """Deliver claimed entries, and settle them together at the end.
 
-    An entry that is claimed by another by now is passed over.
+    An entry that is claimed by another by now is passed over. *is_begun*: the claim began them.
     """
     settings = get_workflow_settings()
     lease = settings.outbox_claim_ttl
     entries = WorkflowOutbox.objects.using(using)
-    if not entries.begin(token, keys, lease=lease):
+    if not is_begun and not entries.begin(token, keys, lease=lease):
         return
     chunk = _Chunk(using, token, keys, lease)
-    with keeping(lambda: entries.renew(token, keys, lease=lease), lease):
+    with keeping(lambda: entries.renew(token, keys, lease=lease), lease), gathered_messages():
         chunk.deliver()
     entries.settle(token, processed=chunk.processed, dead=chunk.dead, later=chunk.later)
 
@@ -96,7 +99,7 @@ def _deliver_claim(alias: str, claim: Claim, size: int, *, hand_on: bool) -> Non
     for chunk in others:
         if not (hand_on and deliver_now(alias, claim.token, chunk)):
             deliver(alias, claim.token, chunk)
-    deliver(alias, claim.token, own)
+    deliver(alias, claim.token, own, is_begun=claim.begun.issuperset(own))
 
 
 class _Chunk:
@@ -113,7 +116,8 @@ class _Chunk:
         rows = WorkflowOutbox.objects.using(using).held(token).filter(pk__in=keys)
         self._entries = list(rows.select_related("event").order_by("pk"))
         attempts = WorkflowDeliveryAttempt.objects.using(using)
-        self._recorded = attempts.of_entries([entry.pk for entry in self._entries])
+        tried = [entry.pk for entry in self._entries if not entry.is_fresh]
+        self._recorded = attempts.of_entries(tried) if tried else {}
 
     def deliver(self) -> None:
         started = monotonic()
@@ -134,7 +138,7 @@ class _Chunk:
     def _deliver_entry(self, entry: WorkflowOutbox) -> bool:
         """One event to all that want it; false if the claim is lost."""
         event = entry.event.to_event()
-        recorded = self._recorded[entry.pk]
+        recorded = self._recorded.get(entry.pk, {})
         known = {one.id: one for one in self._registry.matching(event)}
         rests: list[timedelta] = []
         is_dead = False

@@ -1,6 +1,8 @@
 """What a dead worker or a lost message left behind, and timers: find them, send them again."""
 
 import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 from random import uniform
 from typing import Final
 
@@ -67,3 +69,54 @@ def _sweep_one(alias: str, *, hand_on: bool) -> int:
             if not (hand_on and run_executions_now([execution_id], alias)):
                 run(execution_id, alias)
     return woken
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one round of work came to."""
+
+    entries: int = 0
+    executions: int = 0
+
+    def __add__(self, other: "Turn") -> "Turn":
+        return Turn(self.entries + other.entries, self.executions + other.executions)
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.executions)
+
+
+def work_off(*, limit: int | None = None) -> Iterator[Turn]:
+    """Do here what workers would do, a batch a turn, until nothing is due or ready.
+
+    At most *limit* entries are claimed and *limit* executions run. What rests, sleeps or waits is
+    left alone; what another process has is its own. Raises `DatabaseError` if a database fails.
+    """
+    done = Turn()
+    while turn := _take_turn(_batch(limit, done.entries), _batch(limit, done.executions)):
+        done += turn
+        yield turn
+
+
+def _batch(limit: int | None, done: int) -> int:
+    size = get_workflow_settings().outbox_batch_size
+    return size if limit is None else min(size, limit - done)
+
+
+def _take_turn(entries: int, executions: int) -> Turn:
+    turn = Turn()
+    for alias in connections:
+        if router.allow_migrate_model(alias, WorkflowExecutionRecord):
+            turn += Turn(drain(alias, hand_on=False, limit=entries - turn.entries))
+            turn += Turn(executions=_run_ready(alias, executions - turn.executions))
+    return turn
+
+
+def _run_ready(alias: str, limit: int) -> int:
+    if limit <= 0:
+        return 0
+    rows = WorkflowExecutionRecord.objects.using(alias)
+    found = rows.wake_due(limit)
+    for execution_id in found.overdue:
+        give_up(execution_id, alias)
+    ready = rows.runnable().order_by("pk").values_list("execution_id", flat=True)[:limit]
+    return len(found.overdue) + sum(run(one, alias) for one in ready)

@@ -68,8 +68,9 @@ def needs_a_project(name):
     """Tables and what works on them: Django must be set up before they are imported."""
     on_tables = ("models", "migrations", "management", "database", "celery", "delivery", "outbox",
                  "executor", "run_store", "sweep", "tasks", "checks", "admin",
-                 "repairs", "draining", "testing", "overview", "timeline", "health",
-                 "health_view", "metrics", "pruning")  # fmt: skip
+                 "repairs", "draining", "testing", "overview", "timeline", "health", "replaying",
+                 "health_view", "metrics", "pruning", "story", "dead_letters",
+                 "health_backend")  # fmt: skip
     return any(part in on_tables for part in name.split("."))
 
 

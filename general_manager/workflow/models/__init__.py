@@ -1,11 +1,12 @@
 """The tables, each with its queries and every change of state that its rows may make."""
 
+from general_manager.workflow.models.claiming import Claim, OutboxStatus
 from general_manager.workflow.models.delivery import DeliveryStatus, WorkflowDeliveryAttempt
 from general_manager.workflow.models.event import WorkflowEventRecord
 from general_manager.workflow.models.execution import WorkflowExecutionRecord
 from general_manager.workflow.models.heartbeat import WorkflowHeartbeat
 from general_manager.workflow.models.history import WorkflowHistory
-from general_manager.workflow.models.outbox import Claim, OutboxStatus, WorkflowOutbox
+from general_manager.workflow.models.outbox import WorkflowOutbox
 from general_manager.workflow.models.proxies import DeadLetter, Overview
 from general_manager.workflow.models.step import WorkflowStep
 

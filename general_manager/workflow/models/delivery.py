@@ -9,10 +9,11 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.engine import HistoryKind
+from general_manager.workflow.models.claiming import OutboxStatus
 from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex
 from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.inserts import insert_while
-from general_manager.workflow.models.outbox import OutboxQuerySet, OutboxStatus, WorkflowOutbox
+from general_manager.workflow.models.outbox import OutboxQuerySet, WorkflowOutbox
 
 
 class DeliveryStatus(models.TextChoices):
@@ -134,11 +135,16 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
             return len(keys)
 
     def _lock_dead(self) -> list[int]:
-        """Entries first, as deliveries do."""
+        """Entries first, as deliveries do.
+
+        Not of an entry that a worker has: it settles by what it read before, and would bury them.
+        """
         dead = list(self.dead().values_list("pk", "outbox_id"))
-        entries = WorkflowOutbox.objects.using(self.db).order_by("pk")
-        list(entries.filter(pk__in={one for _, one in dead}).select_for_update())
-        rows = self.model._default_manager.using(self.db).filter(pk__in=[key for key, _ in dead])
+        entries = WorkflowOutbox.objects.using(self.db).exclude(status=OutboxStatus.CLAIMED)
+        locked = entries.filter(pk__in={one for _, one in dead}).order_by("pk").select_for_update()
+        free = set(locked.values_list("pk", flat=True))
+        keys = [key for key, entry in dead if entry in free]
+        rows = self.model._default_manager.using(self.db).filter(pk__in=keys)
         return list(rows.filter(status=DeliveryStatus.DEAD_LETTER).values_list("pk", flat=True))
 
     def _reopen(self, keys: Collection[int], kind: HistoryKind) -> int:

@@ -5,7 +5,6 @@ of its claim ends. It is NULL once nobody needs to look at the entry any more.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from uuid import uuid4
 
@@ -14,6 +13,7 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.models.claiming import ClaimingQuerySet, OutboxStatus
 from general_manager.workflow.models.columns import DatabaseNow, OwedIndex, in_
 from general_manager.workflow.models.event import WorkflowEventRecord
 from general_manager.workflow.models.inserts import insert_new, rows_per_statement
@@ -25,31 +25,7 @@ EVENT_FIELDS = (
 ENTRY_FIELDS = ("event", "owed_to")
 
 
-class OutboxStatus(models.TextChoices):
-    PENDING = "pending"
-    CLAIMED = "claimed"
-    FAILED = "failed"
-    PROCESSED = "processed"
-    DEAD_LETTER = "dead_letter"
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A lease on entries: the *token* proves it."""
-
-    token: str
-    together: tuple[int, ...]
-    """Entries to deliver in chunks."""
-    alone: tuple[int, ...]
-    """Entries whose last worker died in the middle: deliver each by itself, so that only the
-    handler that kills its worker is charged for it."""
-
-    @property
-    def size(self) -> int:
-        return len(self.together) + len(self.alone)
-
-
-class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
+class OutboxQuerySet(ClaimingQuerySet["WorkflowOutbox"], PruningEntries["WorkflowOutbox"]):
     def enqueue_many(self, events: Iterable[tuple[WorkflowEvent, list[str]]]) -> set[str]:
         """Store and owe each event whose id is not known; returns the ids that were new.
 
@@ -69,46 +45,6 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
                 insert_new(self.model, ENTRY_FIELDS, entries, self.db)
             new.update(event_id for _, event_id in stored)
         return new
-
-    def due(self) -> "OutboxQuerySet":
-        return self.filter(available_at__lte=DatabaseNow())
-
-    def claim(self, limit: int, *, lease: timedelta, by: str = "") -> Claim:
-        """Take up to *limit* due entries for *lease*; one statement if none is due.
-
-        An entry whose last worker had begun it and died comes back in `Claim.alone`.
-        """
-        with transaction.atomic(using=self.db):
-            rows = list(
-                self.due()
-                .select_for_update(skip_locked=True)
-                .order_by("available_at")
-                .values_list("pk", "status", "begun", "alone")[:limit]
-            )
-            if not rows:
-                return Claim("", (), ())
-            token = uuid4().hex
-            # The condition is repeated: not every database locks what it selects.
-            taken = self.due().filter(pk__in=[row[0] for row in rows])
-            count = taken.update(
-                # First, because MariaDB sees what is assigned before it.
-                alone=Q(alone=True) | Q(status=OutboxStatus.CLAIMED, begun=True),
-                status=OutboxStatus.CLAIMED,
-                claim_token=token,
-                claimed_by=by[:255],
-                claimed_at=DatabaseNow(),
-                available_at=in_(lease),
-                begun=False,
-            )
-            if count != len(rows):
-                ours = set(self.filter(claim_token=token).values_list("pk", flat=True))
-                rows = [row for row in rows if row[0] in ours]
-        together: list[int] = []
-        alone: list[int] = []
-        for key, status, begun, was_alone in rows:
-            died = status == OutboxStatus.CLAIMED and begun
-            (alone if died or was_alone else together).append(key)
-        return Claim(token, tuple(together), tuple(alone))
 
     def claim_event(
         self, event_id: str, *, lease: timedelta, by: str = ""
@@ -161,6 +97,7 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
             available_at=DatabaseNow(),
             owed_since=DatabaseNow(),
             settled_at=None,
+            passes=F("passes") + 1,  # so that what is recorded of it is looked up
         )
 
     def release_claims(self) -> int:
@@ -170,6 +107,7 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
             claim_token=None,
             available_at=DatabaseNow(),
             begun=False,
+            passes=F("passes") + 1,
         )
 
     def settle(
@@ -246,3 +184,8 @@ class WorkflowOutbox(models.Model):
 
     def __str__(self) -> str:
         return f"{self.status}: event {self.event_id}"
+
+    @property
+    def is_fresh(self) -> bool:
+        """Nobody has tried to deliver it, so nothing can be recorded of it."""
+        return self.passes == 0 and not self.alone

@@ -1,0 +1,53 @@
+"""Delete finished rows that are old enough."""
+
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from general_manager.conf import get_workflow_settings
+from general_manager.management.base import WorkflowCommand, age, count_up_to
+from general_manager.workflow.pruning import BATCH, MOST_AT_ONCE, Pruned, count_prunable, prune
+
+
+class Command(WorkflowCommand):
+    help = (
+        "Delete events that were delivered and executions that ended long enough ago, with all "
+        "that hangs on them. What is owed or active is never touched."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--older-than", type=age, help="as in 30d or 12h; default: WORKFLOW_RETENTION_DAYS"
+        )
+        parser.add_argument(
+            "--include-failed",
+            action="store_true",
+            help="also dead letters and failed executions, which are kept otherwise",
+        )
+        parser.add_argument(
+            "--batch-size",
+            type=count_up_to(MOST_AT_ONCE),
+            default=BATCH,
+            help=f"rows of each kind in one transaction ({BATCH})",
+        )
+        parser.add_argument("--dry-run", action="store_true", help="only say how many")
+
+    def act(self, options: dict[str, Any]) -> None:
+        older_than = options["older_than"] or get_workflow_settings().retention
+        if older_than is None:
+            raise CommandError(
+                "How old must a row be? Say --older-than 30d, or set WORKFLOW_RETENTION_DAYS."
+            )
+        which = {"include_failed": options["include_failed"]}
+        if options["dry_run"]:
+            self.say(f"{_in_words(count_prunable(older_than, **which))} would be deleted.")
+            return
+        done = Pruned()
+        for pruned in prune(older_than, batch_size=options["batch_size"], **which):
+            done += pruned
+            self.say_on_the_way(f"{_in_words(done)} deleted")
+        self.say(f"{_in_words(done)} deleted.")
+
+
+def _in_words(pruned: Pruned) -> str:
+    return f"{pruned.events:,} events and {pruned.executions:,} executions"

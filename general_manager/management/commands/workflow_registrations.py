@@ -1,0 +1,35 @@
+"""Who listens to what in this process."""
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from general_manager.management.base import WorkflowCommand, add_format
+from general_manager.workflow.registrations import listeners
+
+
+class Command(WorkflowCommand):
+    help = "List the handlers that this process has registered for events."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        add_format(parser)
+
+    def act(self, options: dict[str, Any]) -> None:
+        found = listeners()
+        if options["format"] == "json":
+            self.say_json([one.to_json() for one in found])
+            return
+        if not found:
+            self.say("Nothing is registered. Registrations belong in an app's workflows.py.")
+        key = None
+        for one in found:
+            if one.key != key:
+                self.say(self.style.MIGRATE_HEADING(one.key))
+                key = one.key
+            options_ = [f"{name}={value}" for name, value in one.options.items()]
+            if not one.is_importable:
+                options_.append("not importable")
+            if one.is_fragile:
+                options_.append("its id may change: give it a registration_id")
+            self.say("  ".join([f"  {one.handler}", *options_]))
+            self.say(f"    {one.id}")

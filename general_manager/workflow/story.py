@@ -1,0 +1,136 @@
+"""What happened to one event or execution, known by its id, as text or plain values."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.utils import timezone
+
+from general_manager.workflow.health import in_words
+from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
+from general_manager.workflow.outbox import aliases
+from general_manager.workflow.redaction import readable, redact
+from general_manager.workflow.timeline import Moment, timeline_of_event, timeline_of_execution
+
+MOST: Final = 4_000
+"""Characters of a payload that a terminal has patience for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """*facts* are plain, *values* are what users gave: redacted."""
+
+    kind: str
+    id: str
+    facts: dict[str, str]
+    values: dict[str, Any]
+    moments: list[Moment]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "id": self.id,
+            **self.facts,
+            **self.values,
+            "timeline": [_moment_to_json(one) for one in self.moments],
+        }
+
+    def lines(self) -> Iterator[str]:
+        yield f"{self.kind.capitalize()} {self.id}"
+        width = max(len(name) for name in (*self.facts, *self.values)) + 2
+        for name, fact in self.facts.items():
+            yield f"  {name.replace('_', ' '):<{width}}{fact}"
+        for name, value in self.values.items():
+            text = readable(value, most=MOST).replace("\n", "\n" + " " * (width + 2))
+            yield f"  {name.replace('_', ' '):<{width}}{text}"
+        yield ""
+        for moment in self.moments:
+            yield from _moment_lines(moment)
+
+
+def find_story(known_id: str) -> Story | None:
+    """Of the execution with that id, or else of the event; `None` if there is neither."""
+    for alias in aliases():
+        executions = WorkflowExecutionRecord.objects.using(alias)
+        execution = executions.filter(execution_id=known_id).first()
+        if execution is not None:
+            return _of_execution(execution)
+    for alias in aliases():
+        events = WorkflowEventRecord.objects.using(alias).select_related("outbox")
+        event = events.filter(event_id=known_id).first()
+        if event is not None:
+            return _of_event(event)
+    return None
+
+
+def _of_execution(execution: WorkflowExecutionRecord) -> Story:
+    facts = {
+        "workflow": execution.workflow_id,
+        "version": execution.version,
+        "state": execution.state,
+        "waiting_for": execution.waiting_for,
+        "correlation_id": execution.correlation_id,
+        "caused_by": execution.caused_by,
+        "error": execution.error,
+    }
+    return Story(
+        "execution",
+        execution.execution_id,
+        {name: str(fact) for name, fact in facts.items() if fact},
+        {
+            "input": redact(execution.input_data),
+            "output": redact(execution.output_data),
+            "metadata": redact(execution.metadata),
+        },
+        timeline_of_execution(execution),
+    )
+
+
+def _of_event(event: WorkflowEventRecord) -> Story:
+    entry = getattr(event, "outbox", None)
+    facts = {
+        "type": event.event_type,
+        "name": event.event_name,
+        "source": event.source,
+        "outbox": None if entry is None else entry.status,
+    }
+    return Story(
+        "event",
+        event.event_id,
+        {name: str(fact) for name, fact in facts.items() if fact},
+        {"payload": redact(event.payload), "metadata": redact(event.metadata)},
+        timeline_of_event(event),
+    )
+
+
+def _moment_to_json(moment: Moment) -> dict[str, Any]:
+    return {
+        "at": moment.at.isoformat(),
+        "offset_seconds": moment.offset.total_seconds(),
+        "what": moment.what,
+        "about": moment.about,
+        "by": moment.by,
+        "detail": moment.detail,
+        "took_seconds": None if moment.took is None else moment.took.total_seconds(),
+        "event_id": moment.event_id,
+        "execution_id": moment.execution_id,
+    }
+
+
+def _moment_lines(moment: Moment) -> Iterator[str]:
+    if moment.gap is not None:
+        yield f"  … {in_words(moment.gap)} later"
+    seconds = moment.offset.total_seconds()
+    offset = f"+{seconds:.3f} s" if seconds < 60 else f"+{in_words(moment.offset)}"
+    words = [moment.what.replace("_", " "), moment.about]
+    if moment.what == "created" and moment.execution_id is not None:
+        words.append(f"(execution {moment.execution_id})")
+    if moment.took is not None:
+        words.append(f"in {in_words(moment.took)}")
+    if moment.by:
+        words.append(f"by {moment.by}")
+    at = timezone.localtime(moment.at) if timezone.is_aware(moment.at) else moment.at
+    yield f"  {at:%Y-%m-%d %H:%M:%S}  {offset:>12}  {' '.join(word for word in words if word)}"
+    if moment.detail:
+        detail = moment.detail[:1000].strip().replace("\n", "\n" + " " * 39)
+        yield f"{' ' * 39}{detail}"
