@@ -9,10 +9,11 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.engine import HistoryKind
+from general_manager.workflow.models.claiming import OutboxStatus
 from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex
 from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.inserts import insert_while
-from general_manager.workflow.models.outbox import OutboxQuerySet, OutboxStatus, WorkflowOutbox
+from general_manager.workflow.models.outbox import OutboxQuerySet, WorkflowOutbox
 
 
 class DeliveryStatus(models.TextChoices):
