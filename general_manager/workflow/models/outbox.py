@@ -13,7 +13,7 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.events import WorkflowEvent
-from general_manager.workflow.models.claiming import ClaimingQuerySet, OutboxStatus
+from general_manager.workflow.models.claiming import OutboxStatus
 from general_manager.workflow.models.columns import DatabaseNow, OwedIndex, in_
 from general_manager.workflow.models.event import WorkflowEventRecord
 from general_manager.workflow.models.inserts import insert_new, rows_per_statement
@@ -25,7 +25,7 @@ EVENT_FIELDS = (
 ENTRY_FIELDS = ("event", "owed_to")
 
 
-class OutboxQuerySet(ClaimingQuerySet["WorkflowOutbox"], PruningEntries["WorkflowOutbox"]):
+class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
     def enqueue_many(self, events: Iterable[tuple[WorkflowEvent, list[str]]]) -> set[str]:
         """Store and owe each event whose id is not known; returns the ids that were new.
 

@@ -7,6 +7,7 @@ from typing import Any, Final, Self, TypeVar
 from django.db import models, transaction
 
 from general_manager.workflow.engine import WorkflowState
+from general_manager.workflow.models.claiming import ClaimingQuerySet
 from general_manager.workflow.models.columns import in_
 from general_manager.workflow.models.execution_recovery import RecoveringQuerySet
 from general_manager.workflow.models.history import WorkflowHistory
@@ -41,7 +42,7 @@ class PruningExecutions(RecoveringQuerySet[Row]):
             return len(keys)
 
 
-class PruningEntries(models.QuerySet[Row]):
+class PruningEntries(ClaimingQuerySet[Row]):
     def prunable(self, older_than: timedelta, *, include_failed: bool = False) -> Self:
         """Those that were settled longer ago than that; dead ones only if they are asked for."""
         statuses = SETTLED + DEAD if include_failed else SETTLED
