@@ -4,7 +4,7 @@ from datetime import timedelta
 from threading import Event, Thread
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.db.models.signals import pre_delete
 from django.test import override_settings
 from django.utils import timezone
@@ -162,7 +162,7 @@ def test_o3_an_event_that_is_being_replayed_is_passed_over(outbox, workers):
         try:
             found.append(prune_once(MONTH))
         finally:
-            connection.close()
+            connections.close_all()
 
     with transaction.atomic():
         entry = WorkflowOutbox.objects.select_for_update().get(event__event_id="1")
@@ -193,7 +193,7 @@ def test_o3_pruning_under_load_loses_nothing_that_is_owed(outbox, workers):
         except Exception as error:
             trouble.append(error)
         finally:
-            connection.close()
+            connections.close_all()
 
     thread = Thread(target=work)
     thread.start()
