@@ -19,7 +19,7 @@ from general_manager.workflow.models import (
     WorkflowEventRecord,
     WorkflowOutbox,
 )
-from general_manager.workflow.models.outbox import OutboxStatus
+from general_manager.workflow.models.claiming import OutboxStatus
 from general_manager.workflow.outbox import deliver, drain
 from tests.integration.conftest import data_statements
 from tests.testapp.models import ArchivedProject, Tag
