@@ -2,13 +2,14 @@
 
 import logging
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from random import uniform
 from typing import Any
 
 from django.db import transaction
 from django.db.models.functions import Coalesce
+from django.dispatch import Signal
 from django.utils import timezone
 
 from general_manager.atomic import honest_atomic
@@ -22,7 +23,7 @@ from general_manager.workflow.exceptions import RetryAfter, WorkerDied
 from general_manager.workflow.models import DeliveryStatus, WorkflowDeliveryAttempt, WorkflowHistory
 from general_manager.workflow.models.columns import DatabaseNow, in_
 from general_manager.workflow.models.delivery import DeliveryQuerySet
-from general_manager.workflow.signals import event_dead, event_delivered
+from general_manager.workflow.signals import event_dead, event_delivered, event_failed
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Delivery:
     previous: WorkflowDeliveryAttempt | None
     is_alone: bool
     sender: type
+    published_at: datetime
 
     def deliver(self) -> tuple[Outcome, timedelta | None]:
         """Try it; returns the outcome and, for `Outcome.LATER`, how long to rest."""
@@ -109,6 +111,7 @@ class Delivery:
                     "%s failed for event %s (attempt %d); trying again",
                     registration, self.event.event_id, failures, exc_info=True,
                 )  # fmt: skip
+                self._tell_of(event_failed, error)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _show(self, crashes: int) -> bool:
@@ -133,7 +136,13 @@ class Delivery:
         else:
             outcome = self._handle(is_shown=is_shown)
         if outcome is Outcome.DONE:
-            tell(event_delivered, self.sender, event=self.event, registration=self.registration)
+            tell(
+                event_delivered,
+                self.sender,
+                event=self.event,
+                registration=self.registration,
+                published_at=self.published_at,
+            )
         return Outcome.DONE if outcome is Outcome.UNWANTED else outcome
 
     def _handle(self, *, is_shown: bool) -> Outcome:
@@ -171,6 +180,7 @@ class Delivery:
             "%s failed for event %s (pass %d); next try in %s",
             self.registration, self.event.event_id, passes, rest, exc_info=error,
         )  # fmt: skip
+        self._tell_of(event_failed, error)
         return Outcome.LATER, rest
 
     def _bury_the_killer(self, crashes: int) -> Outcome:
@@ -187,14 +197,17 @@ class Delivery:
             self.registration, self.event.event_id, exc_info=error,
         )  # fmt: skip
         self.registration.report_dead(self.event, error)
+        self._tell_of(event_dead, error)
+        return Outcome.DEAD
+
+    def _tell_of(self, signal: Signal, error: Exception) -> None:
         tell(
-            event_dead,
+            signal,
             self.sender,
             event=self.event,
             registration=self.registration,
             exception=real_error(error),
         )
-        return Outcome.DEAD
 
     def _record(self, status: DeliveryStatus, error: Exception, **values: Any) -> bool:
         error = real_error(error)

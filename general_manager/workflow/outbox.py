@@ -152,6 +152,7 @@ class _Chunk:
                 previous=recorded.get(registration.id),
                 is_alone=entry.alone,
                 sender=type(self._registry),
+                published_at=entry.event.published_at,
             ).deliver()
             if outcome is Outcome.LOST:
                 return False

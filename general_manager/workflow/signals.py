@@ -8,7 +8,17 @@ event_published = Signal()
 """An event was accepted by a registry. Arguments: ``event``. Sender: the registry's class."""
 
 event_delivered = Signal()
-"""A handler completed. Arguments: ``event``, ``registration``. Sender: the registry's class."""
+"""A handler completed.
+
+Arguments: ``event``, ``registration``, ``published_at`` (by the clock of what stores events).
+Sender: the registry's class.
+"""
+
+event_failed = Signal()
+"""A handler failed and will be tried again.
+
+Arguments: ``event``, ``registration``, ``exception``. Sender: the registry's class.
+"""
 
 event_dead = Signal()
 """A handler failed for the last time.

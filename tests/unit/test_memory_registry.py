@@ -355,7 +355,7 @@ def test_observers_are_told_and_a_raising_one_harms_nothing(registry):
             signal.disconnect(observe)
     assert told == [
         (event_published, ["event"]),
-        (event_delivered, ["event", "registration"]),
+        (event_delivered, ["event", "published_at", "registration"]),
         (event_dead, ["event", "exception", "registration"]),
     ]
 

@@ -3,9 +3,12 @@
 import logging
 from collections import OrderedDict
 from dataclasses import replace
+from datetime import UTC, datetime
 from threading import Lock
 from time import sleep
 from typing import Final
+
+from django.dispatch import Signal
 
 from general_manager.workflow.aside import aside, tell
 from general_manager.workflow.encoding import copy_encoded
@@ -17,7 +20,12 @@ from general_manager.workflow.event_registry.registration import (
 )
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.exceptions import RetryAfter
-from general_manager.workflow.signals import event_dead, event_delivered, event_published
+from general_manager.workflow.signals import (
+    event_dead,
+    event_delivered,
+    event_failed,
+    event_published,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +63,14 @@ class InMemoryEventRegistry(EventRegistry):
         event = encoded(event)
         if not self._is_first(event.event_id):
             return False
+        published_at = datetime.now(UTC)
         tell(event_published, type(self), event=event)
         delivered = False
         registrations = self.matching(event)
         for position, registration in enumerate(registrations, start=1):
             # Nobody sees what another did to the payload; the last one may have the original.
             is_last = position == len(registrations)
-            delivered |= self._deliver(registration, event, may_spoil=is_last)
+            delivered |= self._deliver(registration, event, published_at, may_spoil=is_last)
         return delivered
 
     def _is_first(self, event_id: str) -> bool:
@@ -74,7 +83,12 @@ class InMemoryEventRegistry(EventRegistry):
             return True
 
     def _deliver(
-        self, registration: Registration, event: WorkflowEvent, *, may_spoil: bool
+        self,
+        registration: Registration,
+        event: WorkflowEvent,
+        published_at: datetime,
+        *,
+        may_spoil: bool,
     ) -> bool:
         is_wanted = False
         for failures in range(1, registration.retries + 2):
@@ -95,10 +109,17 @@ class InMemoryEventRegistry(EventRegistry):
                     "%s failed for event %s (attempt %d); trying again",
                     registration, event.event_id, failures, exc_info=True,
                 )  # fmt: skip
+                self._tell_of(event_failed, registration, event, error)
                 if isinstance(error, RetryAfter):
                     sleep(min(error.seconds, LONGEST_REST))
                 continue
-            tell(event_delivered, type(self), event=event, registration=registration)
+            tell(
+                event_delivered,
+                type(self),
+                event=event,
+                registration=registration,
+                published_at=published_at,
+            )
             return True
         raise AssertionError("unreachable: the last attempt returns")
 
@@ -111,8 +132,13 @@ class InMemoryEventRegistry(EventRegistry):
             registration, event.event_id, exc_info=error,
         )  # fmt: skip
         registration.report_dead(_copied(event), error, fallback=self._dead_letter_handler)
+        self._tell_of(event_dead, registration, event, error)
+
+    def _tell_of(
+        self, signal: Signal, registration: Registration, event: WorkflowEvent, error: Exception
+    ) -> None:
         error = real_error(error)
-        tell(event_dead, type(self), event=event, registration=registration, exception=error)
+        tell(signal, type(self), event=event, registration=registration, exception=error)
 
 
 def _copied(event: WorkflowEvent) -> WorkflowEvent:
