@@ -55,7 +55,7 @@ class Narrator:
         self._line("dead letter", f"{_name(registration)} failed {attempts} times: {exception}")
 
     def _changed(self, execution: WorkflowExecution, **_: Any) -> None:
-        text = f"{execution.workflow_id} {execution.execution_id[:8]} is {execution.state}"
+        text = f"{execution.workflow_id} {execution.execution_id[-8:]} is {execution.state}"
         self._line("execution", text)
         if execution.state == "completed":
             self._line("result", str(execution.output_data))
@@ -97,7 +97,7 @@ class RowNarrator:
                 text = f"{handler} {row.status}, pass {row.passes}: {row.error}"
                 self._say("delivery", text, key=(row.pk, row.status, row.passes))
         for row in WorkflowExecutionRecord.objects.order_by("pk"):
-            text = f"{row.workflow_id} {row.execution_id[:8]} is {row.state}"
+            text = f"{row.workflow_id} {row.execution_id[-8:]} is {row.state}"
             if row.state == "waiting":
                 text += f" for {row.waiting_for}"
             self._say("execution", text, key=(row.execution_id, row.state))
