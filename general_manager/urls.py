@@ -2,7 +2,11 @@
 
 from django.urls import path
 
+from general_manager.workflow.health_view import health_view
 from general_manager.workflow.links import resume_view
 
 app_name = "general_manager"
-urlpatterns = [path("answer/<str:token>/", resume_view, name="resume")]
+urlpatterns = [
+    path("answer/<str:token>/", resume_view, name="resume"),
+    path("health/", health_view, name="health"),
+]

@@ -1,0 +1,132 @@
+"""Health, asked over HTTP and by django-health-check."""
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import OperationalError
+from django.test import AsyncRequestFactory, override_settings
+from django.urls import reverse
+from django.utils import timezone
+from health_check.exceptions import ServiceUnavailable, ServiceWarning
+from health_check.views import HealthCheckView
+
+from general_manager.workflow import WorkflowEvent
+from general_manager.workflow.health_backend import WorkflowHealthCheck
+from general_manager.workflow.models import WorkflowHeartbeat
+from general_manager.workflow.sweep import tick
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
+
+URL = "/workflows/health/"
+CHECK = "general_manager.workflow.health_backend.WorkflowHealthCheck"
+
+
+@pytest.fixture
+def no_database(monkeypatch):
+    def be_away(self, *arguments, **options):
+        raise OperationalError("connection to host db.internal refused")
+
+    monkeypatch.setattr("django.db.backends.utils.CursorWrapper.execute", be_away)
+
+
+def staff(*permissions, **attributes):
+    user = User.objects.create_user("ada", **{"is_staff": True, **attributes})
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    return user
+
+
+def test_a_healthy_project_answers_200_and_tells_strangers_no_more(outbox, client):
+    tick()
+    assert reverse("general_manager:health") == URL
+    response = client.get(URL)
+    assert (response.status_code, response.json()) == (200, {"ok": True})
+    assert "no-cache" in response["Cache-Control"]
+
+
+def test_a_project_in_trouble_answers_503(outbox, client):
+    response = client.get(URL)
+    assert (response.status_code, response.json()) == (503, {"ok": False})
+
+
+def test_local_mode_is_well(client):
+    assert client.get(URL).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("permissions", "attributes"),
+    [((), {}), (("view_workflowexecutionrecord",), {"is_staff": False})],
+)
+def test_o2_users_without_permission_see_no_more_than_strangers(
+    outbox, client, permissions, attributes
+):
+    client.force_login(staff(*permissions, **attributes))
+    assert client.get(URL).json() == {"ok": False}
+
+
+def test_staff_who_may_see_executions_see_what_is_wrong(outbox, client):
+    client.force_login(staff("view_workflowexecutionrecord"))
+    response = client.get(URL)
+    assert response.status_code == 503
+    assert [one["code"] for one in response.json()["troubles"]] == ["no-beat"]
+
+
+def test_a_database_that_is_away_is_503_without_its_name(outbox, client, request):
+    client.force_login(staff("view_workflowexecutionrecord"))
+    request.getfixturevalue("no_database")
+    response = client.get(URL)
+    assert (response.status_code, response.json()) == (503, {"ok": False})
+    assert b"db.internal" not in response.content
+
+
+def test_health_is_asked_and_never_posted_to(client):
+    assert client.post(URL).status_code == 405
+    assert client.head(URL).status_code == 200
+
+
+# django-health-check
+
+
+def test_the_check_passes_if_all_is_well(outbox):
+    tick()
+    WorkflowHealthCheck().run()
+
+
+def test_what_stops_work_is_unavailable_and_what_can_wait_is_a_warning(outbox, workers):
+    with pytest.raises(ServiceUnavailable, match=r"Beat has never ticked\."):
+        WorkflowHealthCheck().run()
+    outbox.register("x", handler=lambda event: 1 / 0)
+    outbox.publish(WorkflowEvent("1", "a.b", {}, event_name="x"))
+    settings = {"WORKFLOW_MODE": "production", "WORKFLOW_MAX_RETRIES": 1}
+    with override_settings(GENERAL_MANAGER=settings):
+        workers.deliver()
+    WorkflowHeartbeat.objects.create(duty="tick", at=timezone.now())
+    with pytest.raises(ServiceWarning, match=r"1 dead letters\."):
+        WorkflowHealthCheck().run()
+
+
+def test_the_check_says_nothing_of_a_database_that_is_away(no_database):
+    with pytest.raises(ServiceUnavailable, match="could not be asked") as caught:
+        WorkflowHealthCheck().run()
+    assert "db.internal" not in str(caught.value)
+
+
+def test_the_check_is_found_by_its_dotted_path():
+    view = HealthCheckView()
+    view.checks = (CHECK,)
+    (check,) = view.get_checks()
+    assert isinstance(check, WorkflowHealthCheck)
+    assert repr(check) == "WorkflowHealthCheck()"
+
+
+def test_the_check_runs_on_the_pages_of_django_health_check():
+    """In local mode, which needs no tables: the page runs checks in threads of its own."""
+    view = HealthCheckView.as_view(checks=[CHECK])
+    request = AsyncRequestFactory().get("/", headers={"accept": "application/json"})
+
+    async def ask():
+        response = await view(request)
+        return response.status_code, response.content.decode()
+
+    from asgiref.sync import async_to_sync
+
+    status, content = async_to_sync(ask)()
+    assert (status, content) == (200, '{"WorkflowHealthCheck()": "OK"}')
