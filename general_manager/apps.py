@@ -3,7 +3,6 @@
 from importlib import import_module
 
 from django.apps import AppConfig
-from django.core.checks import register
 from django.utils.module_loading import autodiscover_modules
 
 from general_manager.workflow.beat import install
@@ -17,10 +16,7 @@ class GeneralManagerConfig(AppConfig):
 
     def ready(self) -> None:
         # What stands on the tables can be imported only now.
-        checks = import_module("general_manager.checks")
-        register(checks.check_settings)
-        register(checks.check_backends)
-        register(checks.check_managers)
+        import_module("general_manager.checks").register_checks()
         listen()
         install()
         # Celery's own discovery looks for general_manager.tasks and would not find these.

@@ -49,6 +49,14 @@ def _add_entry(app: Any) -> None:
     app.conf.beat_schedule.setdefault(ENTRY, entry)
 
 
+def is_scheduled() -> bool:
+    """Whether Beat's schedule, as it is in this process, asks for our tick under any name."""
+    app: Any = current_app
+    app.finalize(auto=True)
+    entries = app.conf.beat_schedule.values()
+    return any(isinstance(one, dict) and one.get("task") == TICK for one in entries)
+
+
 def _remove_orphan(**_: Any) -> None:
     """django-celery-beat keeps an entry in its table after the code has dropped it."""
     if get_workflow_settings().beat_enabled or not apps.is_installed("django_celery_beat"):

@@ -204,6 +204,14 @@ def has_app() -> bool:
     return bool(app.main != "default" or app.conf.task_always_eager)
 
 
+def find_time_limit() -> float | None:
+    """After how many seconds Celery stops one of our tasks, softly or not; `None` for never."""
+    app: Any = current_app
+    tasks = [app.tasks[name] for name in (DRAIN, DELIVER, RUN, TICK)]
+    limits = [limit for task in tasks for limit in (task.time_limit, task.soft_time_limit)]
+    return min((float(limit) for limit in limits if limit), default=None)
+
+
 def closes_connections() -> bool:
     """Whether Celery closes the database connection after every task."""
     app: Any = current_app

@@ -2,9 +2,15 @@
 
 import pytest
 from celery import Celery, current_app
+from django.core.management import call_command
 from django.db import connections
+from django.db.migrations.recorder import MigrationRecorder
+from django.template import engines
+from django.test import override_settings
 
-from general_manager.checks import check_backends
+from general_manager.checks import check_admin, check_backends, check_tables, check_workers
+from general_manager.workflow import beat
+from general_manager.workflow.dispatch import DELIVER, DRAIN, RUN, TICK
 from tests.testapp import flows
 
 
@@ -18,8 +24,16 @@ def app():
     before.set_current()
 
 
-def ids():
-    return [(message.id or "").removeprefix("general_manager.") for message in check_backends()]
+def ids(check=check_backends, **arguments):
+    messages = check(**arguments)
+    assert all(message.hint for message in messages)
+    return [(message.id or "").removeprefix("general_manager.") for message in messages]
+
+
+@pytest.fixture
+def production():
+    with override_settings(GENERAL_MANAGER={"WORKFLOW_MODE": "production"}):
+        yield
 
 
 @pytest.fixture
@@ -55,3 +69,92 @@ def test_sqlite_that_workers_would_lock_is_named(
 ):
     monkeypatch.setitem(connections["archive"].settings_dict, "OPTIONS", {"timeout": 20})
     assert ids() == (["W004"] if is_sqlite else [])
+
+
+def test_registrations_that_differ_only_in_what_ids_leave_out_are_named(outbox, celery_engine, app):
+    outbox.register("x", handler=flows.start_from_event)
+    outbox.register("y", handler=flows.start_from_event, retries=1)
+    assert ids() == []
+    outbox.register("x", handler=flows.start_from_event, retries=1, registration_id="named")
+    assert ids() == []
+    outbox.register("x", handler=flows.start_from_event, retries=2)
+    assert ids() == ["W010"]
+    assert "is registered 2 times" in check_backends()[0].msg
+
+
+def test_a_schedule_that_lost_beats_entry_is_named(production, app):
+    beat.install()
+    assert ids(check_workers) == []
+    app.conf.beat_schedule = {"another": {"task": "shop.tasks.count", "schedule": 60.0}}
+    assert ids(check_workers) == ["W008"]
+    app.conf.beat_schedule["ours"] = {"task": "general_manager.workflow.tasks.beat_tick"}
+    assert ids(check_workers) == []
+    app.conf.beat_schedule = {}
+    settings = {"WORKFLOW_MODE": "production", "WORKFLOW_BEAT_ENABLED": False}
+    with override_settings(GENERAL_MANAGER=settings):
+        assert ids(check_workers) == []
+
+
+@pytest.mark.parametrize("kind", ["task_time_limit", "task_soft_time_limit"])
+def test_a_time_limit_that_stops_healthy_batches_is_named(production, app, kind):
+    beat.install()
+    app.conf[kind] = 60
+    assert ids(check_workers) == ["W011"]
+    assert "60 s is shorter" in check_workers()[0].msg
+
+
+def test_a_time_limit_that_spares_our_tasks_is_fine(production, app):
+    beat.install()
+    app.conf.task_time_limit = 60
+    app.conf.task_annotations = {name: {"time_limit": 300} for name in (DRAIN, DELIVER, RUN, TICK)}
+    assert ids(check_workers) == []
+
+
+def test_local_mode_asks_nothing_of_celery(app):
+    app.conf.task_time_limit = 1
+    assert ids(check_workers) == []
+
+
+def test_a_process_without_an_app_is_told_so_elsewhere_and_wrong_settings_come_first(production):
+    assert ids(check_workers) == []
+    with override_settings(GENERAL_MANAGER={"WORKFLOW_MODE": "x"}):
+        assert ids(check_workers) == []
+
+
+@pytest.mark.django_db(databases=["default", "archive"])
+def test_a_database_that_was_not_migrated_is_named(monkeypatch):
+    databases = ["default", "archive"]
+    assert ids(check_tables, databases=databases) == []
+    recorder = MigrationRecorder(connections["archive"])
+    recorder.record_unapplied("general_manager", "0001_initial")
+    try:
+        assert ids(check_tables, databases=databases) == ["W009"]
+        (message,) = check_tables(databases=databases)
+        assert "0001_initial" in message.msg
+        assert "--database=archive" in (message.hint or "")
+        assert ids(check_tables, databases=["default"]) == []
+        assert ids(check_tables, databases=None) == []
+        monkeypatch.setattr("sys.argv", ["manage.py", "migrate"])
+        assert ids(check_tables, databases=databases) == []
+    finally:
+        recorder.record_applied("general_manager", "0001_initial")
+
+
+@pytest.mark.django_db(databases=["default", "archive"])
+def test_tables_are_looked_at_only_if_a_database_is_named(capsys, monkeypatch):
+    monkeypatch.setattr("general_manager.checks.database.aliases", lambda: 1 / 0)
+    call_command("check")
+    with pytest.raises(ZeroDivisionError):
+        call_command("check", databases=["default"])
+
+
+def test_an_admin_that_does_not_know_the_request_is_named(monkeypatch):
+    assert ids(check_admin) == []
+    (engine,) = engines.all()
+    monkeypatch.setattr(engine.engine, "context_processors", [])  # type: ignore[attr-defined]
+    assert ids(check_admin) == ["W012"]
+
+
+def test_without_the_admin_nobody_asks_for_the_request():
+    with override_settings(INSTALLED_APPS=["general_manager"], TEMPLATES=[]):
+        assert ids(check_admin) == []

@@ -1,0 +1,45 @@
+"""What Celery must be told so that workers and Beat do our work, and are left to finish it."""
+
+from typing import Any
+
+from django.core.checks import CheckMessage
+
+from general_manager.checks.messages import warning
+from general_manager.conf import find_problems, get_workflow_settings
+from general_manager.workflow.beat import ENTRY, is_scheduled
+from general_manager.workflow.dispatch import find_time_limit, has_app
+
+
+def check_workers(**_: Any) -> list[CheckMessage]:
+    """W008 and W011; a process without a Celery app has W005 already."""
+    if any(problem.is_error for problem in find_problems()):
+        return []
+    settings = get_workflow_settings()
+    if not (has_app() and (settings.run_async or settings.beat_enabled)):
+        return []
+    messages = []
+    if settings.beat_enabled and not is_scheduled():
+        messages.append(
+            warning(
+                "W008",
+                f"WORKFLOW_BEAT_ENABLED is on, and Beat's schedule has no entry {ENTRY!r}.",
+                "Something replaces beat_schedule after start-up: add to it instead, as in "
+                "app.conf.beat_schedule.update(...). Without the entry no retry, no timer and no "
+                "lost message is ever taken up.",
+            )
+        )
+    limit, lease = find_time_limit(), settings.outbox_claim_ttl.total_seconds()
+    if limit is not None and limit < lease:
+        messages.append(
+            warning(
+                "W011",
+                f"Celery's time limit of {limit:g} s is shorter than "
+                f"WORKFLOW_OUTBOX_CLAIM_TTL_SECONDS, {lease:g} s.",
+                "Celery would stop a healthy batch in the middle: its events wait until the lease "
+                "ends, and whatever handler was running is charged with the death of its worker, "
+                "and is a dead letter after WORKFLOW_MAX_CRASHES. Give general_manager's tasks a "
+                "longer limit with CELERY_TASK_ANNOTATIONS, and bound executions with "
+                "WorkflowDefinition(timeout=...).",
+            )
+        )
+    return messages
