@@ -26,6 +26,8 @@ if os.environ.get("EXAMPLE_MODE") == "production":
         "WORKFLOW_RETRY_BACKOFF_SECONDS": 1,
     }
 
+GENERAL_MANAGER["WORKFLOW_BASE_URL"] = "http://127.0.0.1:8000"  # where the demo serves
+
 BROKER_DIR = VAR_DIR / "broker"
 BROKER_DIR.mkdir(exist_ok=True)
 CELERY_BROKER_URL = "files://localhost//"

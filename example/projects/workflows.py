@@ -12,6 +12,7 @@ from general_manager.workflow import (
     WaitTimeout,
     WorkflowDefinition,
     current_execution_id,
+    resume_url,
     step,
     wait_for,
 )
@@ -61,11 +62,14 @@ def budget_approval_workflow(input_data: dict[str, Any]) -> dict[str, Any]:
 
 
 def ask_the_boss(project: Project, amount: Decimal) -> None:
+    execution, wait = str(current_execution_id()), "approval by the boss"
+    yes = resume_url(execution, wait, {"approved": True, "by": "the boss"}, label="Approve")
+    no = resume_url(execution, wait, {"approved": False, "by": "the boss"}, label="Refuse")
     actions.run(
         "send_email",
         to=BOSS,
         subject=f"May {project.name} have {amount} more?",
-        text=f"Answer on the start page, execution {current_execution_id()}.",
+        text=f"Approve: {yes}\nRefuse: {no}\nOr answer on the start page.",
     )
 
 

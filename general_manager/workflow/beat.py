@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 ENTRY: Final = "general_manager.workflow.tick"
 ALIVE_EVERY: Final = timedelta(seconds=30)
+LONG_GONE: Final = timedelta(days=1)
+"""A worker that was killed could not take its word back."""
 
 
 def install() -> None:
@@ -78,6 +80,7 @@ def _say_alive(sender: Any, **_: Any) -> None:
     def say() -> None:
         beats = model.objects.using(router.db_for_write(model))
         beats.beat(duty, whereabouts())
+        beats.forget(WORKER, older_than=LONG_GONE)
 
     def say_gone() -> None:
         model.objects.using(router.db_for_write(model)).filter(duty=duty).delete()

@@ -4,10 +4,13 @@ from datetime import timedelta
 
 import pytest
 from celery import Celery, current_app
+from celery.signals import worker_ready, worker_shutdown
 from django.test import override_settings
+from django.utils import timezone
 
 from general_manager.workflow import WorkflowDefinition, WorkflowEvent, beat
 from general_manager.workflow.models import WorkflowHeartbeat
+from general_manager.workflow.overview import look
 from general_manager.workflow.sweep import tick
 from tests.testapp import flows
 
@@ -70,3 +73,20 @@ def test_of_two_beats_that_tick_at_once_one_does_the_work(outbox):
     heartbeat = WorkflowHeartbeat.objects.get()
     WorkflowHeartbeat.objects.update(at=heartbeat.at - timedelta(seconds=6))
     assert tick()
+
+
+def test_a_worker_says_that_it_is_there_and_takes_it_back_when_it_ends():
+    class Worker:
+        hostname = "one@host"
+
+    worker = Worker()
+    WorkflowHeartbeat.objects.bulk_create([WorkflowHeartbeat(duty="worker:killed@host", by="x")])
+    long_ago = timezone.now() - timedelta(days=3)
+    WorkflowHeartbeat.objects.filter(duty="worker:killed@host").update(at=long_ago)
+    worker_ready.send(sender=worker)
+    try:
+        assert look().workers == ["one@host"]
+        assert not WorkflowHeartbeat.objects.filter(duty="worker:killed@host").exists()
+    finally:
+        worker_shutdown.send(sender=worker)
+    assert look().workers == []
