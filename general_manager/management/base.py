@@ -35,10 +35,10 @@ class WorkflowCommand(BaseCommand):
             with acting_as(f"manage.py {self.name}"):
                 self.act(options)
         except Error as error:
-            reason = str(error).strip() or type(error).__name__
-            hint = "Is it there, and migrated?"
+            reason = str(error).strip().rstrip(".") or type(error).__name__
             raise CommandError(
-                f"The database could not be asked: {reason} {hint}", returncode=CANNOT_ASK
+                f"The database could not be asked: {reason}. Is it there, and migrated?",
+                returncode=CANNOT_ASK,
             ) from error
         except ImproperlyConfigured as error:
             raise CommandError(str(error), returncode=CANNOT_ASK) from error
