@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
+from django.utils.translation import gettext as _
+
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.models.counting import MOST
 from general_manager.workflow.overview import Overview, look
@@ -78,23 +80,29 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
         yield from _of_beat(seen)
     if settings.run_async and seen.owed and not seen.workers:
         yield Trouble(
-            "no-worker", "No Celery worker is there.", "Start one: celery -A <project> worker", 90
+            "no-worker",
+            _("No Celery worker is there."),
+            _("Start one: celery -A <project> worker"),
+            90,
         )
     age = seen.at - seen.oldest_owed if seen.oldest_owed is not None else timedelta(0)
     if age > OLD:
         yield Trouble(
             "old-work",
-            f"The oldest event has been owed for {in_words(age)}.",
-            "Look at the outbox: does a handler fail, does a worker know every handler, "
-            "are there enough workers?",
+            _("The oldest event has been owed for %s.") % in_words(age),
+            _(
+                "Look at the outbox: does a handler fail, does a worker know every handler, "
+                "are there enough workers?"
+            ),
             60,
             seen.owed,
         )
     if seen.late_executions:
         yield Trouble(
             "late-executions",
-            f"{number(seen.late_executions)} executions are due, and nobody has taken them up.",
-            "Are Beat and workers running? Sweep now: manage.py workflow_drain_outbox",
+            _("%s executions are due, and nobody has taken them up.")
+            % number(seen.late_executions),
+            _("Are Beat and workers running? Sweep now: manage.py workflow_drain_outbox"),
             70,
             seen.late_executions,
         )
@@ -102,16 +110,17 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
         limit = in_words(settings.delivery_running_timeout)
         yield Trouble(
             "long-deliveries",
-            f"{number(seen.long_deliveries)} deliveries have been running for more than {limit}.",
-            "A handler hangs or is slow: start a workflow from it instead.",
+            _("%(count)s deliveries have been running for more than %(limit)s.")
+            % {"count": number(seen.long_deliveries), "limit": limit},
+            _("A handler hangs or is slow: start a workflow from it instead."),
             50,
             seen.long_deliveries,
         )
     if seen.dead:
         yield Trouble(
             "dead-letters",
-            f"{number(seen.dead)} dead letters.",
-            "Mend the cause, then replay them: manage.py workflow_replay_dead_letters",
+            _("%s dead letters.") % number(seen.dead),
+            _("Mend the cause, then replay them: manage.py workflow_replay_dead_letters"),
             40,
             seen.dead,
         )
@@ -121,15 +130,17 @@ def _of_beat(seen: Overview) -> Iterator[Trouble]:
     interval = get_workflow_settings().beat_outbox_interval
     patience = max(LEAST_PATIENCE, interval * TICKS_MISSED)
     if seen.last_tick is None:
-        message = "Beat has never ticked."
+        message = _("Beat has never ticked.")
     elif seen.at - seen.last_tick > patience:
-        message = f"No tick of Beat for {in_words(seen.at - seen.last_tick)}."
+        message = _("No tick of Beat for %s.") % in_words(seen.at - seen.last_tick)
     else:
         return
     yield Trouble(
         "no-beat",
         message,
-        "Is Beat running? Lost messages, retries and timers wait for it: celery -A <project> beat",
+        _(
+            "Is Beat running? Lost messages, retries and timers wait for it: celery -A <project> beat"
+        ),
         100,
     )
 
