@@ -139,7 +139,8 @@ def _of_beat(seen: Overview) -> Iterator[Trouble]:
         "no-beat",
         message,
         _(
-            "Is Beat running? Lost messages, retries and timers wait for it: celery -A <project> beat"
+            "Is Beat running? Lost messages, retries and timers wait for it: "
+            "celery -A <project> beat"
         ),
         100,
     )
