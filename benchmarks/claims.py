@@ -16,8 +16,7 @@ from django.db import connection
 
 from benchmarks.floor import EVENT, EXECUTION, OUTBOX
 from benchmarks.measuring import seconds, show, show_times, statements
-from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowOutbox
-from general_manager.workflow.models.outbox import Claim
+from general_manager.workflow.models import Claim, WorkflowExecutionRecord, WorkflowOutbox
 from general_manager.workflow.outbox import drain
 from general_manager.workflow.sweep import sweep
 
