@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 
 ENTRY: Final = "general_manager.workflow.tick"
 ALIVE_EVERY: Final = timedelta(seconds=30)
+MOST_WAIT: Final = timedelta(hours=1)
+"""How long a tick is good for. Where the queue is always longer than the interval, a tick that
+expired with the interval would never be heard, and nothing that is due be found. Those of a day
+without workers need not all be heard; and one that comes too soon after another does nothing."""
 LONG_GONE: Final = timedelta(days=1)
 """A worker that was killed could not take its word back."""
 
@@ -44,9 +48,9 @@ def _add_entry(app: Any) -> None:
     if not settings.beat_enabled:
         return
     seconds = int(settings.beat_outbox_interval.total_seconds())
-    # A tick that waited longer than the next one is due has nothing to add. django-celery-beat
-    # drops "expires" and reads "expire_seconds".
-    options = {"expires": seconds, "expire_seconds": seconds}
+    expires = max(seconds, int(MOST_WAIT.total_seconds()))
+    # django-celery-beat drops "expires" and reads "expire_seconds".
+    options = {"expires": expires, "expire_seconds": expires}
     entry = {"task": TICK, "schedule": float(seconds), "options": options}
     app.conf.beat_schedule.setdefault(ENTRY, entry)
 

@@ -37,7 +37,7 @@ def test_the_entry_is_in_the_schedule_whenever_the_app_was_ready(app, finalize_f
     entry = app.conf.beat_schedule[beat.ENTRY]
     assert entry["task"] == "general_manager.workflow.tasks.beat_tick"
     assert entry["schedule"] == 7
-    assert entry["options"] == {"expires": 7, "expire_seconds": 7}
+    assert entry["options"] == {"expires": 3600, "expire_seconds": 3600}
 
 
 def test_an_entry_of_the_projects_own_is_left_alone(app):
