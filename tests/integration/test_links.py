@@ -58,6 +58,11 @@ def test_the_button_needs_the_pages_own_form(asked, celery_engine):
     assert celery_engine.status(asked.execution_id).state == "waiting"
 
 
+def test_browsers_say_where_the_button_was_pressed(asked, client):
+    """Told to send no referrer, they would call it "null", which Django's CSRF check refuses."""
+    assert '<meta name="referrer" content="same-origin">' in client.get(link(asked)).content.decode()
+
+
 def test_a_second_press_is_told_that_it_is_settled(asked, client, celery_engine, workers):
     client.post(link(asked, "yes"))
     again = client.post(link(asked, "no"))
