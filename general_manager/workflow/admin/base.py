@@ -10,6 +10,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
 from general_manager.workflow.admin.export import export_as_csv
+from general_manager.workflow.admin.formats import NONE
 from general_manager.workflow.models.counting import MOST
 
 APP: str = "general_manager"
@@ -30,6 +31,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     ordering = ("-pk",)
     list_per_page = 50
     list_max_show_all = 0
+    empty_value_display = NONE
     show_full_result_count = False
     paginator = CappedPaginator
     actions: tuple[Any, ...] = (export_as_csv,)

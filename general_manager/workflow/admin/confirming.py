@@ -10,16 +10,15 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from general_manager.workflow.actors import acting_as
+from general_manager.workflow.admin.pages import Text, frame, way_to_object
 from general_manager.workflow.exceptions import WorkflowError
 
 MOST_AT_ONCE: Final = 1_000
 CONFIRMED: Final = "confirmed"
-Text = str | Promise
 
 
 def confirm_page(
@@ -29,18 +28,20 @@ def confirm_page(
     title: Text,
     sentence: Text,
     form: forms.Form | None = None,
+    obj: Any = None,
     **context: Any,
 ) -> TemplateResponse:
-    """The page between a wish and the act."""
-    request.current_app = page.admin_site.name
+    """The page between a wish and the act: on *obj*, or on rows of the list."""
+    context_of_site = frame(page, request, title=title)
+    crumbs = [*context_of_site["crumbs"], *way_to_object(page, obj)]
     return TemplateResponse(
         request,
         "admin/general_manager/confirm.html",
         {
-            **page.admin_site.each_context(request),
-            "opts": page.model._meta,
-            "media": page.media,
-            "title": title,
+            **context_of_site,
+            "crumbs": crumbs,
+            "original": obj,
+            "back": crumbs[-1][0],
             "sentence": sentence,
             "form": form,
             "confirmed_name": CONFIRMED,

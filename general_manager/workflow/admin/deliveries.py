@@ -142,6 +142,7 @@ class DeadLetterAdmin(ReadOnlyAdmin):
             extra["attempts"] = told(moments)
             extra["acts"] = [act for act in ACTS.values() if may(request, act.permission)]
             extra["title"] = _("Dead letter")
+            extra["subtitle"] = None  # the head says it, and more
         return super().change_view(request, object_id, form_url, extra)
 
     def act_view(self, request: HttpRequest, key: int, name: str) -> HttpResponse:
@@ -163,8 +164,8 @@ class DeadLetterAdmin(ReadOnlyAdmin):
             title=act.label,
             sentence=act.sentence,
             form=form,
+            obj=letter,
             is_grave=act.is_grave,
-            back=reverse("admin:general_manager_deadletter_change", args=[letter.pk]),
         )
 
     def has_replay_delivery_permission(self, request: HttpRequest) -> bool:

@@ -19,7 +19,15 @@ from general_manager.workflow.admin.base import ReadOnlyAdmin, may
 from general_manager.workflow.admin.confirming import confirm_page, perform_one
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.filters import EventTypeFilter
-from general_manager.workflow.admin.formats import NONE, ago, badge, json_block, short_id
+from general_manager.workflow.admin.formats import (
+    BREAK,
+    NONE,
+    STATE_NAMES,
+    ago,
+    badge,
+    json_block,
+    short_id,
+)
 from general_manager.workflow.admin.links import subject_of
 from general_manager.workflow.admin.telling import told
 from general_manager.workflow.dispatch import drain_outbox_soon
@@ -47,7 +55,7 @@ class ReplayForm(forms.Form):
     def __init__(self, *args: Any, known: list[Recipient], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         to: Any = self.fields["to"]
-        to.choices = [(one.id, f"{one.id} ({one.status or _('not had it yet')})") for one in known]
+        to.choices = [(one.id, f"{one.id} ({_status(one)})") for one in known]
         to.initial = [one.id for one in known if one.has_failed]
 
 
@@ -156,7 +164,8 @@ class EventAdmin(ReadOnlyAdmin):
             "", "<tr><th>{}</th><td>{}</td><td>{}</td></tr>",
             ((name, _side(one, "old"), _side(one, "new")) for name, one in changes.items()),
         )  # fmt: skip
-        return format_html('<table class="gm-table">{}<tbody>{}</tbody></table>', head, rows)
+        table = '<table class="gm-table gm-changes">{}<tbody>{}</tbody></table>'
+        return format_html(table, head, rows)
 
     @admin.display(description=gettext_lazy("Payload"))
     def content(self, event: WorkflowEventRecord) -> SafeString:
@@ -170,28 +179,18 @@ class EventAdmin(ReadOnlyAdmin):
     def deliveries(self, event: WorkflowEventRecord) -> SafeString | str:
         rows = WorkflowDeliveryAttempt.objects.filter(outbox__event=event).defer("traceback")
         lines = [
-            format_html(
-                "{} <code>{}</code> {}",
-                badge(row.status), row.registration_id, f"{row.error_class} {row.error[:200]}",
-            )
+            (badge(row.status), row.registration_id, f"{row.error_class} {row.error[:200]}")
             for row in rows.order_by("pk")[:MOST]
-        ]  # fmt: skip
-        return SafeString("<br>").join(lines) if lines else NONE
+        ]
+        return format_html_join(BREAK, "{} <code>{}</code> {}", lines) or NONE
 
     @admin.display(description=gettext_lazy("Executions"))
     def executions(self, event: WorkflowEventRecord) -> SafeString | str:
         rows = WorkflowExecutionRecord.objects.filter(caused_by=event.event_id)
         rows = rows.only("pk", "execution_id", "workflow_id", "state").order_by("pk")
-        lines = [
-            format_html(
-                '{} <a href="{}">{}</a>',
-                badge(row.state),
-                reverse("admin:general_manager_workflowexecutionrecord_change", args=[row.pk]),
-                row,
-            )
-            for row in rows[:MOST]
-        ]
-        return SafeString("<br>").join(lines) if lines else NONE
+        name = "admin:general_manager_workflowexecutionrecord_change"
+        lines = [(badge(row.state), reverse(name, args=[row.pk]), row) for row in rows[:MOST]]
+        return format_html_join(BREAK, '{} <a href="{}">{}</a>', lines) or NONE
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -225,6 +224,7 @@ class EventAdmin(ReadOnlyAdmin):
             extra["moments"] = told(timeline_of_event(event))
             extra["may_replay"] = may(request, "replay_event") and hasattr(event, "outbox")
             extra["title"] = _("Event")
+            extra["subtitle"] = None  # the head says it, and more
         return super().change_view(request, object_id, form_url, extra)
 
     def replay_view(self, request: HttpRequest, key: int) -> HttpResponse:
@@ -252,10 +252,15 @@ class EventAdmin(ReadOnlyAdmin):
                 "repeats what it does outside of the database, such as sending a mail."
             ),
             form=form if known else None,
+            obj=event,
             why_not=None if known else _("No handler of this process wants this event."),
             preview=_("%d handler(s) want this event; those that failed are chosen.") % len(known),
-            back=back,
         )
+
+
+def _status(recipient: Recipient) -> str:
+    status = recipient.status
+    return str(STATE_NAMES.get(status, status)) if status else _("not had it yet")
 
 
 def _side(change: Any, side: str) -> str:

@@ -5,12 +5,13 @@ from typing import Any
 from django.contrib import admin
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from general_manager.workflow.admin.formats import (
+    BREAK,
     NONE,
     ago,
     ahead,
@@ -143,8 +144,5 @@ class ExecutionFields:
         same = WorkflowExecutionRecord.objects.filter(correlation_id=record.correlation_id)
         same = same.filter(workflow_id=record.workflow_id).exclude(pk=record.pk)
         rows = same.only("pk", "execution_id", "state", "created_at").order_by("-pk")[:EARLIER]
-        links = [
-            format_html('{} <a href="{}">{}</a>', badge(one.state), object_url(one.pk), one)
-            for one in rows
-        ]
-        return SafeString("<br>").join(links) if links else NONE
+        links = [(badge(one.state), object_url(one.pk), one) for one in rows]
+        return format_html_join(BREAK, '{} <a href="{}">{}</a>', links) or NONE

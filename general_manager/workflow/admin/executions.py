@@ -32,8 +32,7 @@ from general_manager.workflow.admin.telling import told
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from general_manager.workflow.timeline import timeline_of_execution
 
-BIG = ("input_data", "output_data", "metadata", "traceback", "retry")
-EARLIER = 10
+FAILURE = (gettext_lazy("Failure"), {"fields": ("error_text", "trace")})
 
 
 def bulk_action(act: Act) -> Any:
@@ -86,7 +85,7 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
             gettext_lazy("Data"),
             {"fields": ("input", "output", "about", "retry_policy")},
         ),
-        (gettext_lazy("Failure"), {"fields": ("error_text", "trace")}),
+        FAILURE,
         (gettext_lazy("Others with this correlation id"), {"fields": ("earlier",)}),
     )  # fmt: skip
     export_fields = (
@@ -106,6 +105,11 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
             )
         )
         return rows
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        found = super().get_fieldsets(request, obj)
+        is_fine = obj is not None and not (obj.error or obj.traceback)
+        return [one for one in found if one is not FAILURE] if is_fine else found
 
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[Any]", search_term: str
@@ -141,6 +145,7 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
             extra["acts"] = self._acts(request, record)
             extra["moments"] = told(timeline_of_execution(record))
             extra["title"] = _("Execution")
+            extra["subtitle"] = None  # the head says it, and more
         return super().change_view(request, object_id, form_url, extra)
 
     def _acts(self, request: HttpRequest, record: WorkflowExecutionRecord) -> Sequence[Act]:
@@ -179,12 +184,12 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
             title=act.label,
             sentence=act.sentence,
             form=form,
+            obj=record,
             execution=record,
             badge=badge(record.state),
             question=record.waiting_for if name == "answer" else None,
             why_not=why_not,
             is_grave=act.is_grave,
-            back=object_url(record.pk),
         )
 
     def has_resume_execution_permission(self, request: HttpRequest) -> bool:

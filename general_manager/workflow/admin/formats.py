@@ -13,6 +13,8 @@ from django.utils.translation import gettext_lazy
 from general_manager.workflow.redaction import readable
 
 NONE: Final = "\N{EN DASH}"
+BREAK: Final = SafeString("<br>")
+"""Between the parts of `format_html_join`; `SafeString.join` itself forgets that they are safe."""
 UUID_LENGTH: Final = 36
 LONG_JSON: Final = 25
 """Lines of JSON above which a block is folded."""
@@ -54,7 +56,8 @@ def ago(moment: datetime | None) -> SafeString:
     if moment is None:
         return SafeString(NONE)
     text = _("%(age)s ago") % {"age": in_short(timezone.now() - moment)}
-    return format_html('<time datetime="{0}" title="{0}">{1}</time>', moment.isoformat(), text)
+    at = moment.isoformat()
+    return format_html('<time datetime="{0}" title="{0}" dir="auto">{1}</time>', at, text)
 
 
 def ahead(moment: datetime) -> str:

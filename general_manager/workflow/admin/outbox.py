@@ -130,7 +130,6 @@ class OutboxAdmin(ReadOnlyAdmin):
                 "Up to %d entries that are due are delivered by this very request; workers are "
                 "asked to go on with the rest."
             ) % MOST_NOW,
-            back=back,
         )  # fmt: skip
 
     def has_drain_outbox_permission(self, request: HttpRequest) -> bool:

@@ -12,10 +12,10 @@ from django.urls import reverse
 from django.utils.formats import date_format
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from general_manager.workflow.admin.base import ReadOnlyAdmin
 from general_manager.workflow.admin.formats import NONE, STATE_NAMES, ago, in_short
+from general_manager.workflow.admin.pages import frame
 from general_manager.workflow.engine import ACTIVE_STATES
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.health import Trouble, check_health, number
@@ -54,12 +54,8 @@ class OverviewAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         health = check_health()
         seen, details = health.overview, look_closer()
-        request.current_app = self.admin_site.name
         context = {
-            **self.admin_site.each_context(request),
-            "opts": self.model._meta,
-            "media": self.media,
-            "title": gettext_lazy("Workflows"),
+            **frame(self, request, title=_("Overview")),
             "refresh": REFRESH.get(request.GET.get("refresh", "")),
             "seen": seen,
             "troubles": [_with_link(one) for one in health.troubles],
