@@ -99,12 +99,13 @@ def axe() -> Callable[[Any], list[str]]:
             ".then(arguments[arguments.length - 1])"
         )
         browser.complaints()  # axe's own: it tries out styles, which the policy forbids
-        return complaints + [
+        grave = [
             f"{one['id']}: {node['html'][:300]} {node['failureSummary']}"
             for one in found["violations"]
             if one["impact"] in ("serious", "critical")
             for node in one["nodes"]
         ]
+        return [*complaints, *grave]
 
     return violations
 
@@ -191,7 +192,9 @@ def story(outbox: Any, celery_engine: Any, workers: Any) -> Iterator[Story]:
     fails = WorkflowDefinition("project_status_email", handler=flows.two_steps)
     failed = celery_engine.start(fails, correlation_id="c" * 200)
     workers.run()
-    doubts = WorkflowDefinition("w" * 150, handler=flows.charge_then_note, retry=Retry(max_attempts=2))
+    doubts = WorkflowDefinition(
+        "w" * 150, handler=flows.charge_then_note, retry=Retry(max_attempts=2)
+    )
     doubtful = celery_engine.start(doubts)
     for _ in range(2):
         workers.run()

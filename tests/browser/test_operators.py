@@ -15,6 +15,7 @@ from tests.testapp import flows
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
 
+ANGLE = "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
 EXECUTIONS = page_of("workflowexecutionrecord")
 LISTS = [EXECUTIONS, page_of("workfloweventrecord"), page_of("deadletter"),
          page_of("workflowoutbox")]  # fmt: skip
@@ -55,12 +56,12 @@ def test_the_overview_leads_to_what_waits_and_back(boss, story):
 def test_the_way_back_stands_above_the_page(boss, story, where):
     here = {"overview": page_of("overview"), "answer": story.act(story.waiting, "answer")}
     boss.visit(here[where])
-    way = "›".join(boss.texts(".breadcrumbs li") or boss.texts(".breadcrumbs"))
+    way = ANGLE.join(boss.texts(".breadcrumbs li") or boss.texts(".breadcrumbs"))
     words = {
         "overview": ["Home", "Workflows", "Overview"],
         "answer": ["Home", "Workflows", "Executions", str(story.waiting), "Answer…"],
     }
-    assert [one.strip() for one in way.split("›")] == words[where]
+    assert [one.strip() for one in way.split(ANGLE)] == words[where]
 
 
 def test_the_overview_refreshes_only_when_asked_to(boss, story):

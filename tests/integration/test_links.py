@@ -60,7 +60,8 @@ def test_the_button_needs_the_pages_own_form(asked, celery_engine):
 
 def test_browsers_say_where_the_button_was_pressed(asked, client):
     """Told to send no referrer, they would call it "null", which Django's CSRF check refuses."""
-    assert '<meta name="referrer" content="same-origin">' in client.get(link(asked)).content.decode()
+    page = client.get(link(asked)).content.decode()
+    assert '<meta name="referrer" content="same-origin">' in page
 
 
 def test_a_second_press_is_told_that_it_is_settled(asked, client, celery_engine, workers):
