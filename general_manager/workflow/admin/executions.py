@@ -32,7 +32,7 @@ from general_manager.workflow.admin.telling import told
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from general_manager.workflow.timeline import timeline_of_execution
 
-FAILURE = (gettext_lazy("Failure"), {"fields": ("error_text", "trace")})
+FAILURE: Any = (gettext_lazy("Failure"), {"fields": ("error_text", "trace")})
 
 
 def bulk_action(act: Act) -> Any:
