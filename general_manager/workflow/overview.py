@@ -25,7 +25,7 @@ from general_manager.workflow.models.counting import MOST, count_capped
 
 DAY: Final = timedelta(days=1)
 HOURS: Final = 24
-MOST_PER_HOUR: Final = 4_000
+MOST_PER_HOUR: Final = 2_000
 FEW: Final = 6
 TICK: Final = "tick"
 WORKER_SILENT: Final = timedelta(seconds=100)
@@ -123,7 +123,8 @@ def look_closer(using: str | None = None) -> Details:
     lately = failed.filter(ended_at__gt=now - DAY)
     dead = WorkflowDeliveryAttempt.objects.using(alias).filter(status=DeliveryStatus.DEAD_LETTER)
     asking = executions.filter(state=WorkflowState.WAITING, waiting_for__isnull=False)
-    longest = list(asking.order_by("pk")[:FEW])
+    # What waits has no end: in the order of the index on states and ends, that is by age.
+    longest = list(asking.order_by("ended_at", "pk")[:FEW])
     questions = WorkflowStep.objects.using(alias).filter(execution__in=longest, answerable=True)
     since = {(one.execution_id, one.name): one.started_at for one in questions}
     return Details(

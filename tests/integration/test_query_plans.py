@@ -1,21 +1,85 @@
-"""The scans that run all the time use the index on what is owed, however much is settled."""
+"""The scans that run all the time use the index on what is owed, however much is settled.
+
+The lists of the admin walk along the index that has what is asked for, in its order: what is rare
+or old is not looked for among all the latest rows.
+"""
+
+import re
 
 import pytest
+from django.contrib.admin import site
 from django.db import connection, transaction
 
-from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowOutbox
+from general_manager.workflow.admin.base import CappedPaginator
+from general_manager.workflow.models import (
+    DeadLetter,
+    WorkflowEventRecord,
+    WorkflowExecutionRecord,
+    WorkflowOutbox,
+)
 from general_manager.workflow.models.columns import DatabaseNow
+from general_manager.workflow.overview import look, look_closer
 
 pytestmark = pytest.mark.django_db(databases=["default", "archive"])
+not_in_sqlite = pytest.mark.skipif(
+    connection.vendor == "sqlite",
+    reason="SQLite does not see that what is dead is not completed, and prefers equality to order",
+)
+
+
+def refuse_other_ways():
+    """Tables of a test are too small to need an index."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            for way in ("seqscan", "bitmapscan", "sort"):
+                cursor.execute(f"SET LOCAL enable_{way} = off")
 
 
 def plan(queryset):
     with transaction.atomic():
-        if connection.vendor == "postgresql":  # tables of a test are too small to need an index
-            with connection.cursor() as cursor:
-                for way in ("seqscan", "bitmapscan", "sort"):
-                    cursor.execute(f"SET LOCAL enable_{way} = off")
+        refuse_other_ways()
         return queryset.explain()
+
+
+def plans(work, *words):
+    """The plans of the statements of *work* that have all *words* in them."""
+    found = []
+
+    def keep(execute, sql, parameters, many, context):
+        if all(word in sql for word in words):
+            found.append((sql, parameters))
+        return execute(sql, parameters, many, context)
+
+    with connection.execute_wrapper(keep):
+        work()
+    assert found
+    how = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
+    with transaction.atomic(), connection.cursor() as cursor:
+        refuse_other_ways()
+        texts = []
+        for sql, parameters in found:
+            cursor.execute(f"{how} {sql}", parameters)
+            texts.append("\n".join(str(row[-1]) for row in cursor.fetchall()))
+        return texts
+
+
+@pytest.fixture
+def plans_of_list(rf, admin_user):
+    """How a page of a list of the admin is found, and how it is counted."""
+
+    def ask(model, query=""):
+        request = rf.get(f"/?{query}")
+        request.user = admin_user
+        rows = site.get_model_admin(model).get_changelist_instance(request).queryset
+        [counted] = plans(lambda: CappedPaginator(rows, 50).count, "COUNT(")
+        return [plan(rows[:50]), counted]
+
+    return ask
+
+
+def sorts(text):
+    """Whether it sorts all rows; an incremental sort is only among those that ended together."""
+    return "TEMP B-TREE" in text or re.search(r"(?<!Incremental )Sort +\(", text) is not None
 
 
 def test_e12_a_claim_scans_the_owed_entries_in_order():
@@ -31,3 +95,53 @@ def test_a_sweep_scans_the_owed_executions_in_order():
     assert "gm_execution_owed" in text
     assert "Sort" not in text
     assert "TEMP B-TREE" not in text
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "state=waiting", "state=completed", "state=failed", "state=cancelled",
+        "state=failed&ended=day", "state=failed&workflow=trip", "state=completed&ended=hour",
+    ],
+)  # fmt: skip
+def test_a_list_of_one_state_and_its_count_walk_the_index_of_states(plans_of_list, query):
+    for text in plans_of_list(WorkflowExecutionRecord, query):
+        assert "gm_execution_state" in text
+        assert not sorts(text)
+
+
+@pytest.mark.parametrize(
+    ("model", "query", "index"),
+    [
+        (WorkflowExecutionRecord, "workflow=trip", "gm_execution_workflow"),
+        (WorkflowEventRecord, "type=a.b", "gm_event_type"),
+        pytest.param(
+            WorkflowExecutionRecord, "workflow=trip&state=completed", "gm_execution_workflow",
+            marks=not_in_sqlite,
+        ),
+        pytest.param(DeadLetter, "", "gm_delivery_status", marks=not_in_sqlite),
+    ],
+)  # fmt: skip
+def test_a_list_of_one_kind_and_its_count_walk_the_index_of_kinds(
+    plans_of_list, model, query, index
+):
+    for text in plans_of_list(model, query):
+        assert index in text
+        assert not sorts(text)
+
+
+def test_what_waits_longest_is_found_among_what_waits():
+    [text] = plans(look_closer, "waiting_for", "IS NOT NULL")
+    assert "gm_execution_state" in text
+    assert not sorts(text)
+
+
+@pytest.mark.parametrize("work", [look, look_closer])
+def test_the_overview_counts_in_indexes(work):
+    [text] = plans(work, "COUNT(")
+    scans = [line for line in text.splitlines() if re.search("(?i)(scan|search).* general_", line)]
+    assert len(scans) > 10
+    without = [line for line in scans if "index" not in line.lower()]
+    if connection.vendor == "sqlite":  # which does not see that what is dead is not completed
+        without = [line for line in without if "deliveryattempt" not in line]
+    assert without == []

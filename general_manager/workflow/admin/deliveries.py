@@ -58,6 +58,7 @@ class DeadLetterAdmin(ReadOnlyAdmin):
     list_display_links = ("handler",)
     list_filter = (HandlerFilter,)
     list_select_related = ("outbox__event",)
+    list_defer = ("traceback", "outbox__event__payload", "outbox__event__metadata")
     actions = (*(bulk_action(act) for act in ACTS.values()), export_as_csv)
     change_form_template = "admin/general_manager/delivery.html"
     fieldsets = (

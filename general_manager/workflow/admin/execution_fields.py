@@ -19,6 +19,7 @@ from general_manager.workflow.admin.formats import (
     in_short,
     json_block,
     short_id,
+    shortened,
     text_block,
 )
 from general_manager.workflow.admin.links import event_link, subject_link
@@ -53,9 +54,10 @@ class ExecutionFields:
 
     @admin.display(description=gettext_lazy("Execution"))
     def which(self, record: WorkflowExecutionRecord) -> SafeString:
+        about = record.correlation_id or ""
         return format_html(
-            '{}<br><span class="gm-quiet">{}</span>',
-            short_id(record.execution_id), record.correlation_id or "",
+            '{}<br><span class="gm-quiet" title="{}">{}</span>',
+            short_id(record.execution_id), about, shortened(about),
         )  # fmt: skip
 
     @admin.display(description=gettext_lazy("Started"))

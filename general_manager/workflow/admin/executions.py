@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
@@ -28,8 +28,10 @@ from general_manager.workflow.admin.formats import (
     UUID_LENGTH,
     badge,
 )
+from general_manager.workflow.admin.links import find_subjects
 from general_manager.workflow.admin.telling import told
-from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
+from general_manager.workflow.engine import WorkflowState
+from general_manager.workflow.models import WorkflowExecutionRecord
 from general_manager.workflow.timeline import timeline_of_execution
 
 FAILURE: Any = (gettext_lazy("Failure"), {"fields": ("error_text", "trace")})
@@ -65,6 +67,7 @@ def bulk_action(act: Act) -> Any:
 class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
     list_display = ("state_badge", "what", "which", "when", "note")
     list_display_links = ("which",)
+    list_defer = ("input_data", "output_data", "metadata", "traceback", "retry")
     list_filter = (StateFilter, WorkflowFilter, StartedFilter, EndedFilter, OverdueFilter)
     search_fields = ("execution_id",)
     search_help_text = gettext_lazy("A whole execution id, or how a correlation id begins")
@@ -94,22 +97,34 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
         "output_data",
     )  # fmt: skip
 
-    def get_queryset(self, request: HttpRequest) -> "QuerySet[Any]":
-        event = WorkflowEventRecord.objects.filter(event_id=OuterRef("caused_by"))
-        rows: QuerySet[Any] = (
-            super()
-            .get_queryset(request)
-            .annotate(
-                subject_manager=Subquery(event.values("payload__manager")[:1]),
-                subject_id=Subquery(event.values("payload__identification")[:1]),
-            )
-        )
+    def complete(self, rows: list[Any]) -> list[Any]:
+        find_subjects(rows)
         return rows
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Any:
+        found = super().get_object(request, object_id, from_field)
+        if found is not None:
+            find_subjects([found])
+        return found
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         found = super().get_fieldsets(request, obj)
         is_fine = obj is not None and not (obj.error or obj.traceback)
         return [one for one in found if one is not FAILURE] if is_fine else found
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        """The latest first; of one state, those that ended last.
+
+        A database that looks for a rare state among the latest rows may go through all of them.
+        What completed is not rare: then whatever else is asked for narrows more.
+        """
+        asked = {name for name, value in request.GET.items() if value}
+        completed = request.GET.get("state") == WorkflowState.COMPLETED
+        if "state" in asked and not (completed and asked & {"workflow", "started", "q"}):
+            return ("-ended_at", "-pk")
+        return ("-workflow_id", "-pk") if "workflow" in asked else ("-pk",)
 
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[Any]", search_term: str
@@ -118,7 +133,9 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
         if not term:
             return queryset, False
         if len(term) == UUID_LENGTH and term.count("-") == 4:
-            return queryset.filter(execution_id=term.lower()), False
+            # Correlation ids are often UUIDs too, for example those of events.
+            is_it = Q(execution_id=term.lower()) | Q(correlation_id=term)
+            return queryset.filter(is_it), False
         return queryset.filter(correlation_id__startswith=term), False
 
     def get_urls(self) -> list[URLPattern]:

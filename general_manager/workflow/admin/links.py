@@ -1,5 +1,6 @@
 """From page to page: events, executions, and the business objects that they are about."""
 
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.utils.safestring import SafeString
 
 from general_manager.manager import GeneralManager
 from general_manager.workflow.admin.formats import NONE, shortened
+from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from general_manager.workflow.redaction import redact
 
 
@@ -21,8 +23,22 @@ def event_link(event_id: str | None) -> SafeString | str:
     return format_html('<a href="{}" title="{}">{}</a>', url, event_id, shortened(event_id))
 
 
+def find_subjects(records: Collection[WorkflowExecutionRecord]) -> None:
+    """Tell each of *records* what its event was about; one statement for all of them.
+
+    As columns of the list's own query they would be looked up for skipped pages too.
+    """
+    causes = {record.caused_by for record in records if record.caused_by}
+    events = WorkflowEventRecord.objects.filter(event_id__in=causes)
+    columns = ("payload__manager", "payload__identification")
+    found = {key: about for key, *about in events.values_list("event_id", *columns)}
+    for record in records:
+        about = found.get(record.caused_by or "", [None, None])
+        record.__dict__.update(zip(("subject_manager", "subject_id"), about, strict=True))
+
+
 def subject_link(record: Any) -> SafeString | str:
-    """What the event was about, from a row annotated with `subject_manager` and `subject_id`."""
+    """What its event was about, for an execution that was given to `find_subjects`."""
     name = getattr(record, "subject_manager", None)
     if not isinstance(name, str) or not name:
         return ""

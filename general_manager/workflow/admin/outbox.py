@@ -54,6 +54,7 @@ class OutboxAdmin(ReadOnlyAdmin):
     list_display = ("state", "event_name", "owed", "due", "held_by")
     list_display_links = ("state",)
     list_select_related = ("event",)
+    list_defer = ("event__payload", "event__metadata")
     actions = (release_selected, export_as_csv)
     change_list_template = "admin/general_manager/outbox_list.html"
     fieldsets = (

@@ -112,7 +112,7 @@ def _outbox_rows(seen: Seen) -> list[Row]:
     tick = ago(seen.last_tick) if seen.last_tick else _("never")
     return [
         Row(_("Owed"), number(seen.owed), reverse(OUTBOX)),
-        Row(_("Oldest owed for"), oldest, reverse(OUTBOX)),
+        Row(_("Oldest owed for"), oldest, reverse(OUTBOX) if seen.oldest_owed else ""),
         Row(_("Being delivered"), number(seen.claimed), reverse(OUTBOX)),
         Row(_("Dead letters"), number(seen.dead), reverse(LETTERS)),
         Row(_("Last tick of Beat"), tick),
