@@ -164,6 +164,12 @@ def test_x3_the_same_correlation_id_gives_the_active_or_completed_execution(engi
     assert engine.start(define(flows.echo), correlation_id="KEY") != first
 
 
+def test_x3_no_two_workflows_share_a_key_whatever_their_ids_are_made_of(engine):
+    first = engine.start(WorkflowDefinition("w"), correlation_id=r"\0x")
+    second = engine.start(WorkflowDefinition(r"w\0"), correlation_id="x")
+    assert (first.workflow_id, second.workflow_id) == ("w", r"w\0")
+
+
 @pytest.mark.parametrize("empty", [None, ""])
 def test_an_empty_correlation_id_never_matches(engine, empty):
     first = engine.start(define(flows.echo), correlation_id=empty)

@@ -26,7 +26,7 @@ def dedup_key(workflow_id: str, correlation_id: str | None) -> str | None:
     """What is unique among active and completed executions; `None` is unlike any other."""
     if not correlation_id:
         return None
-    return sha256(f"{workflow_id}\\0{correlation_id}".encode()).hexdigest()
+    return sha256(f"{workflow_id}\0{correlation_id}".encode()).hexdigest()
 
 
 def is_overdue() -> Q:
