@@ -10,6 +10,7 @@ from django.db import connections, models, transaction
 from django.db.models import Q
 
 from general_manager.workflow.models.columns import DatabaseNow, in_
+from general_manager.workflow.models.commits import without_waiting
 
 Row = TypeVar("Row", bound=models.Model)
 
@@ -60,9 +61,10 @@ class ClaimingQuerySet(models.QuerySet[Row]):
         token = uuid4().hex
         with connections[self.db].cursor() as cursor:
             values: Any = (limit, begin, token, by[:255], lease)
-            cursor.execute(_CLAIM.format(table=self.model._meta.db_table), values)
-            rows = cursor.fetchall()
-        return _claim_of(token, [(key, is_alone) for _, key, is_alone in sorted(rows)], begin)
+            sql = _CLAIM.format(table=self.model._meta.db_table) + without_waiting(self.db)
+            cursor.execute(sql, values)
+            rows = sorted(row[:3] for row in cursor.fetchall())
+        return _claim_of(token, [(key, is_alone) for _, key, is_alone in rows], begin)
 
     def _select_and_claim(self, limit: int, lease: timedelta, by: str, begin: int) -> Claim:
         with transaction.atomic(using=self.db):
@@ -125,5 +127,4 @@ UPDATE {table} entry SET
     claimed_at = statement_timestamp(),
     available_at = statement_timestamp() + %s
 FROM due WHERE entry.id = due.id
-RETURNING due.position, entry.id, entry.alone
-"""
+RETURNING due.position, entry.id, entry.alone"""

@@ -10,6 +10,8 @@ from django.db import connections, models
 from django.db.models.expressions import Expression
 from django.db.models.sql import UpdateQuery
 
+from general_manager.workflow.models.commits import without_waiting
+
 Row = TypeVar("Row", bound=models.Model)
 
 
@@ -39,11 +41,12 @@ class CompiledUpdate(Generic[Row]):
         """Returns how many rows of *table* it matched."""
         return self._for(table, constants).run(slots)
 
-    def run_and_fetch(
-        self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any
-    ) -> Row | None:
-        """The one row it matched, as it now is; not for databases without `can_fetch`."""
-        return self._for(table, constants).run_and_fetch(slots)
+    def take(self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any) -> Row | None:
+        """The one row it matched, as it now is; not for databases without `can_fetch`.
+
+        For claims: what it wrote may be lost when the database crashes, if nothing followed it.
+        """
+        return self._for(table, constants).take(slots)
 
     def _for(
         self, table: "models.QuerySet[Row]", constants: tuple[Hashable, ...]
@@ -81,10 +84,11 @@ class _Compiled(Generic[Row]):
             cursor.execute(self._sql, self._filled(slots))
             return int(cursor.rowcount)
 
-    def run_and_fetch(self, slots: dict[str, Any]) -> Row | None:
+    def take(self, slots: dict[str, Any]) -> Row | None:
+        sql = self._sql + self._returning + without_waiting(self._using)
         with connections[self._using].cursor() as cursor:
-            cursor.execute(self._sql + self._returning, self._filled(slots))
-            rows = cursor.fetchall()
+            cursor.execute(sql, self._filled(slots))
+            rows = [row[: len(self._names)] for row in cursor.fetchall()]
         if not rows:
             return None
         # Converters belong to one thread's connection, so they are not kept.

@@ -78,7 +78,7 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         """Take the execution for a run, or nothing if it is not runnable or another has it."""
         slots = {"execution_id": execution_id, "token": uuid4().hex, "by": whereabouts()}
         if can_fetch(self.db):
-            return CLAIM.run_and_fetch(self, lease, **slots)
+            return CLAIM.take(self, lease, **slots)
         count = CLAIM.run(self, lease, **slots)
         # `first`: it may be cancelled between the two statements.
         mine = self.filter(execution_id=execution_id, claim_token=slots["token"])
