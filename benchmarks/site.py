@@ -69,7 +69,7 @@ def messages_kept() -> Iterator[list[str]]:
 
     with (
         patch.object(dispatch, "_publish", keep),
-        patch.object(dispatch, "has_app", lambda: True),
+        patch.object(dispatch, "has_app", lambda *_: True),
     ):
         yield executions
 

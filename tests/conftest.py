@@ -16,8 +16,9 @@ from general_manager.workflow import (
     LocalWorkflowEngine,
     configure_event_registry,
     configure_workflow_engine,
+    dispatch,
 )
-from general_manager.workflow.dispatch import broker
+from general_manager.workflow.spacing import Spaced
 from tests.testapp.heard import heard
 
 
@@ -74,9 +75,19 @@ def run_on_commit(
 @pytest.fixture(autouse=True)
 def _the_broker_is_forgiven() -> Iterator[None]:
     """One test's missing broker is not another's."""
-    broker.answered()
+    dispatch.broker.answered()
     yield
-    broker.answered()
+    dispatch.broker.answered()
+
+
+@pytest.fixture(autouse=True)
+def drains(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spaced]:
+    """Messages that are put off are sent when the test says so, and never in another test."""
+    drains = Spaced(3600)
+    monkeypatch.setattr(dispatch, "drains", drains)
+    yield drains
+    for timer, _ in drains._late.values():
+        timer.cancel()
 
 
 def pytest_report_header() -> str:

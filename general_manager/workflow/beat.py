@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import Any, Final
 
 from celery import current_app
-from celery.signals import beat_init, worker_ready, worker_shutdown
+from celery.signals import beat_init, worker_process_shutdown, worker_ready, worker_shutdown
 from django.apps import apps
 from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import WORKER, whereabouts
-from general_manager.workflow.dispatch import TICK
+from general_manager.workflow.dispatch import TICK, drains
 from general_manager.workflow.leases import start_calling
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ def install() -> None:
     beat_init.connect(_remove_orphan, weak=False, dispatch_uid=ENTRY)
     worker_ready.connect(_say_alive, weak=False, dispatch_uid=ENTRY)
     worker_shutdown.connect(_say_gone, weak=False, dispatch_uid=ENTRY)
+    worker_process_shutdown.connect(_send_rest, weak=False, dispatch_uid=ENTRY)
 
 
 def _on_finalize(sender: Any, **_: Any) -> None:
@@ -71,6 +72,11 @@ def _remove_orphan(**_: Any) -> None:
     deleted, _by_model = entries.objects.filter(name=ENTRY).delete()
     if deleted:
         logger.info("WORKFLOW_BEAT_ENABLED is off: removed %s from the schedule", ENTRY)
+
+
+def _send_rest(**_: Any) -> None:
+    """A worker's processes leave by `os._exit`, which waits for no thread."""
+    drains.flush()
 
 
 _stop_saying: list[Callable[[], None]] = []

@@ -17,6 +17,8 @@ from celery import current_app
 from django.db import connections, transaction
 from kombu.pools import producers
 
+from general_manager.workflow.spacing import Spaced
+
 logger = logging.getLogger(__name__)
 
 PREFIX: Final = "general_manager.workflow.tasks"
@@ -45,7 +47,11 @@ MESSAGE: Final = 10
 """How many executions that one transaction started are named in one message."""
 
 PATIENCE_SECONDS: Final = 0.02
-"""So long may the message of an execution wait for those of its neighbours."""
+"""So long may the message of an execution wait for those of its neighbours; and one to drain that
+follows upon another may wait for those of later commits. The first is sent at once."""
+
+drains: Final = Spaced(PATIENCE_SECONDS)
+"""A drain finds all that is committed when it begins, so one can stand for others before it."""
 
 _NUDGE: Final = "_general_manager_nudge"
 
@@ -95,7 +101,8 @@ def _nudge_on_commit(using: str, *, drain: bool = False, executions: Iterable[st
     # Every call registers, and the first to run sends: a savepoint that is rolled back takes only
     # its own callbacks with it. What it asked for is then asked in vain, which harms nothing.
     # Outside of a transaction it is called at once, so the nudge must be complete by now.
-    transaction.on_commit(partial(_send_nudge, nudge, using), using=using, robust=True)
+    # No partial: of a robust callback that failed, Django asks for its __qualname__.
+    transaction.on_commit(lambda: _send_nudge(nudge, using), using=using, robust=True)
 
 
 def _send_nudge(nudge: _Nudge, using: str) -> None:
@@ -103,12 +110,20 @@ def _send_nudge(nudge: _Nudge, using: str) -> None:
         return
     nudge.is_sent = True
     if nudge.drain:
-        send(DRAIN, [using])
+        _send_drain(using)
     gathering = _gathering.get()
     if gathering is None:
         _send_runs(nudge.executions, using)
     else:
         gathering.add(nudge.executions, using)
+
+
+def _send_drain(using: str) -> None:
+    app: Any = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - other threads may have another app
+    if is_eager(app):
+        send(DRAIN, [using], app)
+    else:
+        drains.call(using, partial(send, DRAIN, [using], app))
 
 
 def _send_runs(executions: list[str], using: str) -> None:
@@ -175,20 +190,19 @@ class _Broker:
 broker: Final = _Broker()
 
 
-def send(task: str, arguments: list[Any]) -> bool:
+def send(task: str, arguments: list[Any], app: Any = current_app) -> bool:
     """Send *task*; false, and a line in the log, if that does not work at once."""
     if broker.is_away():
         return False
-    app: Any = current_app
-    if not has_app():
-        logger.warning(
-            "No Celery app is configured in this process, so %s is left to Beat; "
-            "import your app in your project's __init__.py",
-            task,
-        )
-        broker.failed()
-        return False
     try:
+        if not has_app(app):
+            logger.warning(
+                "No Celery app is configured in this process, so %s is left to Beat; "
+                "import your app in your project's __init__.py",
+                task,
+            )
+            broker.failed()
+            return False
         _publish(app, task, arguments)
     except Exception:
         broker.failed()
@@ -198,10 +212,14 @@ def send(task: str, arguments: list[Any]) -> bool:
     return True
 
 
-def has_app() -> bool:
+def has_app(app: Any = current_app) -> bool:
     """Whether the project has a Celery app; where it has none, Celery invents "default"."""
-    app: Any = current_app
-    return bool(app.main != "default" or app.conf.task_always_eager)
+    return bool(app.main != "default" or is_eager(app))
+
+
+def is_eager(app: Any) -> bool:
+    """Whether tasks run where they are sent, as projects have it in their tests."""
+    return bool(app.conf.task_always_eager)
 
 
 def find_time_limit() -> float | None:
@@ -233,7 +251,7 @@ def _impatient_connection(app: Any) -> Any:
 
 
 def _publish(app: Any, task: str, arguments: list[Any]) -> None:
-    if app.conf.task_always_eager:
+    if is_eager(app):
         app.tasks[task].apply(args=arguments)
         return
     connection = _impatient_connection(app)

@@ -2,12 +2,15 @@
 
 import json
 from queue import Empty
+from threading import Thread
 
 import pytest
 from celery import Celery, current_app
+from celery.signals import worker_process_shutdown
 from django.db import transaction
 
-from general_manager.workflow import WorkflowDefinition, WorkflowEvent, dispatch
+from general_manager.workflow import WorkflowDefinition, WorkflowEvent, beat, dispatch
+from general_manager.workflow.models import WorkflowOutbox
 from tests.testapp import flows
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -63,6 +66,54 @@ def test_publishing_outside_of_a_transaction_asks_at_once(outbox, sent):
     assert sent() == [("drain_outbox", ["default"])]
 
 
+def test_commits_soon_after_one_another_share_a_message_to_drain(outbox, sent, drains):
+    for number in range(5):
+        outbox.publish(make_event(str(number)))
+    assert sent() == [("drain_outbox", ["default"])]
+    drains.flush()
+    assert sent() == [("drain_outbox", ["default"])]
+
+
+def test_each_database_has_messages_of_its_own(outbox, sent):
+    for alias in ("default", "archive"):
+        outbox.publish(make_event("1"), using=alias)
+    assert sent() == [("drain_outbox", ["default"]), ("drain_outbox", ["archive"])]
+
+
+def test_a_message_that_is_put_off_goes_to_the_app_of_those_who_asked(outbox, sent, drains):
+    for number in range(2):
+        outbox.publish(make_event(str(number)))
+    sent()
+    flushing = Thread(target=drains.flush)  # which has no current app
+    flushing.start()
+    flushing.join()
+    assert sent() == [("drain_outbox", ["default"])]
+
+
+def test_a_process_of_a_worker_that_ends_sends_what_is_put_off(outbox, sent, monkeypatch, drains):
+    monkeypatch.setattr(beat, "drains", drains)
+    for number in range(2):
+        outbox.publish(make_event(str(number)))
+    sent()
+    worker_process_shutdown.send(sender=None)
+    assert sent() == [("drain_outbox", ["default"])]
+
+
+def test_an_eager_app_delivers_each_event_before_publish_returns(outbox):
+    delivered = []
+    outbox.register(
+        "x", handler=lambda event: delivered.append(event.event_id), registration_id="r"
+    )
+    app, before = use_broker("memory://")
+    app.conf.task_always_eager = True
+    try:
+        for number in "12":
+            outbox.publish(make_event(number))
+            assert delivered[-1] == number
+    finally:
+        before.set_current()
+
+
 def test_after_a_rollback_nothing_is_sent_and_the_next_commit_sends(outbox, sent):
     with pytest.raises(RuntimeError), transaction.atomic():
         outbox.publish(make_event("1"))
@@ -103,7 +154,7 @@ def test_executions_of_one_transaction_share_messages_that_carry_ids_only(celery
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "amqp://127.0.0.1:1//"])
 def test_e3_an_unreachable_broker_fails_nobody_and_is_asked_only_once(
-    outbox, caplog, url, monkeypatch
+    outbox, caplog, url, monkeypatch, drains
 ):
     _, before = use_broker(url)
     asked = []
@@ -120,11 +171,27 @@ def test_e3_an_unreachable_broker_fails_nobody_and_is_asked_only_once(
             outbox.publish(make_event("1"))
             transaction.on_commit(lambda: others.append("ran"))
         outbox.publish(make_event("2"))
+        drains.flush()
     finally:
         before.set_current()
     assert others == ["ran"]
     assert asked == [1]
     assert "Beat will find the work" in caplog.text
+
+
+def test_e3_a_celery_configuration_that_cannot_be_read_fails_no_commit(outbox, caplog):
+    app, before = use_broker("memory://")
+    app.config_from_object("no.such.module")
+    others = []
+    try:
+        with transaction.atomic():
+            outbox.publish(make_event("1"))
+            transaction.on_commit(lambda: others.append("ran"))
+    finally:
+        before.set_current()
+    assert others == ["ran"]
+    assert WorkflowOutbox.objects.count() == 1
+    assert "no.such.module" in caplog.text or "No module named" in caplog.text
 
 
 def test_without_a_celery_app_the_log_says_what_is_missing(outbox, caplog):

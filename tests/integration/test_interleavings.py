@@ -237,7 +237,7 @@ class Executions(RuleBasedStateMachine):
 
 
 def test_x2_to_x6_hold_under_every_interleaving(monkeypatch):
-    monkeypatch.setattr(dispatch, "has_app", lambda: False)
+    monkeypatch.setattr(dispatch, "has_app", lambda *_: False)
     monkeypatch.setattr(dispatch.broker, "is_away", lambda: True)
     with override_settings(
         GENERAL_MANAGER={"WORKFLOW_MODE": "production", "WORKFLOW_MAX_CRASHES": 4}

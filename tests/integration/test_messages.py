@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "arch
 def sent(monkeypatch):
     """Messages instead of a broker."""
     messages: list[tuple[str, list[Any]]] = []
-    monkeypatch.setattr(dispatch, "has_app", lambda: True)
+    monkeypatch.setattr(dispatch, "has_app", lambda *_: True)
     monkeypatch.setattr(dispatch, "_publish", lambda app, task, args: messages.append((task, args)))
     dispatch.broker.answered()
     return messages

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from threading import Lock
 
 from django.db import transaction
@@ -131,7 +130,9 @@ class EventRegistry(ABC):
 
     def publish_with_change(self, event: WorkflowEvent, *, using: str) -> None:
         """Publish *event* if, and only if, the transaction on database *using* commits."""
-        transaction.on_commit(partial(self.publish, encoded(event)), using=using, robust=True)
+        ready = encoded(event)
+        # No partial: of a robust callback that failed, Django asks for its __qualname__.
+        transaction.on_commit(lambda: self.publish(ready), using=using, robust=True)
 
     def add(self, registration: Registration) -> Registration:
         """Keep *registration*, or return the identical one that is there."""

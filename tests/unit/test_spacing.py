@@ -1,0 +1,121 @@
+"""Calls of which one can stand for several."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+import general_manager
+from general_manager.workflow.spacing import Spaced
+
+HOUR = 3600
+
+
+@pytest.fixture
+def spaced():
+    spaced = Spaced(HOUR)
+    yield spaced
+    for timer, _ in spaced._late.values():
+        timer.cancel()
+
+
+def run_script(code):
+    root = str(Path(general_manager.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_first_call_is_made_at_once_and_the_next_ones_share_a_later_one(spaced):
+    made = []
+    spaced.call("a", lambda: made.append(1))
+    assert made == [1]
+    spaced.call("a", lambda: made.append(2))
+    spaced.call("a", lambda: made.append(3))
+    assert made == [1]
+    spaced.flush()
+    assert made == [1, 2]
+
+
+def test_every_key_has_calls_of_its_own(spaced):
+    made = []
+    for key in "aabb":
+        spaced.call(key, lambda key=key: made.append(key))
+    assert made == ["a", "b"]
+    spaced.flush()
+    assert made == ["a", "b", "a", "b"]
+
+
+def test_what_was_flushed_is_not_called_again(spaced):
+    made = []
+    for number in range(2):
+        spaced.call("a", lambda number=number: made.append(number))
+    spaced.flush()
+    spaced.flush()
+    spaced._call_late("a")  # a timer that had gone off already
+    assert made == [0, 1]
+
+
+def test_what_is_put_off_is_called_after_a_while_without_anybody_asking():
+    spaced, called = Spaced(0.01), Event()
+    for _ in range(2):
+        called.clear()
+        spaced.call("a", called.set)
+    assert called.wait(timeout=60)
+
+
+def test_what_comes_after_the_interval_is_called_at_once():
+    spaced, made = Spaced(0), []
+    for number in range(3):
+        spaced.call("a", lambda number=number: made.append(number))
+    assert made == [0, 1, 2]
+
+
+def test_what_is_put_off_is_still_called_when_the_interpreter_ends():
+    result = run_script(
+        "from general_manager.workflow.spacing import Spaced\n"
+        "spaced = Spaced(0.2)\n"
+        "for number in range(2):\n"
+        "    spaced.call('a', lambda number=number: print(number, flush=True))\n"
+        "print('end', flush=True)\n"
+    )
+    assert (result.stdout, result.stderr) == ("0\nend\n1\n", "")
+
+
+def test_a_call_while_the_interpreter_ends_is_made_at_once():
+    result = run_script(
+        "import atexit\n"
+        "from general_manager.workflow.spacing import Spaced\n"
+        "spaced = Spaced(0.2)\n"
+        "@atexit.register\n"
+        "def end():\n"
+        "    for number in range(2):\n"
+        "        spaced.call('a', lambda number=number: print(number, flush=True))\n"
+    )
+    assert (result.stdout.split(), result.stderr) == (["0", "1"], "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork")
+def test_a_forked_process_calls_for_itself_and_leaves_its_parents_calls_alone():
+    result = run_script(
+        "import os, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "from general_manager.workflow.spacing import Spaced\n"
+        "spaced = Spaced(1)\n"
+        "say = lambda word: lambda: print(word, flush=True)\n"
+        "spaced.call('a', say('first'))\n"
+        "spaced.call('a', say('late'))\n"
+        "if os.fork() == 0:\n"
+        "    spaced.flush()\n"
+        "    spaced.call('a', say('child'))\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    assert (result.stdout.split(), result.stderr) == (["first", "child", "late"], "")
