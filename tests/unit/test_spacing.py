@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -45,18 +46,18 @@ def test_the_first_call_is_made_at_once_and_the_next_ones_share_a_later_one(spac
 
 
 def test_every_key_has_calls_of_its_own(spaced):
-    made = []
+    made: list[str] = []
     for key in "aabb":
-        spaced.call(key, lambda key=key: made.append(key))
+        spaced.call(key, partial(made.append, key))
     assert made == ["a", "b"]
     spaced.flush()
     assert made == ["a", "b", "a", "b"]
 
 
 def test_what_was_flushed_is_not_called_again(spaced):
-    made = []
+    made: list[int] = []
     for number in range(2):
-        spaced.call("a", lambda number=number: made.append(number))
+        spaced.call("a", partial(made.append, number))
     spaced.flush()
     spaced.flush()
     spaced._call_late("a")  # a timer that had gone off already
@@ -72,9 +73,9 @@ def test_what_is_put_off_is_called_after_a_while_without_anybody_asking():
 
 
 def test_what_comes_after_the_interval_is_called_at_once():
-    spaced, made = Spaced(0), []
+    spaced, made = Spaced(0), list[int]()
     for number in range(3):
-        spaced.call("a", lambda number=number: made.append(number))
+        spaced.call("a", partial(made.append, number))
     assert made == [0, 1, 2]
 
 
