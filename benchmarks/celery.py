@@ -9,6 +9,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
 app = Celery("benchmarks")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.set_default()
+app.autodiscover_tasks(["benchmarks"], related_name="row_by_row")
 
 
 @shared_task

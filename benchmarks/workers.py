@@ -1,4 +1,6 @@
-"""A real worker with two processes: events a second beside Celery's own no-op tasks, and latency.
+"""A real worker with two processes: events a second, and latency.
+
+Beside it stand Celery's own no-op tasks, and a plain design that goes row by row.
 
 Run with ``tox run -e bench`` or ``python -m benchmarks.workers``. Redis and PostgreSQL are started
 from their wheels. This process publishes while the worker works, as a web server would.
@@ -18,6 +20,7 @@ django.setup()
 
 from django.core.management import call_command
 
+from benchmarks import row_by_row
 from benchmarks.celery import nothing
 from benchmarks.handlers import WAIT_ONCE
 from benchmarks.measuring import rate, show_pairs, show_times
@@ -53,6 +56,11 @@ def publish_each(events: list[WorkflowEvent]) -> None:
         get_event_registry().publish(one)
 
 
+def publish_row_by_row(events: list[WorkflowEvent]) -> None:
+    for one in events:
+        row_by_row.publish(one.event_id, one.payload)
+
+
 def publish_together(events: list[WorkflowEvent]) -> None:
     get_event_registry().publish_many(events)
 
@@ -64,15 +72,27 @@ def run_tasks(count: int) -> None:
 
 
 def measure_rates(*, reuse: int | None) -> None:
-    each, together = [], []
-    run_events(publish_each, 100)
+    ways = {
+        "one by one": publish_each,
+        "publish_many": publish_together,
+        "row by row": publish_row_by_row,
+    }
+    rates: dict[str, list[float]] = {way: [] for way in ("no-op tasks", *ways)}
+    for publish in ways.values():
+        run_events(publish, 100)
     for _ in range(ROUNDS):
-        tasks = rate(EVENTS, partial(run_tasks, EVENTS))
-        each.append((rate(EVENTS, partial(run_events, publish_each, EVENTS)), tasks))
-        together.append((rate(EVENTS, partial(run_events, publish_together, EVENTS)), tasks))
+        rates["no-op tasks"].append(rate(EVENTS, partial(run_tasks, EVENTS)))
+        for way, publish in ways.items():
+            rates[way].append(rate(EVENTS, partial(run_events, publish, EVENTS)))
     how = f"CELERY_DB_REUSE_MAX {reuse or 'not set'}"
-    show_pairs(f"one by one, {how}", each, "no-op tasks")
-    show_pairs(f"publish_many, {how}", together, "no-op tasks")
+    for way in ways:
+        show_pairs(f"{way}, {how}", pairs(rates, way, "no-op tasks"), "no-op tasks")
+    for way in ("one by one", "publish_many"):
+        show_pairs(f"{way}, {how}", pairs(rates, way, "row by row"), "row by row")
+
+
+def pairs(rates: dict[str, list[float]], one: str, other: str) -> list[tuple[float, float]]:
+    return list(zip(rates[one], rates[other], strict=True))
 
 
 def is_in(execution_id: str, state: str) -> bool:
