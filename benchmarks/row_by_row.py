@@ -27,9 +27,7 @@ HANDLER = "row_by_row"
 def publish(event_id: str, payload: dict[str, Any]) -> None:
     with transaction.atomic():
         about = {"event_type": "shop.order.paid", "payload": payload}
-        event, is_new = WorkflowEventRecord.objects.get_or_create(
-            event_id=event_id, defaults=about
-        )
+        event, is_new = WorkflowEventRecord.objects.get_or_create(event_id=event_id, defaults=about)
         if is_new:
             WorkflowOutbox.objects.create(event=event)
         transaction.on_commit(drain.delay)

@@ -207,6 +207,32 @@ def test_x3_eight_concurrent_starts_give_one_execution(engine):
     assert WorkflowExecutionRecord.objects.count() == 1
 
 
+@pytest.mark.skipif(
+    connection.vendor != "mysql", reason="Elsewhere a conflict with what is not seen is an error"
+)
+def test_x3_a_transaction_that_cannot_see_the_other_start_finds_it_all_the_same(engine):
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    other: list[str] = []
+
+    def start():
+        try:
+            other.append(engine.start(define(flows.echo), correlation_id="key").execution_id)
+        finally:
+            connection.close()
+
+    try:
+        with transaction.atomic():
+            assert not WorkflowExecutionRecord.objects.exists()  # from here on, time stands still
+            thread = Thread(target=start)
+            thread.start()
+            thread.join()
+            mine = engine.start(define(flows.echo), correlation_id="key").execution_id
+        assert [mine] == other
+    finally:
+        connection.close()
+
+
 # Waits
 
 

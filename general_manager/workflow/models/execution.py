@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from django.db import models, transaction
+from django.db import connections, models, transaction
 from django.db.models import F, Q, Value
 from django.utils.translation import gettext_lazy as _
 
@@ -47,6 +47,7 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
 
         One statement for a new one. Holds under concurrent starts on every database.
         """
+        rows = self.filter(dedup_key=values["dedup_key"])
         while True:
             is_over = values["state"] not in ACTIVE_STATES
             wake_at = None if is_over else _MESSAGE_LOST
@@ -57,10 +58,13 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
                 record._state.adding = False
                 record._state.db = self.db
                 return record, True
-            known = self.filter(dedup_key=values["dedup_key"]).first()
+            known = rows.first()
             if known is not None:
                 return known, False
-            # It failed or was cancelled between the two statements: its key is free again.
+            # It failed or was cancelled between the two statements: its key is free again. Or it
+            # was started after this transaction began to see: a locking read sees it on MariaDB.
+            if connections[self.db].in_atomic_block:
+                rows = rows.select_for_update()
 
     def by_id(self, execution_id: str) -> "WorkflowExecutionRecord":
         try:
