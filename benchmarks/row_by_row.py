@@ -1,4 +1,4 @@
-"""The contrast: the same journey as a plain design has it, row by row and with Django's ORM as it is.
+"""The contrast: the same journey as a plain design has it, row by row, with the ORM as it is.
 
 It gives less than ours: a worker that dies between two of its commits may run a handler twice. An
 event takes about 16 data statements and 8 commits from its publication to its execution's end.

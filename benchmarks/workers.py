@@ -58,7 +58,7 @@ def publish_each(events: list[WorkflowEvent]) -> None:
 
 def publish_row_by_row(events: list[WorkflowEvent]) -> None:
     for one in events:
-        row_by_row.publish(one.event_id, one.payload)
+        row_by_row.publish(one.event_id, dict(one.payload))
 
 
 def publish_together(events: list[WorkflowEvent]) -> None:

@@ -1,0 +1,161 @@
+"""One life of an event after another, each ended by SIGKILL a moment later than the one before.
+
+A moment is before and after each statement, and before and after each commit. What the dead leave
+is worked off as others would: leases end, a drain and a sweep come by.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+from django.db import connections, transaction
+from django.utils import timezone
+
+from general_manager.workflow import (
+    WorkflowDefinition,
+    WorkflowEvent,
+    get_event_registry,
+    get_workflow_engine,
+    step,
+    wait_for,
+)
+from general_manager.workflow.executor import run
+from general_manager.workflow.models import (
+    WorkflowDeliveryAttempt,
+    WorkflowExecutionRecord,
+    WorkflowOutbox,
+)
+from general_manager.workflow.outbox import drain
+from general_manager.workflow.sweep import work_off
+from tests.acceptance.production.shop.effects import tell_the_world
+from tests.acceptance.production.shop.workflows import once
+from tests.testapp.models import Tag
+
+NAME = "lived"
+
+
+def end_lives() -> list[str]:
+    """Live until a life comes to its natural end; says at what each of the others ended."""
+    ends: list[str] = []
+    for number in count():
+        connections.close_all()
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            _live_until(number, writer)
+        os.close(writer)
+        with os.fdopen(reader) as told:
+            moment = told.read()
+        _, status = os.waitpid(child, 0)
+        _work_off(number)
+        if not os.WIFSIGNALED(status):
+            assert status == 0, f"life {number} ended with {status}"
+            return ends
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        ends.append(moment)
+    raise AssertionError("unreachable")
+
+
+def _live_until(number: int, writer: int) -> None:
+    """In a process of its own: the life that ends at its moment *number*, and does not return."""
+    left = number
+
+    def moment(what: str) -> None:
+        nonlocal left
+        if left == 0:
+            os.write(writer, what.encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+    def around(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+        moment(f"before {sql}")
+        result = execute(sql, *rest)
+        moment(f"after {sql}")
+        return result
+
+    connection: Any = connections["default"]
+    commit = connection.commit
+
+    def around_commit() -> None:
+        moment("before COMMIT")
+        commit()
+        moment("after COMMIT")
+
+    connection.commit = around_commit
+    status = 1
+    try:
+        with connection.execute_wrapper(around):
+            _live(str(number))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _live(name: str) -> None:
+    with transaction.atomic():
+        Tag.objects.create(name=f"{name} changed")
+        get_event_registry().publish(WorkflowEvent(name, "a.b", {"name": name}, event_name=NAME))
+    drain("default", hand_on=False)
+    for execution in WorkflowExecutionRecord.objects.filter(correlation_id=name):
+        run(execution.execution_id, "default")
+        get_workflow_engine().resume(execution.execution_id, "yes")
+        run(execution.execution_id, "default")
+
+
+def _work_off(number: int) -> None:
+    """What is left of the life, in this process, which nobody kills."""
+    for _ in range(10):
+        past = timezone.now() - timedelta(seconds=1)
+        WorkflowOutbox.objects.filter(available_at__isnull=False).update(available_at=past)
+        WorkflowDeliveryAttempt.objects.filter(available_at__isnull=False).update(available_at=past)
+        WorkflowExecutionRecord.objects.filter(wake_at__isnull=False).update(wake_at=past)
+        turns = list(work_off())
+        waiting = WorkflowExecutionRecord.objects.filter(state="waiting")
+        for execution in waiting:
+            get_workflow_engine().resume(execution.execution_id, "yes")
+        if not turns and not waiting:
+            return
+    raise AssertionError(f"What life {number} left does not come to an end")
+
+
+def start(event: WorkflowEvent) -> None:
+    get_workflow_engine().start(LIFE, event.payload, correlation_id=event.event_id)
+
+
+def write(event: WorkflowEvent) -> None:
+    Tag.objects.create(name=f"{event.event_id} written")
+
+
+def write_and_fail_once(event: WorkflowEvent) -> None:
+    Tag.objects.create(name=f"{event.event_id} retried")
+    if once(f"failed {event.event_id}"):
+        raise ValueError("the first time")
+
+
+def tell(event: WorkflowEvent) -> None:
+    tell_the_world(f"{event.event_id} told")
+
+
+def life(input_data: dict[str, Any]) -> dict[str, Any]:
+    name = input_data["name"]
+    step("in the database", tag, f"{name} stepped")
+    step("outside", tell_the_world, f"{name} stepped outside", atomic=False)
+    answer = wait_for("answer", ask=lambda: tell_the_world(f"{name} asked"))
+    step("after the answer", tag, f"{name} answered {answer}")
+    return {"answer": answer}
+
+
+def tag(name: str) -> None:
+    Tag.objects.create(name=name)
+
+
+LIFE = WorkflowDefinition("life", handler=life)
+registry = get_event_registry()
+registry.register(NAME, handler=start)
+registry.register(NAME, handler=write)
+registry.register(NAME, handler=write_and_fail_once)
+registry.register(NAME, handler=tell, atomic=False)
