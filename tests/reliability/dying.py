@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -31,37 +32,64 @@ from general_manager.workflow.models import (
 from general_manager.workflow.outbox import drain
 from general_manager.workflow.sweep import work_off
 from tests.acceptance.production.shop.effects import tell_the_world
-from tests.acceptance.production.shop.workflows import once
+from tests.acceptance.production.shop.workflows import die, once
 from tests.testapp.models import Tag
 
 NAME = "lived"
+POISONED = "poisoned"
 
 
 def end_lives() -> list[str]:
     """Live until a life comes to its natural end; says at what each of the others ended."""
     ends: list[str] = []
     for number in count():
-        connections.close_all()
         reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(reader)
-            _live_until(number, writer)
+        was_killed = is_killed(partial(_live_until, number, writer))
         os.close(writer)
         with os.fdopen(reader) as told:
             moment = told.read()
-        _, status = os.waitpid(child, 0)
         _work_off(number)
-        if not os.WIFSIGNALED(status):
-            assert status == 0, f"life {number} ended with {status}"
+        if not was_killed:
             return ends
-        assert os.WTERMSIG(status) == signal.SIGKILL
         ends.append(moment)
     raise AssertionError("unreachable")
 
 
+def die_again_and_again() -> int:
+    """Poison among others, in a handler and in a step, until it kills nobody; how often it did."""
+    registry.publish_many(
+        WorkflowEvent(str(number), "a.b", {}, event_name=POISONED) for number in range(50)
+    )
+    get_workflow_engine().start(POISON, correlation_id="poison")
+    kills = 0
+    while is_killed(lambda: list(work_off())):
+        kills += 1
+        assert kills < 20
+        end_leases()
+    return kills
+
+
+def is_killed(work: Callable[[], object]) -> bool:
+    """Do *work* in a process of its own; whether it was killed in the middle."""
+    connections.close_all()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.waitstatus_to_exitcode(status) == 0
+    return False
+
+
 def _live_until(number: int, writer: int) -> None:
-    """In a process of its own: the life that ends at its moment *number*, and does not return."""
+    """The life that is killed at its moment *number*, if it has so many."""
     left = number
 
     def moment(what: str) -> None:
@@ -86,13 +114,8 @@ def _live_until(number: int, writer: int) -> None:
         moment("after COMMIT")
 
     connection.commit = around_commit
-    status = 1
-    try:
-        with connection.execute_wrapper(around):
-            _live(str(number))
-        status = 0
-    finally:
-        os._exit(status)
+    with connection.execute_wrapper(around):
+        _live(str(number))
 
 
 def _live(name: str) -> None:
@@ -106,13 +129,18 @@ def _live(name: str) -> None:
         run(execution.execution_id, "default")
 
 
+def end_leases() -> None:
+    """And rests, and all else that a time is set for."""
+    past = timezone.now() - timedelta(seconds=1)
+    WorkflowOutbox.objects.filter(available_at__isnull=False).update(available_at=past)
+    WorkflowDeliveryAttempt.objects.filter(available_at__isnull=False).update(available_at=past)
+    WorkflowExecutionRecord.objects.filter(wake_at__isnull=False).update(wake_at=past)
+
+
 def _work_off(number: int) -> None:
     """What is left of the life, in this process, which nobody kills."""
     for _ in range(10):
-        past = timezone.now() - timedelta(seconds=1)
-        WorkflowOutbox.objects.filter(available_at__isnull=False).update(available_at=past)
-        WorkflowDeliveryAttempt.objects.filter(available_at__isnull=False).update(available_at=past)
-        WorkflowExecutionRecord.objects.filter(wake_at__isnull=False).update(wake_at=past)
+        end_leases()
         turns = list(work_off())
         waiting = WorkflowExecutionRecord.objects.filter(state="waiting")
         for execution in waiting:
@@ -153,9 +181,23 @@ def tag(name: str) -> None:
     Tag.objects.create(name=name)
 
 
+def write_or_die(event: WorkflowEvent) -> None:
+    write(event)
+    if event.event_id == "7":
+        die()
+
+
+def poison(input_data: dict[str, Any]) -> None:
+    step("before", tag, "stepped before")
+    step("poison", die)
+
+
 LIFE = WorkflowDefinition("life", handler=life)
+POISON = WorkflowDefinition("poison", handler=poison)
 registry = get_event_registry()
 registry.register(NAME, handler=start)
 registry.register(NAME, handler=write)
 registry.register(NAME, handler=write_and_fail_once)
 registry.register(NAME, handler=tell, atomic=False)
+registry.register(POISONED, handler=write_or_die)
+registry.register(POISONED, handler=tell, atomic=False)
