@@ -1,5 +1,6 @@
 """The floors, and what importing costs."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,16 @@ def test_no_file_is_past_three_hundred_lines():
 
 def test_the_package_says_that_it_is_typed():
     assert (ROOT / "py.typed").exists()
+
+
+def test_every_test_that_the_docs_name_for_a_promise_exists():
+    there = {
+        path.name: re.findall(r"^ *def (test_\w+)", path.read_text(), re.MULTILINE)
+        for path in CHECKOUT.glob("tests/*/test_*.py")
+    }
+    table = (CHECKOUT / "docs" / "production.md").read_text().partition("## What the software")[2]
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+)\*)?`", table)
+    promises = re.findall(r"^\| ([EXO]\d+) \|.*`", table, re.MULTILINE)
+    assert len(promises) == len(set(promises)) == 14 + 9 + 4
+    assert [(file, name) for file, name in named
+            if not any(one.startswith(name) for one in there.get(file, []))] == []  # fmt: skip
