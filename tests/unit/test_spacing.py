@@ -1,16 +1,13 @@
 """Calls of which one can stand for several."""
 
 import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 from threading import Event
 
 import pytest
 
-import general_manager
 from general_manager.workflow.spacing import Spaced
+from tests.bare import run_bare
 
 HOUR = 3600
 
@@ -21,17 +18,6 @@ def spaced():
     yield spaced
     for timer, _ in spaced._late.values():
         timer.cancel()
-
-
-def run_script(code):
-    root = str(Path(general_manager.__file__).parents[1])
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_the_first_call_is_made_at_once_and_the_next_ones_share_a_later_one(spaced):
@@ -80,7 +66,7 @@ def test_what_comes_after_the_interval_is_called_at_once():
 
 
 def test_what_is_put_off_is_still_called_when_the_interpreter_ends():
-    result = run_script(
+    result = run_bare(
         "from general_manager.workflow.spacing import Spaced\n"
         "spaced = Spaced(0.2)\n"
         "for number in range(2):\n"
@@ -91,7 +77,7 @@ def test_what_is_put_off_is_still_called_when_the_interpreter_ends():
 
 
 def test_a_call_while_the_interpreter_ends_is_made_at_once():
-    result = run_script(
+    result = run_bare(
         "import atexit\n"
         "from general_manager.workflow.spacing import Spaced\n"
         "spaced = Spaced(0.2)\n"
@@ -105,7 +91,7 @@ def test_a_call_while_the_interpreter_ends_is_made_at_once():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork")
 def test_a_forked_process_calls_for_itself_and_leaves_its_parents_calls_alone():
-    result = run_script(
+    result = run_bare(
         "import os, warnings\n"
         "warnings.simplefilter('ignore')\n"
         "from general_manager.workflow.spacing import Spaced\n"

@@ -9,26 +9,15 @@ import pytest
 
 import general_manager
 from general_manager import workflow
+from tests.bare import PACKAGE, run_bare
 
-ROOT = Path(general_manager.__file__).parent
 CHECKOUT = Path(__file__).parents[2]
 
 
 def modules():
-    for path in sorted(ROOT.rglob("*.py")):
-        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def run_bare(code):
-    """Run *code* in an interpreter that has no Django settings."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env={"PYTHONPATH": str(ROOT.parent), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_imports_keep_to_the_floors():
@@ -99,14 +88,14 @@ def test_every_public_name_is_there_and_listed_once():
 def test_no_file_is_past_three_hundred_lines():
     long = [
         f"{path.name}: {len(path.read_text().splitlines())}"
-        for path in ROOT.rglob("*.py")
+        for path in PACKAGE.rglob("*.py")
         if "migrations" not in path.parts and len(path.read_text().splitlines()) > 300
     ]
     assert long == []
 
 
 def test_the_package_says_that_it_is_typed():
-    assert (ROOT / "py.typed").exists()
+    assert (PACKAGE / "py.typed").exists()
 
 
 def test_every_test_that_the_docs_name_for_a_promise_exists():
