@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -69,6 +70,7 @@ def call(command, **options):
     """Run *command* to its end. Ctrl-C reaches it as well as us: let it end in its own way."""
     interrupted = False
     with subprocess.Popen(command, **options) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         while True:
             try:
                 status = process.wait()

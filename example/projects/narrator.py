@@ -2,17 +2,26 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from django.conf import settings
+from django.core.management.base import CommandError
+
 from general_manager.workflow import Registration, WorkflowEvent, WorkflowExecution
-from general_manager.workflow.models import WorkflowDeliveryAttempt, WorkflowExecutionRecord
+from general_manager.workflow.models import (
+    WorkflowDeliveryAttempt,
+    WorkflowEventRecord,
+    WorkflowExecutionRecord,
+)
 from general_manager.workflow.signals import (
     event_dead,
     event_delivered,
     event_published,
     execution_changed,
 )
+from projects.processes import shown
 
 
 class Narrator:
@@ -38,14 +47,7 @@ class Narrator:
                 signal.disconnect(receiver)
 
     def _published(self, event: WorkflowEvent, **_: Any) -> None:
-        details = [
-            f"{name}: {change['old']} -> {change['new']}"
-            for name, change in event.payload.get("changes", {}).items()
-        ]
-        if "amount" in event.payload:
-            details.append(f"amount: {event.payload['amount']}")
-        who = f"{event.payload.get('manager')} {event.payload.get('identification', {}).get('id')}"
-        self._line("event", f"{event.event_name}  {who}  {', '.join(details)}")
+        self._line("event", _told(event))
 
     def _delivered(self, registration: Registration, **_: Any) -> None:
         self._line("handled by", _name(registration))
@@ -71,24 +73,38 @@ def _name(registration: Registration) -> str:
     return f"{handler.__module__}.{getattr(handler, '__qualname__', repr(handler))}"
 
 
+def _told(event: WorkflowEvent) -> str:
+    details = [
+        f"{name}: {change['old']} -> {change['new']}"
+        for name, change in event.payload.get("changes", {}).items()
+    ]
+    if "amount" in event.payload:
+        details.append(f"amount: {event.payload['amount']}")
+    who = f"{event.payload.get('manager')} {event.payload.get('identification', {}).get('id')}"
+    return f"{event.event_name}  {who}  {', '.join(details)}"
+
+
 class RowNarrator:
-    """Tells what workers in other processes did, from the rows that they wrote."""
+    """Tells what other processes did, from the rows that they wrote."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
         self._told: set[object] = set()
 
     def until(self, is_reached: Callable[[], object], *, seconds: float = 60) -> None:
-        """Tell news as it comes until *is_reached*; raises `TimeoutError` if it never is."""
+        """Tell news as it comes until *is_reached*; raises `CommandError` if it never is."""
         deadline = monotonic() + seconds
         while not is_reached():
             if monotonic() > deadline:
-                raise TimeoutError("The workers did not get there; look into var/worker.log")
+                log = shown(Path(settings.VAR_DIR / "worker.log"))
+                raise CommandError(f"The workers did not get there; look into {log}")
             self.tell_news()
             sleep(0.1)
         self.tell_news()
 
     def tell_news(self) -> None:
+        for record in WorkflowEventRecord.objects.order_by("pk"):
+            self._say("event", _told(record.to_event()), key=record.event_id)
         for row in WorkflowDeliveryAttempt.objects.order_by("pk"):
             handler = row.registration_id.split(":")[1]
             if row.status == "completed":

@@ -1,48 +1,85 @@
-"""A worker and Beat for the demo, each a process of its own, as in production."""
+"""A web server, a worker and Beat for the demo, each a process of its own, as in production."""
 
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic, sleep
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
 
 from django.conf import settings
+from django.core.management.base import CommandError
+
+Say = Callable[[str], object]
+Process = subprocess.Popen[bytes]
 
 WORKER = (
-    "worker", "-P", "threads", "-c", "4", "-l", "INFO",
+    "celery", "-A", "company", "worker", "-P", "threads", "-c", "4", "-l", "INFO",
     "--without-gossip", "--without-mingle", "--without-heartbeat",
 )  # fmt: skip
+BEAT = ("celery", "-A", "company", "beat", "--pidfile=", "-s")
+WEB = ("django", "runserver", "--noreload")
+LONGEST_START = 60
+"""Seconds."""
 
 
 @contextmanager
-def worker_and_beat(say: Callable[[str], object]) -> Iterator[None]:
-    """Both run until the block ends; what they say goes into var/."""
-    beat = ("beat", "--pidfile=", "-s", str(settings.VAR_DIR / "beat-schedule"))
-    processes = [_start(say, "worker", WORKER), _start(say, "beat", beat)]
+def web_worker_and_beat(port: int, say: Say) -> Iterator[Process]:
+    """All three run until the block ends, and write into var/; gives the web server's process."""
+    started: list[Process] = []
     try:
-        yield
+        web = _start(say, started, "web", (*WEB, f"127.0.0.1:{port}"))
+        _start(say, started, "worker", WORKER)
+        _start(say, started, "beat", (*BEAT, str(settings.VAR_DIR / "beat-schedule")))
+        _wait_until_it_serves(web, port)
+        yield web
     finally:
-        for process in processes:
+        for process in started:
             process.terminate()
-        for process in processes:
+        for process in started:
             try:
                 process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        say("The worker and Beat have stopped.")
+        say("The web server, the worker and Beat have stopped.")
 
 
-def _start(
-    say: Callable[[str], object], name: str, arguments: tuple[str, ...]
-) -> "subprocess.Popen[bytes]":
-    with Path(settings.VAR_DIR / f"{name}.log").open("w") as log:
+def shown(path: Path) -> str:
+    """*path* as it is found from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _start(say: Say, started: list[Process], name: str, module: tuple[str, ...]) -> Process:
+    path = Path(settings.VAR_DIR / f"{name}.log")
+    with path.open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "company", *arguments],
+            [sys.executable, "-m", *module],
             cwd=settings.BASE_DIR,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    say(f"Started {name}, process {process.pid}; it writes to var/{name}.log")
+    started.append(process)
+    say(f"Started {name}, process {process.pid}; it writes to {shown(path)}")
     return process
+
+
+def _wait_until_it_serves(web: Process, port: int) -> None:
+    opener = build_opener(ProxyHandler({}))  # it is here, whatever the machine's proxy
+    deadline = monotonic() + LONGEST_START
+    while True:
+        try:
+            opener.open(f"http://127.0.0.1:{port}/", timeout=LONGEST_START).close()
+        except URLError:
+            if web.poll() is not None or monotonic() > deadline:
+                log = shown(Path(settings.VAR_DIR / "web.log"))
+                raise CommandError(f"The web server did not start; look into {log}") from None
+            sleep(0.1)
+        else:
+            return

@@ -11,6 +11,8 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from projects.processes import shown
+
 LONGEST_START = 60
 """Seconds."""
 
@@ -54,7 +56,7 @@ def _both(
     try:
         say(f"Started PostgreSQL, process {postgres.get_pid()}, with a new database")
         with _redis(folder / "redis.sock", redis, log) as process:
-            say(f"Started Redis, process {process.pid}; it writes to var/{log.name}")
+            say(f"Started Redis, process {process.pid}; it writes to {shown(log)}")
             yield
     finally:
         postgres.cleanup()
@@ -75,7 +77,7 @@ def _redis(path: Path, executable: str, log: Path) -> Iterator["subprocess.Popen
         deadline = monotonic() + LONGEST_START
         while not path.exists():
             if process.poll() is not None or monotonic() > deadline:
-                raise CommandError(f"Redis did not start; look into var/{log.name}")
+                raise CommandError(f"Redis did not start; look into {shown(log)}")
             sleep(0.05)
         yield process
     finally:

@@ -1,10 +1,11 @@
 """One page to see what happens, and the buttons that make it happen."""
 
-from decimal import Decimal
 from typing import Any
 
+from django import forms
 from django.contrib import messages
 from django.contrib.admin.views.decorators import staff_member_required
+from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
@@ -13,6 +14,8 @@ from general_manager.workflow import WorkflowError, WorkflowExecution, get_workf
 from projects.executions import all_executions
 from projects.models import DeadLetter, Project
 from projects.services import request_budget
+
+AMOUNT = forms.DecimalField(min_value=1, max_digits=8, decimal_places=2)
 
 
 def start_page(request: HttpRequest) -> HttpResponse:
@@ -43,8 +46,13 @@ def activate(request: HttpRequest, key: int) -> HttpResponse:
 @require_POST
 def ask_for_budget(request: HttpRequest, key: int) -> HttpResponse:
     project = _project(key)
-    request_budget(project, Decimal(500), asked_by=request.user.get_username())
-    messages.success(request, f"The boss is asked for 500.00 for {project.name}.")
+    try:
+        amount = AMOUNT.clean(request.POST.get("amount", "500"))
+    except ValidationError as error:
+        messages.error(request, " ".join(error.messages))
+        return redirect("projects:start")
+    request_budget(project, amount, asked_by=request.user.get_username())
+    messages.success(request, f"The boss is asked for {amount:.2f} for {project.name}.")
     return redirect("projects:start")
 
 

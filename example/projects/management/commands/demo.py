@@ -3,8 +3,10 @@
 import platform
 import signal
 import socket
+import sqlite3
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,14 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
 from general_manager.conf import get_workflow_settings
-from general_manager.workflow import get_event_registry, get_workflow_engine
+from general_manager.workflow import WorkflowEvent, get_event_registry
 from projects.executions import all_executions
 from projects.models import DeadLetter, Project
 from projects.narrator import Narrator, RowNarrator
-from projects.processes import worker_and_beat
+from projects.processes import shown, web_worker_and_beat
 from projects.sample_data import create_sample_data
 from projects.servers import servers
-from projects.services import request_budget
+from projects.visitor import Actor, Here, Visitor
 
 
 class Command(BaseCommand):
@@ -46,7 +48,17 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=int, default=8000, help="serve here (8000)")
 
     def handle(self, *, no_serve: bool, port: int, **_: Any) -> None:
-        will_serve = not no_serve and sys.stdin.isatty()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(alone(Path(settings.VAR_DIR)))
+                self.show(stack, port, will_serve=not no_serve and sys.stdin.isatty())
+        except KeyboardInterrupt:
+            sys.exit(130)
+        if not no_serve and not sys.stdin.isatty():
+            self.say("In a terminal it would have served the site.")
+
+    def show(self, stack: ExitStack, port: int, *, will_serve: bool) -> None:
         if will_serve and not is_free(port):
             raise CommandError(f"Port {port} is in use: choose another with --port.")
         mode = get_workflow_settings().mode
@@ -54,26 +66,34 @@ class Command(BaseCommand):
             f"general_manager demo: {mode} mode, Django {django.get_version()}, "
             f"Python {platform.python_version()}"
         )
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-        with ExitStack() as stack:
-            if settings.SERVERS_DIR:
-                log = settings.VAR_DIR / "redis.log"
-                stack.enter_context(servers(Path(settings.SERVERS_DIR), log, self.say))
-                stack.callback(connection.close)
-            self.prepare()
-            self.rows = RowNarrator(self.say)
-            if mode == "production":
-                stack.enter_context(worker_and_beat(self.say))
+        if settings.SERVERS_DIR:
+            log = settings.VAR_DIR / "redis.log"
+            stack.enter_context(servers(Path(settings.SERVERS_DIR), log, self.say))
+            stack.callback(connection.close)
+        self.prepare()
+        self.rows = RowNarrator(self.say)
+        self.actor: Actor = Here()
+        if mode == "production":
+            serving = port if will_serve else free_port()
+            web = stack.enter_context(web_worker_and_beat(serving, self.say))
+            self.actor = Visitor(serving, self.say)
+            self.rows.tell_news()
+            self.tell()
+        else:
             with Narrator(self.say).listening():
                 self.tell()
-            self.check_the_end()
-            self.say("")
-            kept = "logs" if settings.SERVERS_DIR else "database, the logs"
-            self.say(f"The {kept} and the mails are in {_short(settings.VAR_DIR)}.")
-            if will_serve:
-                self.serve(port)
+        self.check_the_end()
+        kept = "logs" if settings.SERVERS_DIR else "database, the logs"
+        self.say(f"\nThe {kept} and the mails are in {shown(Path(settings.VAR_DIR))}.")
+        if will_serve:
+            self.say_where(port)
+            if mode == "production":
+                web.wait()
             else:
-                self.say("The demo is over. In a terminal it would now serve the site.")
+                connection.close()
+                call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
+        else:
+            self.say("The demo is over.")
 
     def prepare(self) -> None:
         self.say("Setting up a new database ...")
@@ -90,26 +110,36 @@ class Command(BaseCommand):
     def tell(self) -> None:
         apollo = Project.get(name="Apollo")
         self.chapter('Ada activates her project: project.update(status="active")')
-        apollo.update(status="active")
+        self.actor.activate(apollo)
         self.wait_for(project_status_email="completed")
         self.chapter("The name changes; nobody listens to that")
-        apollo.update(name="Apollo 11")
+        Project(id=apollo.id).update(name="Apollo 11")
+        self.rows.tell_news()
         self.chapter("A service publishes explicitly: request_budget(project, 4000)")
-        first = request_budget(apollo, Decimal(4000), asked_by="ada")
+        self.actor.ask_for_budget(apollo, Decimal(4000))
         self.wait_for(budget_approval="waiting")
         self.chapter("The same event again changes nothing")
-        self.say(f"     published    {get_event_registry().publish(first)}")
+        self.publish_again()
         self.chapter('The boss says yes: engine.resume(execution_id, {"approved": True})')
-        self.answer(approved=True)
+        (waiting,) = [one for one in all_executions() if one.state == "waiting"]
+        self.actor.answer(waiting.execution_id, approved=True)
         self.wait_for(budget_approval="completed")
         self.chapter("Another request; this one waits for you, on the site")
-        request_budget(Project.get(name="Canteen menu"), Decimal(150), asked_by="alan")
+        self.actor.ask_for_budget(Project.get(name="Canteen menu"), Decimal(150))
         self.wait_for(budget_approval="waiting")
 
-    def answer(self, *, approved: bool) -> None:
+    def publish_again(self) -> None:
         (waiting,) = [one for one in all_executions() if one.state == "waiting"]
-        answer = {"approved": approved, "by": "the boss"}
-        get_workflow_engine().resume(waiting.execution_id, answer)
+        event = WorkflowEvent(
+            str(waiting.correlation_id),
+            "company.budget.requested",
+            {"amount": "a million"},
+            event_name="budget_requested",
+        )
+        before = len(all_executions())
+        get_event_registry().publish(event)
+        new = len(all_executions()) - before
+        self.say(f"     published    {event.event_id[:8]} once more: {new} new executions")
 
     def wait_for(self, **states: str) -> None:
         """Until an execution of each workflow is in its state, in whatever process it runs.
@@ -133,13 +163,12 @@ class Command(BaseCommand):
         self.say(f"     {project.name} is {project.status} with a budget of {project.budget};")
         self.say(f"     {mails} mails were sent, and accounting could not be told.")
 
-    def serve(self, port: int) -> None:
+    def say_where(self, port: int) -> None:
         self.say("")
         self.say(f"  The site:  http://127.0.0.1:{port}/")
         self.say(f"  The admin: http://127.0.0.1:{port}/admin/  (admin / admin)")
         self.say("")
-        connection.close()
-        call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
+        self.say("Ctrl-C ends it.")
 
     def chapter(self, title: str) -> None:
         self.say(f"\n  *  {title}")
@@ -149,13 +178,27 @@ class Command(BaseCommand):
         self.stdout.flush()
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold *folder* against other demos; the lock ends with the process, however that ends."""
+    lock = sqlite3.connect(folder / "demo.lock", timeout=0, isolation_level=None)
+    with closing(lock):
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            raise CommandError(
+                f"Another demo is at work in {shown(folder)}: end it first, with Ctrl-C where it "
+                "runs."
+            ) from None
+        yield
+
+
 def is_free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def _short(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
