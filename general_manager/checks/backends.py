@@ -103,8 +103,9 @@ def _check_ids(registrations: list[Registration]) -> list[CheckMessage]:
     return [
         warning(
             "W007",
-            f"{registration} is known to the database by its place among the others.",
-            "Use functions at the top level of a module, or give it a registration_id: else a "
+            f"{registration} is known to the database by its place among the others, because "
+            f"{' and '.join(registration.fragile_parts)} cannot be imported.",
+            "Give it a registration_id, or use functions at the top level of a module: else a "
             "release that registers in another order takes one handler's deliveries for "
             "another's.",
         )

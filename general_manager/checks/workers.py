@@ -7,17 +7,22 @@ from django.core.checks import CheckMessage
 from general_manager.checks.messages import warning
 from general_manager.conf import find_problems, get_workflow_settings
 from general_manager.workflow.beat import ENTRY, is_scheduled
-from general_manager.workflow.dispatch import find_time_limit, has_app
+from general_manager.workflow.dispatch import (
+    find_broker_trouble,
+    find_time_limit,
+    has_app,
+    runs_at_once,
+)
 
 
 def check_workers(**_: Any) -> list[CheckMessage]:
-    """W008 and W011; a process without a Celery app has W005 already."""
+    """W008, W011, W013, W014; a process without a Celery app has W005 already."""
     if any(problem.is_error for problem in find_problems()):
         return []
     settings = get_workflow_settings()
     if not (has_app() and (settings.run_async or settings.beat_enabled)):
         return []
-    messages = []
+    messages = _check_broker()
     if settings.beat_enabled and not is_scheduled():
         messages.append(
             warning(
@@ -43,3 +48,27 @@ def check_workers(**_: Any) -> list[CheckMessage]:
             )
         )
     return messages
+
+
+def _check_broker() -> list[CheckMessage]:
+    if runs_at_once():
+        return [
+            warning(
+                "W014",
+                "CELERY_TASK_ALWAYS_EAGER is on: handlers and workflows run in the process that "
+                "publishes, and hold up its requests.",
+                "Leave it off outside of tests; for a project without workers there is "
+                "WORKFLOW_MODE = 'local'.",
+            )
+        ]
+    trouble = find_broker_trouble()
+    if trouble is None:
+        return []
+    return [
+        warning(
+            "W013",
+            f"Celery's broker cannot be used: {trouble}.",
+            "Set CELERY_BROKER_URL, and install what it needs, for example celery[redis]. Without "
+            "a broker nothing reaches workers, and Beat's ticks do not either.",
+        )
+    ]

@@ -120,7 +120,7 @@ def _send_nudge(nudge: _Nudge, using: str) -> None:
 
 def _send_drain(using: str) -> None:
     app: Any = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - other threads may have another app
-    if is_eager(app):
+    if runs_at_once(app):
         send(DRAIN, [using], app)
     else:
         drains.call(using, partial(send, DRAIN, [using], app))
@@ -214,12 +214,25 @@ def send(task: str, arguments: list[Any], app: Any = current_app) -> bool:
 
 def has_app(app: Any = current_app) -> bool:
     """Whether the project has a Celery app; where it has none, Celery invents "default"."""
-    return bool(app.main != "default" or is_eager(app))
+    return bool(app.main != "default" or runs_at_once(app))
 
 
-def is_eager(app: Any) -> bool:
+def runs_at_once(app: Any = current_app) -> bool:
     """Whether tasks run where they are sent, as projects have it in their tests."""
     return bool(app.conf.task_always_eager)
+
+
+def find_broker_trouble() -> str | None:
+    """Why messages cannot reach the broker that the app is configured for; asks no server."""
+    app: Any = current_app
+    if not (app.conf.broker_write_url or app.conf.broker_url):
+        return "it is not configured, and Celery would look for RabbitMQ on this machine"
+    try:
+        with app.connection_for_write() as connection:
+            connection.transport  # noqa: B018 - made when it is asked for, from what is installed
+    except Exception as error:  # noqa: BLE001 - transports raise what they like
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def find_time_limit() -> float | None:
@@ -251,7 +264,7 @@ def _impatient_connection(app: Any) -> Any:
 
 
 def _publish(app: Any, task: str, arguments: list[Any]) -> None:
-    if is_eager(app):
+    if runs_at_once(app):
         app.tasks[task].apply(args=arguments)
         return
     connection = _impatient_connection(app)

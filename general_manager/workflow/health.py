@@ -92,7 +92,7 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
             _("The oldest event has been owed for %s.") % in_words(age),
             _(
                 "Look at the outbox: does a handler fail, does a worker know every handler, "
-                "are there enough workers?"
+                "are there enough workers? What a killed worker had waits for the end of its lease."
             ),
             60,
             seen.owed,

@@ -82,36 +82,45 @@ def _of_event(event: WorkflowEventRecord, using: str) -> Iterator[Moment]:
         return
     if entry.claimed_at is not None:
         yield Moment(entry.claimed_at, "claimed", by=entry.claimed_by)
+    attempts = WorkflowHistory.objects.using(using).filter(delivery__outbox=entry)
+    history = list(_of_history(attempts.select_related("delivery")))
+    yield from history
+    last = {one.about: one.at for one in history}
     deliveries = WorkflowDeliveryAttempt.objects.using(using).filter(outbox=entry)
     for delivery in deliveries.defer("traceback").order_by("pk")[:MOST]:
-        yield from _of_delivery(delivery)
-    attempts = WorkflowHistory.objects.using(using).filter(delivery__outbox=entry)
-    yield from _of_history(attempts.select_related("delivery"))
+        yield from _of_delivery(delivery, last.get(delivery.registration_id))
 
 
-def _of_delivery(delivery: WorkflowDeliveryAttempt) -> Iterator[Moment]:
+def _of_delivery(delivery: WorkflowDeliveryAttempt, last: datetime | None) -> Iterator[Moment]:
+    """Its end comes behind its *last* attempt, whichever of the two was written first."""
     about = delivery.registration_id
     if delivery.status == DeliveryStatus.RUNNING:
         yield Moment(delivery.started_at, "delivering", about)
     elif delivery.finished_at is not None and delivery.status != DeliveryStatus.FAILED:
-        error = f"{delivery.error_class}: {delivery.error}" if delivery.error_class else ""
+        kind = delivery.error_class.removeprefix("builtins.")
+        error = f"{kind}: {delivery.error}" if kind else ""
         is_dead = delivery.status == DeliveryStatus.DEAD_LETTER
         what = {"completed": "delivered", "dead_letter": "dead"}.get(delivery.status, "given_up")
-        yield Moment(delivery.finished_at, what, about, detail=error if is_dead else "")
+        at = max(delivery.finished_at, last) if is_dead and last else delivery.finished_at
+        yield Moment(at, what, about, detail=error if is_dead else "")
 
 
 def _of_execution(execution: WorkflowExecutionRecord) -> Iterator[Moment]:
     about, key = execution.workflow_id, execution.execution_id
-    yield Moment(execution.created_at, "created", about, execution_id=key)
+    # What is over as soon as it is made has its times from two clocks.
+    at = min(execution.created_at, execution.started_at or execution.created_at)
+    yield Moment(at, "created", about, execution_id=key)
+    # The row knows its latest worker only, which began nothing if there were others before it.
+    first, latest = (execution.claimed_by, "") if execution.runs < 2 else ("", execution.claimed_by)
     if execution.started_at is not None:
-        place = execution.claimed_by
-        yield Moment(execution.started_at, "started", about, by=place, execution_id=key)
+        yield Moment(execution.started_at, "started", about, by=first, execution_id=key)
     if execution.ended_at is not None:
         took = execution.ended_at - (execution.started_at or execution.created_at)
         yield Moment(
             execution.ended_at,
             execution.state,
             about,
+            by=latest,
             detail=last_line(execution.error),
             took=took,
             execution_id=key,

@@ -103,8 +103,11 @@ def nested():
 
 
 @pytest.mark.parametrize("handler", [lambda data: flows.note("ran inline"), nested()])
-def test_a_handler_that_no_worker_can_import_is_marked_failed_and_not_run(engine, workers, handler):
+def test_a_handler_that_no_worker_can_import_is_marked_failed_and_not_run(
+    engine, workers, handler, caplog
+):
     execution = engine.start(define(handler), correlation_id="key")
+    assert execution.execution_id in caplog.text
     assert execution.state == "failed"
     assert "cannot be imported by a worker" in execution.error
     workers.run()

@@ -62,6 +62,7 @@ def test_fragile_registrations_are_named(outbox, celery_engine, app):
     messages = check_backends()
     assert ids() == ["W007", "W007"]
     assert "start_from_event for 'x'" in messages[1].msg
+    assert "because when cannot be imported" in messages[1].msg
 
 
 def test_sqlite_that_workers_would_lock_is_named(
@@ -108,6 +109,22 @@ def test_a_time_limit_that_spares_our_tasks_is_fine(production, app):
     app.conf.task_time_limit = 60
     app.conf.task_annotations = {name: {"time_limit": 300} for name in (DRAIN, DELIVER, RUN, TICK)}
     assert ids(check_workers) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "trouble"), [(None, "it is not configured"), ("nosuch://here", "nosuch")]
+)
+def test_a_broker_that_no_message_can_reach_is_named(production, app, url, trouble):
+    beat.install()
+    app.conf.broker_url = url
+    assert ids(check_workers) == ["W013"]
+    assert trouble in check_workers()[0].msg
+
+
+def test_tasks_that_run_in_the_request_are_named(production, app):
+    beat.install()
+    app.conf.task_always_eager = True
+    assert ids(check_workers) == ["W014"]
 
 
 def test_local_mode_asks_nothing_of_celery(app):

@@ -1,5 +1,6 @@
 """The engine for real load: executions are rows, workers run them, messages only nudge."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ from general_manager.workflow.models.execution import (
 )
 from general_manager.workflow.models.execution_values import dedup_key
 from general_manager.workflow.signals import execution_changed
+
+logger = logging.getLogger(__name__)
 
 
 class CeleryWorkflowEngine:
@@ -78,6 +81,10 @@ class CeleryWorkflowEngine:
             ended_at=timezone.now() if is_over else None,
         )
         if is_new:
+            if error is not None:
+                logger.error(
+                    "Workflow %s (%s) failed: %s", workflow.workflow_id, record.execution_id, error
+                )
             tell(execution_changed, type(self), execution=record.snapshot())
             if not is_over and self._go_on(record):
                 return self.status(record.execution_id)

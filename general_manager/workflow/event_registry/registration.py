@@ -22,6 +22,8 @@ EventValidator = Callable[[WorkflowEvent], Any]
 RetryPredicate = Callable[[Exception], Any]
 DeadLetterHandler = Callable[[WorkflowEvent, Exception], Any]
 
+_OPTIONS = ("when", "validator", "retry_on", "dead_letter_handler")
+
 
 class InvalidEvent(PermanentFailure):
     """A validator refused the event; the refusal itself is the ``__cause__``."""
@@ -50,7 +52,7 @@ class Registration:
     def __post_init__(self) -> None:
         require_id("event", self.key)
         _require_callable("handler", self.handler)
-        for option in ("when", "validator", "retry_on", "dead_letter_handler"):
+        for option in _OPTIONS:
             function = getattr(self, option)
             if function is not None:
                 _require_callable(option, function)
@@ -86,19 +88,22 @@ class Registration:
     @property
     def is_fragile(self) -> bool:
         """Whether its id hangs on the order of registrations: another release may change that."""
-        functions = (self.handler, *self._options)
-        return self.registration_id is None and any(
-            function is not None and not is_importable(function) for function in functions
-        )
+        return self.registration_id is None and bool(self.fragile_parts)
 
     @property
-    def _options(self) -> tuple[Callable[..., Any] | None, ...]:
-        return (self.when, self.validator, self.retry_on, self.dead_letter_handler)
+    def fragile_parts(self) -> list[str]:
+        """Names of the arguments whose functions another process cannot import by their path."""
+        parts = ("handler", *_OPTIONS)
+        functions = {name: getattr(self, name) for name in parts}
+        return [
+            name for name, one in functions.items() if one is not None and not is_importable(one)
+        ]
 
     @property
     def likeness(self) -> tuple[str | None, ...]:
         """Key and dotted paths: all that another process can compare. *ordinal* counts these."""
-        return (self.key, describe(self.handler), *(f and describe(f) for f in self._options))
+        options = (getattr(self, name) for name in _OPTIONS)
+        return (self.key, describe(self.handler), *(one and describe(one) for one in options))
 
     def wants(self, event: WorkflowEvent) -> bool:
         """Whether *event* is for this handler. Raises whatever the predicate raises."""

@@ -6,7 +6,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,8 @@ class Command(BaseCommand):
         if will_serve:
             self.say_where(port)
             if mode == "production":
-                web.wait()
+                with suppress(KeyboardInterrupt):
+                    web.wait()
             else:
                 connection.close()
                 call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
