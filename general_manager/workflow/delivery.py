@@ -17,6 +17,7 @@ from general_manager.conf import get_workflow_settings
 from general_manager.workflow.aside import aside, tell
 from general_manager.workflow.encoding import error_text, traceback_text
 from general_manager.workflow.engine import HistoryKind
+from general_manager.workflow.event_registry.base import copied
 from general_manager.workflow.event_registry.registration import Registration, real_error
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.exceptions import RetryAfter, WorkerDied
@@ -32,7 +33,9 @@ LONGEST_REST = timedelta(hours=1)
 
 class Outcome(Enum):
     DONE = "done"
-    UNWANTED = "unwanted"
+    """In this pass."""
+    NOTHING = "nothing"
+    """Not wanted, or done in an earlier pass."""
     LATER = "later"
     DEAD = "dead"
     LOST = "lost"
@@ -78,7 +81,7 @@ class Delivery:
         if previous is None:
             return None
         if previous.status in (DeliveryStatus.COMPLETED, DeliveryStatus.DISCARDED):
-            return Outcome.DONE, None
+            return Outcome.NOTHING, None
         if previous.status == DeliveryStatus.DEAD_LETTER:
             return Outcome.DEAD, None
         if previous.rests:  # type: ignore[attr-defined]  # annotated by of_entries()
@@ -90,7 +93,9 @@ class Delivery:
         """How often this handler was running when its worker died, this time included."""
         if self.previous is None:
             return 0
-        return self.previous.crashes + (self.previous.status == DeliveryStatus.RUNNING)
+        # An entry that was given back, by a person or in trouble, had a worker that lived.
+        died = self.is_alone and self.previous.status == DeliveryStatus.RUNNING
+        return self.previous.crashes + died
 
     def _attempt(self, crashes: int) -> Outcome:
         registration = self.registration
@@ -130,11 +135,11 @@ class Delivery:
         """The handler and its completed mark, in one transaction if the registration is atomic."""
         if self.registration.atomic:
             with honest_atomic(self.using):
-                outcome = self._handle(is_shown=is_shown)
+                outcome = self._offer(is_shown=is_shown)
                 if outcome is Outcome.LOST:
                     raise _LostError
         else:
-            outcome = self._handle(is_shown=is_shown)
+            outcome = self._offer(is_shown=is_shown)
         if outcome is Outcome.DONE:
             tell(
                 event_delivered,
@@ -143,15 +148,17 @@ class Delivery:
                 registration=self.registration,
                 published_at=self.published_at,
             )
-        return Outcome.DONE if outcome is Outcome.UNWANTED else outcome
+        return outcome
 
-    def _handle(self, *, is_shown: bool) -> Outcome:
+    def _offer(self, *, is_shown: bool) -> Outcome:
+        """Each call has a payload of its own: nobody sees what another made of it."""
+        registration = self.registration
         with aside(atomic=False):
-            if not self.registration.wants(self.event):
+            if registration.when is not None and not registration.wants(copied(self.event)):
                 if is_shown or self.previous is not None:
-                    self._rows.forget(self.entry_id, self.registration.id)
-                return Outcome.UNWANTED
-            self.registration.call(self.event)
+                    self._rows.forget(self.entry_id, registration.id, self.token)
+                return Outcome.NOTHING
+            registration.call(copied(self.event))
         return self._complete(is_shown=is_shown)
 
     def _complete(self, *, is_shown: bool) -> Outcome:
@@ -196,7 +203,7 @@ class Delivery:
             "%s failed for event %s for the last time",
             self.registration, self.event.event_id, exc_info=error,
         )  # fmt: skip
-        self.registration.report_dead(self.event, error)
+        self.registration.report_dead(copied(self.event), error)
         self._tell_of(event_dead, error)
         return Outcome.DEAD
 

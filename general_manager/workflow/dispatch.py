@@ -5,16 +5,18 @@ broker that is away is logged once, left alone for a while, and forgotten.
 """
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from threading import Lock
+from threading import Lock, Timer
 from time import monotonic
 from typing import Any, Final
 
 from celery import current_app
 from django.db import connections, transaction
+from kombu.pools import connections as pooled_connections
 from kombu.pools import producers
 
 from general_manager.workflow.spacing import Spaced
@@ -28,7 +30,7 @@ RUN: Final = f"{PREFIX}.run_executions"
 TICK: Final = f"{PREFIX}.beat_tick"
 
 CONNECT_SECONDS: Final = 0.5
-"""How long a request may wait for the broker to accept a connection."""
+"""How long a request may wait for the broker to accept a connection, or to answer."""
 
 IMPATIENT: Final = {
     "max_retries": 1,
@@ -36,7 +38,9 @@ IMPATIENT: Final = {
     "interval_step": 0,
     "interval_max": 0,
     "socket_connect_timeout": CONNECT_SECONDS,
-    "socket_timeout": 2 * CONNECT_SECONDS,
+    "socket_timeout": CONNECT_SECONDS,
+    "read_timeout": CONNECT_SECONDS,  # AMQP's names for the same
+    "write_timeout": CONNECT_SECONDS,
 }
 """For a connection of our own: Celery's usual one would hold up a request for six seconds."""
 
@@ -80,9 +84,12 @@ def deliver_now(using: str, token: str, keys: Iterable[int]) -> bool:
     return send(DELIVER, [using, token, list(keys)])
 
 
-def deliver_here(using: str, token: str, keys: Iterable[int]) -> None:
-    """Deliver claimed entries in this process: the task's body, without a message."""
-    current_app.tasks[DELIVER].run(using, token, list(keys))
+def deliver_here(using: str, token: str, keys: Iterable[int]) -> int:
+    """Deliver claimed entries in this process: the task's body, without a message.
+
+    Returns how many handlers completed.
+    """
+    return int(current_app.tasks[DELIVER].run(using, token, list(keys)))
 
 
 def run_executions_now(execution_ids: Iterable[str], using: str) -> bool:
@@ -135,20 +142,37 @@ class _Gathering:
     """Executions that a chunk of deliveries started, until there are enough for a message."""
 
     def __init__(self) -> None:
+        self._lock = Lock()
         self._executions: dict[str, list[str]] = {}
-        self._since = monotonic()
+        self._timer: Timer | None = None
 
     def add(self, executions: list[str], using: str) -> None:
-        waiting = self._executions.setdefault(using, [])
-        waiting += executions
-        if len(waiting) >= MESSAGE or monotonic() - self._since > PATIENCE_SECONDS:
-            self.send()
+        with self._lock:
+            waiting = self._executions.setdefault(using, [])
+            waiting += executions
+            if len(waiting) < MESSAGE and self._wait():
+                return
+        self.send()
+
+    def _wait(self) -> bool:
+        """Have all sent in a moment, even if the next handler takes its time."""
+        if self._timer is None:
+            self._timer = Timer(PATIENCE_SECONDS, self.send)
+            self._timer.daemon = True
+            try:
+                self._timer.start()
+            except RuntimeError:  # the system has no thread to spare
+                self._timer = None
+        return self._timer is not None
 
     def send(self) -> None:
-        for using, executions in self._executions.items():
-            _send_runs(executions, using)
-        self._executions.clear()
-        self._since = monotonic()
+        with self._lock:
+            executions, self._executions = self._executions, {}
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        for using, ids in executions.items():
+            _send_runs(ids, using)
 
 
 _gathering: Final[ContextVar[_Gathering | None]] = ContextVar("gathering", default=None)
@@ -250,10 +274,13 @@ def closes_connections() -> bool:
 
 
 _connections: dict[tuple[int, str], Any] = {}
+_connected_pid = os.getpid()
 
 
 def _impatient_connection(app: Any) -> Any:
     """The key to the pool of producers; made once, for making it costs more than a message."""
+    if _connected_pid != os.getpid():
+        _leave_parents_connections()
     key = (id(app), str(app.conf.broker_write_url or app.conf.broker_url))
     if key not in _connections:
         options = {**app.conf.broker_transport_options, **IMPATIENT}
@@ -261,6 +288,16 @@ def _impatient_connection(app: Any) -> Any:
             connect_timeout=CONNECT_SECONDS, transport_options=options
         )
     return _connections[key]
+
+
+def _leave_parents_connections() -> None:
+    """After a fork: two processes must not talk over one socket. Nor may the child close it."""
+    global _connected_pid
+    for connection in _connections.values():
+        producers.pop(connection, None)
+        pooled_connections.pop(connection, None)
+    _connections.clear()
+    _connected_pid = os.getpid()
 
 
 def _publish(app: Any, task: str, arguments: list[Any]) -> None:

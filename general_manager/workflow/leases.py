@@ -39,6 +39,7 @@ class _Keeper:
             self._turns.pop(number, None)
 
     def _run(self) -> None:
+        _leave_pools()
         while (renew := self._next()) is not None:
             try:
                 renew()
@@ -65,6 +66,16 @@ class _Keeper:
                     return None
                 soonest = min((turn[0] for turn in self._turns.values()), default=now + 1)
                 self._changed.wait(min(1.0, max(0.0, soonest - now)))
+
+
+def _leave_pools() -> None:
+    """Have this thread connect by itself: work may hold all of a pool's connections at once."""
+    for alias in connections:
+        options = connections.settings[alias].get("OPTIONS", {})
+        if options.get("pool"):
+            own = {name: value for name, value in options.items() if name != "pool"}
+            wrapper = type(connections[alias])
+            connections[alias] = wrapper({**connections.settings[alias], "OPTIONS": own}, alias)
 
 
 _keeper = _Keeper()

@@ -12,7 +12,11 @@ from django.db import DatabaseError, connections, router
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.delivery import Delivery, Outcome
-from general_manager.workflow.dispatch import deliver_now, gathered_messages
+from general_manager.workflow.dispatch import (
+    deliver_now,
+    drain_outbox_soon,
+    gathered_messages,
+)
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.leases import keeping
 from general_manager.workflow.models import (
@@ -33,8 +37,13 @@ TROUBLE_REST: Final = timedelta(seconds=30)
 
 
 def aliases() -> list[str]:
-    """The databases that may hold an outbox."""
-    return [one for one in connections if router.allow_migrate_model(one, WorkflowOutbox)]
+    """The databases that may hold an outbox; replicas, which mirror another, are none."""
+    return [
+        one
+        for one in connections
+        if router.allow_migrate_model(one, WorkflowOutbox)
+        and not connections.settings[one].get("TEST", {}).get("MIRROR")
+    ]
 
 
 def drain(using: str | None = None, *, hand_on: bool = True, limit: int | None = None) -> int:
@@ -76,8 +85,10 @@ def _drain_one(alias: str, limit: int | None, *, hand_on: bool) -> int:
     return claimed
 
 
-def deliver(using: str, token: str, keys: Sequence[int], *, is_begun: bool = False) -> None:
+def deliver(using: str, token: str, keys: Sequence[int], *, is_begun: bool = False) -> int:
     """Deliver claimed entries, and settle them together at the end.
+
+    Returns how many handlers completed.
 
     An entry that is claimed by another by now is passed over. *is_begun*: the claim began them.
     """
@@ -85,21 +96,27 @@ def deliver(using: str, token: str, keys: Sequence[int], *, is_begun: bool = Fal
     lease = settings.outbox_claim_ttl
     entries = WorkflowOutbox.objects.using(using)
     if not is_begun and not entries.begin(token, keys, lease=lease):
-        return
+        return 0
     chunk = _Chunk(using, token, keys, lease)
     with keeping(lambda: entries.renew(token, keys, lease=lease), lease), gathered_messages():
         chunk.deliver()
     entries.settle(token, processed=chunk.processed, dead=chunk.dead, later=chunk.later)
+    return chunk.completed
 
 
 def _deliver_claim(alias: str, claim: Claim, size: int, *, hand_on: bool) -> None:
     chunks = [claim.together[start : start + size] for start in range(0, len(claim.together), size)]
     chunks += [(key,) for key in claim.alone]
     own, *others = chunks
-    for chunk in others:
-        if not (hand_on and deliver_now(alias, claim.token, chunk)):
-            deliver(alias, claim.token, chunk)
-    deliver(alias, claim.token, own, is_begun=claim.begun.issuperset(own))
+    mine = [chunk for chunk in others if not (hand_on and deliver_now(alias, claim.token, chunk))]
+    errors = []
+    for chunk in (own, *mine):
+        try:
+            deliver(alias, claim.token, chunk, is_begun=claim.begun.issuperset(chunk))
+        except Exception as error:  # noqa: BLE001 - raised below: one chunk must not strand others
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 class _Chunk:
@@ -109,6 +126,7 @@ class _Chunk:
         self.processed: list[int] = []
         self.dead: list[int] = []
         self.later: dict[int, timedelta] = {}
+        self.completed = 0
         self._using = using
         self._token = token
         self._lease = lease
@@ -126,6 +144,7 @@ class _Chunk:
                 # A slow handler holds up the rest: let other workers have it.
                 rest = [one.pk for one in self._entries[position:]]
                 WorkflowOutbox.objects.using(self._using).release(self._token, rest)
+                drain_outbox_soon(self._using)
                 return
             try:
                 if not self._deliver_entry(entry):
@@ -156,6 +175,7 @@ class _Chunk:
             ).deliver()
             if outcome is Outcome.LOST:
                 return False
+            self.completed += outcome is Outcome.DONE
             is_dead |= outcome is Outcome.DEAD
             if rest is not None:
                 rests.append(rest)

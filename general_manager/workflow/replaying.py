@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from django.db import transaction
+
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.event_registry.registration import Registration
 from general_manager.workflow.events import WorkflowEvent
@@ -68,8 +70,9 @@ def replay(record: WorkflowEventRecord, registration_ids: Collection[str]) -> in
     others = [
         one.id for one in recipients(record) if not one.status and one.id not in registration_ids
     ]
-    count = deliveries.replay(entry, registration_ids)
-    if not count:
-        raise EntryBusyError(record.event_id)
-    deliveries.pass_over(entry, others)
+    with transaction.atomic(using=using):  # no drain may come between the two
+        count = deliveries.replay(entry, registration_ids)
+        if not count:
+            raise EntryBusyError(record.event_id)
+        deliveries.pass_over(entry, others)
     return count

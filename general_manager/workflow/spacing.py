@@ -21,10 +21,10 @@ class Spaced:
         self._start_over()
 
     def _start_over(self) -> None:
-        self._pid = os.getpid()
         self._lock = Lock()
         self._free_at: dict[Hashable, float] = {}
         self._late: dict[Hashable, tuple[Timer, Call]] = {}
+        self._pid = os.getpid()  # last: another thread of a child goes by it
 
     def call(self, key: Hashable, call: Call) -> None:
         """Call *call* now, or have it, or another that was given for *key*, called soon."""

@@ -19,10 +19,10 @@ def drain_outbox(using: str | None = None) -> None:
 
 
 @shared_task(name=DELIVER, ignore_result=True)
-def deliver_outbox(using: str, token: str, keys: Sequence[int]) -> None:
-    """Deliver entries that `drain_outbox` claimed with *token*."""
+def deliver_outbox(using: str, token: str, keys: Sequence[int]) -> int:
+    """Deliver entries that `drain_outbox` claimed with *token*; how many handlers completed."""
     drop_broken_connections()
-    deliver(using, token, keys)
+    return deliver(using, token, keys)
 
 
 @shared_task(name=RUN, ignore_result=True)

@@ -1,9 +1,9 @@
 """Keeping a handler's failure out of the transaction of whoever called it."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
-from django.db import connections
+from django.db import connections, transaction
 
 from general_manager.atomic import honest_atomic
 from general_manager.conf import is_configured
@@ -23,6 +23,12 @@ def caller_savepoints() -> AbstractContextManager[None] | None:
         if connection.in_atomic_block
     ]
     return _savepoints(aliases) if aliases else None
+
+
+def one_transaction(using: str) -> AbstractContextManager[object]:
+    """The caller's transaction on *using*, as it is, or else one of our own."""
+    inside = connections[using].in_atomic_block
+    return nullcontext() if inside else transaction.atomic(using=using)
 
 
 def drop_broken_connections() -> None:

@@ -8,7 +8,7 @@ from threading import Lock
 
 from django.db import transaction
 
-from general_manager.workflow.encoding import encode_mapping
+from general_manager.workflow.encoding import copy_encoded, encode_mapping
 from general_manager.workflow.event_registry.registration import (
     DeadLetterHandler,
     EventHandler,
@@ -170,4 +170,11 @@ def encoded(event: WorkflowEvent) -> WorkflowEvent:
         event,
         payload=encode_mapping(event.payload, root="payload"),
         metadata=encode_mapping(event.metadata, root="metadata"),
+    )
+
+
+def copied(event: WorkflowEvent) -> WorkflowEvent:
+    """*event*, which is encoded, with a payload and metadata of its own."""
+    return replace(
+        event, payload=copy_encoded(event.payload), metadata=copy_encoded(event.metadata)
     )

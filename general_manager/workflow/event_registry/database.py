@@ -5,17 +5,14 @@ from collections.abc import Iterable
 from django.db import router
 
 from general_manager.conf import get_workflow_settings
+from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.aside import tell
 from general_manager.workflow.dispatch import deliver_here, drain_outbox_soon
 from general_manager.workflow.event_registry.base import EventRegistry, encoded
 from general_manager.workflow.events import WorkflowEvent
-from general_manager.workflow.models import (
-    DeliveryStatus,
-    WorkflowDeliveryAttempt,
-    WorkflowEventRecord,
-    WorkflowOutbox,
-)
+from general_manager.workflow.models import WorkflowEventRecord, WorkflowOutbox
 from general_manager.workflow.signals import event_published
+from general_manager.workflow.transactions import one_transaction
 
 
 class DatabaseEventRegistry(EventRegistry):
@@ -39,15 +36,15 @@ class DatabaseEventRegistry(EventRegistry):
         What fails stays owed: workers retry it, and it can be replayed.
         """
         alias = using or router.db_for_write(WorkflowEventRecord)
-        self._store([event], alias)
+        lease = get_workflow_settings().outbox_claim_ttl
         entries = WorkflowOutbox.objects.using(alias)
-        claim = entries.claim_event(event.event_id, lease=get_workflow_settings().outbox_claim_ttl)
+        with one_transaction(alias):  # so that no worker takes it first
+            self._store([event], alias, soon=False)
+            claim = entries.claim_event(event.event_id, lease=lease, by=whereabouts())
         if claim is None:
             return False
         token, key = claim
-        deliver_here(alias, token, [key])
-        deliveries = WorkflowDeliveryAttempt.objects.using(alias)
-        return deliveries.filter(outbox_id=key, status=DeliveryStatus.COMPLETED).exists()
+        return bool(deliver_here(alias, token, [key]))
 
     def publish_many(self, events: Iterable[WorkflowEvent], *, using: str | None = None) -> int:
         """Store many events in a few statements; always 0, for nothing is delivered yet."""
@@ -57,12 +54,16 @@ class DatabaseEventRegistry(EventRegistry):
     def publish_with_change(self, event: WorkflowEvent, *, using: str) -> None:
         self.publish(event, using=using)
 
-    def _store(self, events: Iterable[WorkflowEvent], using: str | None) -> None:
+    def _store(
+        self, events: Iterable[WorkflowEvent], using: str | None, *, soon: bool = True
+    ) -> None:
         ready = [encoded(event) for event in events]
         alias = using or router.db_for_write(WorkflowEventRecord)
         owed = [(event, [one.id for one in self.matching(event)]) for event in ready]
-        new = WorkflowOutbox.objects.using(alias).enqueue_many(owed)
-        if new:
-            drain_outbox_soon(alias)
-        for event in {one.event_id: one for one in ready if one.event_id in new}.values():
+        with one_transaction(alias):  # an event and its entry are there both, or neither
+            new = WorkflowOutbox.objects.using(alias).enqueue_many(owed)
+            if new and soon:
+                drain_outbox_soon(alias)
+        # Of those with one id, the first was stored.
+        for event in {one.event_id: one for one in reversed(ready) if one.event_id in new}.values():
             tell(event_published, type(self), event=event)

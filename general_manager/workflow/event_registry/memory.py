@@ -2,7 +2,6 @@
 
 import logging
 from collections import OrderedDict
-from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Lock
 from time import sleep
@@ -11,8 +10,7 @@ from typing import Final
 from django.dispatch import Signal
 
 from general_manager.workflow.aside import aside, tell
-from general_manager.workflow.encoding import copy_encoded
-from general_manager.workflow.event_registry.base import EventRegistry, encoded
+from general_manager.workflow.event_registry.base import EventRegistry, copied, encoded
 from general_manager.workflow.event_registry.registration import (
     DeadLetterHandler,
     Registration,
@@ -97,10 +95,10 @@ class InMemoryEventRegistry(EventRegistry):
             try:
                 with aside(atomic=registration.atomic):
                     is_asked = registration.when is not None and not is_wanted
-                    if is_asked and not registration.wants(_copied(event)):
+                    if is_asked and not registration.wants(copied(event)):
                         return False
                     is_wanted = True
-                    registration.call(own or _copied(event))
+                    registration.call(own or copied(event))
             except Exception as error:
                 if is_final or not registration.may_retry(error):
                     self._bury(registration, event, error)
@@ -131,7 +129,7 @@ class InMemoryEventRegistry(EventRegistry):
             "%s failed for event %s for the last time",
             registration, event.event_id, exc_info=error,
         )  # fmt: skip
-        registration.report_dead(_copied(event), error, fallback=self._dead_letter_handler)
+        registration.report_dead(copied(event), error, fallback=self._dead_letter_handler)
         self._tell_of(event_dead, registration, event, error)
 
     def _tell_of(
@@ -139,9 +137,3 @@ class InMemoryEventRegistry(EventRegistry):
     ) -> None:
         error = real_error(error)
         tell(signal, type(self), event=event, registration=registration, exception=error)
-
-
-def _copied(event: WorkflowEvent) -> WorkflowEvent:
-    return replace(
-        event, payload=copy_encoded(event.payload), metadata=copy_encoded(event.metadata)
-    )

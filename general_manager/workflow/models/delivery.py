@@ -54,11 +54,14 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         self, entry_id: int, registration_id: str, token: str, to: DeliveryStatus, **values: Any
     ) -> bool:
         """From any status that is not settled to *to*, if the claim holds; says whether it won."""
-        held = WorkflowOutbox.objects.using(self.db).held(token).filter(pk=OuterRef("outbox_id"))
         if to is not DeliveryStatus.RUNNING:
             values["finished_at"] = timezone.now()
-        rows = self.filter(Exists(held), outbox_id=entry_id, registration_id=registration_id)
+        rows = self._held(entry_id, registration_id, token)
         return rows.exclude(status__in=SETTLED).update(status=to, claim_token=token, **values) == 1
+
+    def _held(self, entry_id: int, registration_id: str, token: str) -> Self:
+        held = WorkflowOutbox.objects.using(self.db).held(token).filter(pk=OuterRef("outbox_id"))
+        return self.filter(Exists(held), outbox_id=entry_id, registration_id=registration_id)
 
     def of_entries(self, keys: Collection[int]) -> dict[int, dict[str, "WorkflowDeliveryAttempt"]]:
         """What is recorded of these entries, by entry and registration, in one query."""
@@ -68,10 +71,9 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
             found[row.outbox_id][row.registration_id] = row
         return found
 
-    def forget(self, entry_id: int, registration_id: str) -> None:
+    def forget(self, entry_id: int, registration_id: str, token: str) -> None:
         """An event that is not wanted leaves no trace."""
-        rows = self.filter(outbox_id=entry_id, registration_id=registration_id)
-        rows.exclude(status__in=SETTLED).delete()
+        self._held(entry_id, registration_id, token).exclude(status__in=SETTLED).delete()
 
     def dead(self) -> Self:
         return self.filter(status=DeliveryStatus.DEAD_LETTER)

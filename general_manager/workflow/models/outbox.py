@@ -4,8 +4,9 @@
 of its claim ends. It is NULL once nobody needs to look at the entry any more.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 from django.db import models, transaction
@@ -31,20 +32,25 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
 
         Two statements for each few hundred events, in the caller's transaction.
         """
-        owed = {event.event_id: (event, owed_to) for event, owed_to in reversed(list(events))}
-        rows = [
-            [getattr(event, name) for name in EVENT_FIELDS] for event, _ in reversed(owed.values())
-        ]
+        owed: dict[str, tuple[WorkflowEvent, list[str]]] = {}
+        for event, owed_to in events:
+            owed.setdefault(event.event_id, (event, owed_to))
+        # In the order of their ids: of two who store the same events, one waits for the other.
+        rows = [[getattr(owed[one][0], name) for name in EVENT_FIELDS] for one in sorted(owed)]
+        stored: dict[str, int] = {}
+        for chunk in self._chunks(rows):
+            inserted = insert_new(WorkflowEventRecord, EVENT_FIELDS, chunk, self.db)
+            stored.update((event_id, key) for key, event_id in inserted)
+        # In the order in which they were published: so they are delivered, if nothing intervenes.
+        entries = [[stored[one], owed_to] for one, (_, owed_to) in owed.items() if one in stored]
+        for chunk in self._chunks(entries):
+            insert_new(self.model, ENTRY_FIELDS, chunk, self.db)
+        return set(stored)
+
+    def _chunks(self, rows: list[list[Any]]) -> Iterator[list[list[Any]]]:
         size = rows_per_statement(len(EVENT_FIELDS), self.db)
-        new: set[str] = set()
         for start in range(0, len(rows), size):
-            chunk = rows[start : start + size]
-            stored = insert_new(WorkflowEventRecord, EVENT_FIELDS, chunk, self.db)
-            if stored:
-                entries = [[key, owed[event_id][1]] for key, event_id in stored]
-                insert_new(self.model, ENTRY_FIELDS, entries, self.db)
-            new.update(event_id for _, event_id in stored)
-        return new
+            yield rows[start : start + size]
 
     def claim_event(
         self, event_id: str, *, lease: timedelta, by: str = ""
@@ -52,7 +58,8 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
         """Take the entry of one event that rests or waits: its token and key, if there is one."""
         token = uuid4().hex
         free = (OutboxStatus.PENDING, OutboxStatus.FAILED)
-        taken = self.filter(event__event_id=event_id, status__in=free).update(
+        entry = self.filter(event__event_id=event_id)
+        taken = entry.filter(status__in=free).update(
             status=OutboxStatus.CLAIMED,
             claim_token=token,
             claimed_by=by[:255],
@@ -60,7 +67,7 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
             available_at=in_(lease),
             begun=False,
         )
-        return (token, self.values_list("pk", flat=True).get(claim_token=token)) if taken else None
+        return (token, entry.values_list("pk", flat=True).get()) if taken else None
 
     def held(self, token: str) -> "OutboxQuerySet":
         return self.filter(claim_token=token, status=OutboxStatus.CLAIMED)
