@@ -17,6 +17,7 @@ from general_manager.workflow import (
     configure_event_registry,
     configure_workflow_engine,
     dispatch,
+    messages,
 )
 from general_manager.workflow.spacing import Spaced
 from tests.testapp.heard import heard
@@ -84,7 +85,7 @@ def _the_broker_is_forgiven() -> Iterator[None]:
 def drains(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spaced]:
     """Messages that are put off are sent when the test says so, and never in another test."""
     drains = Spaced(3600)
-    monkeypatch.setattr(dispatch, "drains", drains)
+    monkeypatch.setattr(messages, "drains", drains)
     yield drains
     for timer, _ in drains._late.values():
         timer.cancel()

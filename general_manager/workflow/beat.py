@@ -12,8 +12,9 @@ from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import WORKER, whereabouts
-from general_manager.workflow.dispatch import TICK, drains
+from general_manager.workflow.dispatch import TICK
 from general_manager.workflow.leases import start_calling
+from general_manager.workflow.messages import drains
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Final
 
 from django.db.models import Q
 
-from general_manager.workflow.dispatch import drain_outbox_soon
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.importing import describe
+from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import WorkflowDeliveryAttempt
 from general_manager.workflow.models.delivery import DeliveryQuerySet
 from general_manager.workflow.outbox import aliases

@@ -1,4 +1,4 @@
-"""Hand work to Celery by task name, after commit, and never fail or hold up a request for it.
+"""Hand work to Celery by task name, and never fail or hold up a request for it.
 
 A message is only a nudge: the row is the truth, and Beat finds what no message announced. So a
 broker that is away is logged once, left alone for a while, and forgotten.
@@ -6,20 +6,14 @@ broker that is away is logged once, left alone for a while, and forgotten.
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import partial
-from threading import Lock, Timer
+from collections.abc import Iterable
+from threading import Lock
 from time import monotonic
 from typing import Any, Final
 
 from celery import current_app
-from django.db import connections, transaction
 from kombu.pools import connections as pooled_connections
 from kombu.pools import producers
-
-from general_manager.workflow.spacing import Spaced
 
 logger = logging.getLogger(__name__)
 
@@ -47,37 +41,6 @@ IMPATIENT: Final = {
 AWAY_SECONDS: Final = 5.0
 """After a failure, the broker is not asked again for so long."""
 
-MESSAGE: Final = 10
-"""How many executions that one transaction started are named in one message."""
-
-PATIENCE_SECONDS: Final = 0.02
-"""So long may the message of an execution wait for those of its neighbours; and one to drain that
-follows upon another may wait for those of later commits. The first is sent at once."""
-
-drains: Final = Spaced(PATIENCE_SECONDS)
-"""A drain finds all that is committed when it begins, so one can stand for others before it."""
-
-_NUDGE: Final = "_general_manager_nudge"
-
-
-class _Nudge:
-    """What one transaction will ask for when it commits, once, however often it was said."""
-
-    def __init__(self) -> None:
-        self.is_sent = False
-        self.drain = False
-        self.executions: list[str] = []
-
-
-def drain_outbox_soon(using: str) -> None:
-    """On commit, have the outbox of database *using* drained; once a transaction."""
-    _nudge_on_commit(using, drain=True)
-
-
-def run_execution_soon(execution_id: str, using: str) -> None:
-    """On commit, have the execution run."""
-    _nudge_on_commit(using, executions=[execution_id])
-
 
 def deliver_now(using: str, token: str, keys: Iterable[int]) -> bool:
     """Hand claimed entries to a worker; false if no broker takes them."""
@@ -94,103 +57,6 @@ def deliver_here(using: str, token: str, keys: Iterable[int]) -> int:
 
 def run_executions_now(execution_ids: Iterable[str], using: str) -> bool:
     return send(RUN, [list(execution_ids), using])
-
-
-def _nudge_on_commit(using: str, *, drain: bool = False, executions: Iterable[str] = ()) -> None:
-    connection = connections[using]
-    nudge: _Nudge | None = getattr(connection, _NUDGE, None)
-    if nudge is None or nudge.is_sent or not connection.run_on_commit:
-        # Without a callback left, the last transaction was rolled back with what it asked for.
-        nudge = _Nudge()
-        setattr(connection, _NUDGE, nudge)
-    nudge.drain |= drain
-    nudge.executions += executions
-    # Every call registers, and the first to run sends: a savepoint that is rolled back takes only
-    # its own callbacks with it. What it asked for is then asked in vain, which harms nothing.
-    # Outside of a transaction it is called at once, so the nudge must be complete by now.
-    # No partial: of a robust callback that failed, Django asks for its __qualname__.
-    transaction.on_commit(lambda: _send_nudge(nudge, using), using=using, robust=True)
-
-
-def _send_nudge(nudge: _Nudge, using: str) -> None:
-    if nudge.is_sent:
-        return
-    nudge.is_sent = True
-    if nudge.drain:
-        _send_drain(using)
-    gathering = _gathering.get()
-    if gathering is None:
-        _send_runs(nudge.executions, using)
-    else:
-        gathering.add(nudge.executions, using)
-
-
-def _send_drain(using: str) -> None:
-    app: Any = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - other threads may have another app
-    if runs_at_once(app):
-        send(DRAIN, [using], app)
-    else:
-        drains.call(using, partial(send, DRAIN, [using], app))
-
-
-def _send_runs(executions: list[str], using: str) -> None:
-    for start in range(0, len(executions), MESSAGE):
-        run_executions_now(executions[start : start + MESSAGE], using)
-
-
-class _Gathering:
-    """Executions that a chunk of deliveries started, until there are enough for a message."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._executions: dict[str, list[str]] = {}
-        self._timer: Timer | None = None
-
-    def add(self, executions: list[str], using: str) -> None:
-        with self._lock:
-            waiting = self._executions.setdefault(using, [])
-            waiting += executions
-            if len(waiting) < MESSAGE and self._wait():
-                return
-        self.send()
-
-    def _wait(self) -> bool:
-        """Have all sent in a moment, even if the next handler takes its time."""
-        if self._timer is None:
-            self._timer = Timer(PATIENCE_SECONDS, self.send)
-            self._timer.daemon = True
-            try:
-                self._timer.start()
-            except RuntimeError:  # the system has no thread to spare
-                self._timer = None
-        return self._timer is not None
-
-    def send(self) -> None:
-        with self._lock:
-            executions, self._executions = self._executions, {}
-            timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-        for using, ids in executions.items():
-            _send_runs(ids, using)
-
-
-_gathering: Final[ContextVar[_Gathering | None]] = ContextVar("gathering", default=None)
-
-
-@contextmanager
-def gathered_messages() -> Iterator[None]:
-    """Executions that are started in the block share messages, a few at a time.
-
-    Should the process die before it sends, the sweep finds them: a message is only a nudge.
-    """
-    gathering = _Gathering()
-    token = _gathering.set(gathering)
-    try:
-        yield
-    finally:
-        _gathering.reset(token)
-        gathering.send()
 
 
 class _Broker:
@@ -234,6 +100,11 @@ def send(task: str, arguments: list[Any], app: Any = current_app) -> bool:
         return False
     broker.answered()
     return True
+
+
+def this_app() -> Any:
+    """The app of this thread: others, which send later, may see another one."""
+    return current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - the way past the proxy
 
 
 def has_app(app: Any = current_app) -> bool:

@@ -180,3 +180,7 @@ def _require_aware(value: object) -> None:
             f"occurred_at must say its time zone, and {value!r} does not: "
             "use django.utils.timezone.now()"
         )
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"occurred_at is {value!r}, which no calendar has in UTC") from None

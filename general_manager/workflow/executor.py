@@ -19,6 +19,7 @@ from general_manager.workflow.exceptions import (
 )
 from general_manager.workflow.importing import resolve
 from general_manager.workflow.leases import keeping
+from general_manager.workflow.messages import run_execution_soon
 from general_manager.workflow.models import WorkflowExecutionRecord
 from general_manager.workflow.run_store import DatabaseRunStore
 from general_manager.workflow.runs import Run, Suspended
@@ -51,12 +52,16 @@ def run(execution_id: str, using: str) -> bool:
     if record.crashes >= settings.max_crashes:
         _fail(record, using, WorkerDied(f"Workflow {record.workflow_id}", record.crashes))
         return True
-    token = record.claim_token or ""
-    with keeping(lambda: executions.renew(token, lease=lease), lease):
+    is_ready = False
+    with keeping(lambda: executions.renew(record, lease=lease), lease):
         try:
-            _run_claimed(record, using)
+            is_ready = _run_claimed(record, using)
         except Exception:
             logger.exception("Execution %s is left to the end of its lease", execution_id)
+    if is_ready and settings.run_async:
+        run_execution_soon(execution_id, using)
+    elif is_ready:
+        run(execution_id, using)
     return True
 
 
@@ -72,14 +77,14 @@ def give_up(execution_id: str, using: str) -> None:
         _settle_failure(record, using, ExecutionOverdue(execution_id, record.timeout))
 
 
-def _run_claimed(record: WorkflowExecutionRecord, using: str) -> None:
+def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
+    """Says whether it is to be run once more: what it was to wait for has come meanwhile."""
     executions = WorkflowExecutionRecord.objects.using(using)
-    token = record.claim_token or ""
     try:
         handler = None if record.handler_path is None else resolve(record.handler_path)
     except Exception as error:  # noqa: BLE001 - a module that is half deployed raises anything
         _leave_to_another(record, using, error)
-        return
+        return False
     executions.found_handler(record)
     store = DatabaseRunStore(record, using)
     run_ = Run(record.execution_id, store)
@@ -92,16 +97,16 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> None:
         if savepoints is not None:
             store.write_back()
         _settle_failure(record, using, error)
-        return
+        return False
     stopped = run_.stopped
+    state = None
     if isinstance(stopped, Suspended):
-        won = executions.suspend(record, stopped)
-    elif stopped is None:
-        won = executions.complete(token, output)
-    else:
-        won = False
-    if won:
+        state = executions.suspend(record, stopped)
+    elif stopped is None and executions.complete(record, output):
+        state = WorkflowState.COMPLETED
+    if state is not None:
         _tell(record, using)
+    return state is WorkflowState.PENDING
 
 
 def _leave_to_another(record: WorkflowExecutionRecord, using: str, error: Exception) -> None:
@@ -149,7 +154,7 @@ def _rest_after(record: WorkflowExecutionRecord, using: str, error: Exception) -
 
 
 def _fail(record: WorkflowExecutionRecord, using: str, error: BaseException) -> None:
-    held = WorkflowExecutionRecord.objects.using(using).held(record.claim_token or "")
+    held = WorkflowExecutionRecord.objects.using(using).held(record)
     if held.end(WorkflowState.FAILED, error=error_text(error), traceback=traceback_text(error)):
         logger.error(
             "Workflow %s (%s) failed", record.workflow_id, record.execution_id, exc_info=error

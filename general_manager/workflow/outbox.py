@@ -12,13 +12,10 @@ from django.db import DatabaseError, connections, router
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.delivery import Delivery, Outcome
-from general_manager.workflow.dispatch import (
-    deliver_now,
-    drain_outbox_soon,
-    gathered_messages,
-)
+from general_manager.workflow.dispatch import deliver_now
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.leases import keeping
+from general_manager.workflow.messages import drain_outbox_soon, gathered_messages
 from general_manager.workflow.models import (
     Claim,
     WorkflowDeliveryAttempt,

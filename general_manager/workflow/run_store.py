@@ -40,7 +40,7 @@ class DatabaseRunStore:
 
     def check(self) -> None:
         executions = WorkflowExecutionRecord.objects.using(self._using)
-        if not executions.held(self._record.claim_token or "").exists():
+        if not executions.held(self._record).exists():
             raise self._lost()
         self._began = timezone.now()
 

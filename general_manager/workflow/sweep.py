@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from random import uniform
 from typing import Final
 
-from django.db import DatabaseError, connections, router
+from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.dispatch import run_executions_now
 from general_manager.workflow.executor import give_up, run
+from general_manager.workflow.messages import MESSAGE
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowHeartbeat
-from general_manager.workflow.outbox import drain
+from general_manager.workflow.outbox import aliases, drain
 from general_manager.workflow.pruning import prune_once
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,9 @@ def tick() -> bool:
     """
     settings = get_workflow_settings()
     interval = settings.beat_outbox_interval
-    spread = min(settings.beat_max_jitter, interval * 0.9) * uniform(0.5, 1)  # noqa: S311 - spread
+    jitter = min(settings.beat_max_jitter, interval * 0.9) * uniform(0.5, 1)  # noqa: S311 - spread
+    # Without any, Beat's own inaccuracy would drop every other tick.
+    spread = max(jitter, interval * 0.1)
     beats = WorkflowHeartbeat.objects.using(router.db_for_write(WorkflowHeartbeat))
     if not beats.beat("tick", whereabouts(), unless_within=interval - spread):
         return False
@@ -49,25 +52,27 @@ def sweep(*, hand_on: bool = True) -> int:
     Without *hand_on*, or without a broker, they are run here.
     """
     woken = 0
-    for alias in connections:
-        if router.allow_migrate_model(alias, WorkflowExecutionRecord):
-            try:
-                woken += _sweep_one(alias, hand_on=hand_on)
-            except DatabaseError:
-                logger.exception("The executions of database %r could not be swept", alias)
+    for alias in aliases():
+        try:
+            woken += _sweep_one(alias, hand_on=hand_on)
+        except DatabaseError:
+            logger.exception("The executions of database %r could not be swept", alias)
     return woken
 
 
 def _sweep_one(alias: str, *, hand_on: bool) -> int:
     woken = 0
     while any(found := WorkflowExecutionRecord.objects.using(alias).wake_due(BATCH)):
-        woken += len(found.ready) + len(found.overdue)
+        woken += sum(map(len, found))
         for execution_id in found.overdue:
             give_up(execution_id, alias)
-        for execution_id in found.ready:
-            # A message each: what kills its worker must not take others' messages with it.
-            if not (hand_on and run_executions_now([execution_id], alias)):
-                run(execution_id, alias)
+        # A message each: what killed its worker must not take others' messages with it.
+        messages = [[execution_id] for execution_id in found.suspect]
+        messages += [found.ready[at : at + MESSAGE] for at in range(0, len(found.ready), MESSAGE)]
+        for ids in messages:
+            if not (hand_on and run_executions_now(ids, alias)):
+                for execution_id in ids:
+                    run(execution_id, alias)
     return woken
 
 
@@ -89,12 +94,16 @@ def work_off(*, limit: int | None = None) -> Iterator[Turn]:
     """Do here what workers would do, a batch a turn, until nothing is due or ready.
 
     At most *limit* entries are claimed and *limit* executions run. What rests, sleeps or waits is
-    left alone; what another process has is its own. Raises `DatabaseError` if a database fails.
+    left alone; what another process has is its own. Raises `DatabaseError` if a database fails,
+    when the others are done.
     """
     done = Turn()
-    while turn := _take_turn(_batch(limit, done.entries), _batch(limit, done.executions)):
+    failed: dict[str, DatabaseError] = {}
+    while turn := _take_turn(_batch(limit, done.entries), _batch(limit, done.executions), failed):
         done += turn
         yield turn
+    for error in failed.values():
+        raise error
 
 
 def _batch(limit: int | None, done: int) -> int:
@@ -102,12 +111,17 @@ def _batch(limit: int | None, done: int) -> int:
     return size if limit is None else min(size, limit - done)
 
 
-def _take_turn(entries: int, executions: int) -> Turn:
+def _take_turn(entries: int, executions: int, failed: dict[str, DatabaseError]) -> Turn:
     turn = Turn()
-    for alias in connections:
-        if router.allow_migrate_model(alias, WorkflowExecutionRecord):
+    for alias in aliases():
+        if alias in failed:
+            continue
+        try:
             turn += Turn(drain(alias, hand_on=False, limit=entries - turn.entries))
             turn += Turn(executions=_run_ready(alias, executions - turn.executions))
+        except DatabaseError as error:
+            logger.exception("The work in database %r could not be done", alias)
+            failed[alias] = error
     return turn
 
 

@@ -6,6 +6,7 @@ from celery import shared_task
 
 from general_manager.workflow.dispatch import DELIVER, DRAIN, RUN, TICK
 from general_manager.workflow.executor import run
+from general_manager.workflow.messages import handing_on
 from general_manager.workflow.outbox import deliver, drain
 from general_manager.workflow.sweep import tick
 from general_manager.workflow.transactions import drop_broken_connections
@@ -27,9 +28,11 @@ def deliver_outbox(using: str, token: str, keys: Sequence[int]) -> int:
 
 @shared_task(name=RUN, ignore_result=True)
 def run_executions(execution_ids: Sequence[str], using: str) -> None:
+    """Run them one after the other; those that a slow one keeps waiting are handed on."""
     drop_broken_connections()
-    for execution_id in execution_ids:
-        run(execution_id, using)
+    with handing_on(execution_ids, using) as own:
+        for execution_id in own:
+            run(execution_id, using)
 
 
 @shared_task(name=TICK, ignore_result=True)

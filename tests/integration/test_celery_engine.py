@@ -182,8 +182,14 @@ def test_x3_the_same_correlation_id_gives_the_active_or_completed_execution(engi
     again = engine.start(define(flows.echo), correlation_id="key")
     assert (again.execution_id, again.state) == (first.execution_id, "completed")
     assert flows.calls == ["echo"]
-    assert engine.start(WorkflowDefinition("v"), correlation_id="key") != first
-    assert engine.start(define(flows.echo), correlation_id="KEY") != first
+
+
+def test_x3_another_workflow_or_another_case_is_another_key(engine):
+    def start(workflow, key):
+        definition = WorkflowDefinition(workflow, handler=flows.echo)
+        return engine.start(definition, correlation_id=key).execution_id
+
+    assert len({start("w", "key"), start("v", "key"), start("w", "KEY"), start("w", "key")}) == 3
 
 
 def test_x3_no_two_workflows_share_a_key_whatever_their_ids_are_made_of(engine):
@@ -194,8 +200,8 @@ def test_x3_no_two_workflows_share_a_key_whatever_their_ids_are_made_of(engine):
 
 @pytest.mark.parametrize("empty", [None, ""])
 def test_an_empty_correlation_id_never_matches(engine, empty):
-    first = engine.start(define(flows.echo), correlation_id=empty)
-    assert engine.start(define(flows.echo), correlation_id=empty) != first
+    first = engine.start(define(flows.echo), correlation_id=empty).execution_id
+    assert engine.start(define(flows.echo), correlation_id=empty).execution_id != first
 
 
 def test_after_a_failure_or_a_cancellation_the_same_correlation_id_starts_afresh(engine, workers):
@@ -332,7 +338,7 @@ def test_x2_a_late_worker_changes_nothing(engine, workers):
     record = WorkflowExecutionRecord.objects.claim(execution.execution_id, lease=HOUR)
     assert record is not None
     engine.cancel(execution.execution_id, reason="changed our mind")
-    held = WorkflowExecutionRecord.objects.held(record.claim_token or "")
+    held = WorkflowExecutionRecord.objects.held(record)
     assert not held.end(WorkflowState.COMPLETED, output_data={})
     cancelled = engine.status(execution.execution_id)
     assert cancelled.state == "cancelled"

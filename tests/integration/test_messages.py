@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from general_manager.workflow import WorkflowEvent, dispatch
+from general_manager.workflow import WorkflowEvent, dispatch, messages
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowOutbox
 from general_manager.workflow.outbox import drain
 from tests.integration.conftest import data_statements
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "arch
 @pytest.fixture
 def sent(monkeypatch):
     """Messages instead of a broker."""
-    messages: list[tuple[str, list[Any]]] = []
+    said: list[tuple[str, list[Any]]] = []
     monkeypatch.setattr(dispatch, "has_app", lambda *_: True)
-    monkeypatch.setattr(dispatch, "_publish", lambda app, task, args: messages.append((task, args)))
+    monkeypatch.setattr(dispatch, "_publish", lambda app, task, args: said.append((task, args)))
     dispatch.broker.answered()
-    return messages
+    return said
 
 
 def publish(outbox, count):
@@ -31,7 +31,7 @@ def publish(outbox, count):
 
 
 def test_executions_that_a_chunk_starts_share_messages(outbox, celery_engine, sent, monkeypatch):
-    monkeypatch.setattr(dispatch, "PATIENCE_SECONDS", 3600)
+    monkeypatch.setattr(messages, "PATIENCE_SECONDS", 3600)
     outbox.register("x", handler=flows.start_from_event)
     publish(outbox, 25)
     sent.clear()

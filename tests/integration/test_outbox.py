@@ -110,11 +110,12 @@ def test_e10_a_duplicate_changes_nothing_and_breaks_no_transaction(outbox, worke
         Tag.objects.create(name="business")
         outbox.publish(make_event())
         outbox.publish(make_event(payload={"other": True}))
-        outbox.publish_many([make_event(), make_event()])
+        outbox.publish_many([make_event(payload={"n": 2}), make_event(payload={"n": 3})])
         Tag.objects.create(name="more business")
     assert Tag.objects.count() == 2
+    assert WorkflowEventRecord.objects.get().payload == {"n": 1}
     workers.deliver()
-    outbox.publish(make_event())
+    outbox.publish(make_event(payload={"late": True}))
     workers.deliver()
     assert handler.calls == 1
     assert WorkflowEventRecord.objects.get().payload == {"n": 1}
@@ -246,6 +247,53 @@ def test_e8_a_replay_delivers_only_what_is_dead(outbox, workers):
     workers.deliver()
     assert (good.calls, bad.calls) == (1, 2)
     assert statuses() == ["processed"]
+
+
+def test_e7_what_rests_is_retried_though_another_handler_is_dead(outbox, workers):
+    dead, resting = Failing(PermanentFailure("never")), Failing(ValueError("once"))
+    outbox.register("order_paid", handler=dead)
+    outbox.register("order_paid", handler=resting)
+    outbox.publish(make_event())
+    for _ in range(3):
+        workers.deliver()
+        workers.let_rest_pass()
+    assert (dead.calls, resting.calls) == (1, 2)
+    assert statuses() == ["dead_letter"]
+
+
+def test_e7_the_shorter_of_two_rests_decides_and_the_longer_is_kept(outbox, workers):
+    patient, hasty = Failing(RetryAfter(10_000)), Failing(RetryAfter(100))
+    outbox.register("order_paid", handler=patient)
+    outbox.register("order_paid", handler=hasty)
+    outbox.publish(make_event())
+    workers.deliver()
+    entry = WorkflowOutbox.objects.get()
+    assert entry.available_at is not None
+    assert entry.claimed_at is not None
+    assert 90 < (entry.available_at - entry.claimed_at).total_seconds() < 110
+    WorkflowOutbox.objects.update(available_at=entry.claimed_at)
+    WorkflowDeliveryAttempt.objects.filter(
+        available_at__lt=entry.claimed_at + timedelta(seconds=1000)
+    ).update(available_at=entry.claimed_at)
+    workers.deliver()
+    assert (patient.calls, hasty.calls) == (1, 2)
+
+
+def test_e8_the_hook_gets_a_validators_refusal_as_it_was_raised(outbox, workers):
+    told = []
+
+    def refuse(event):
+        raise KeyError("amount")
+
+    outbox.register(
+        "order_paid",
+        handler=Failing(),
+        validator=refuse,
+        dead_letter_handler=lambda event, error: told.append(type(error)),
+    )
+    outbox.publish(make_event())
+    workers.deliver()
+    assert told == [KeyError]
 
 
 def test_a_permanent_failure_and_a_refusing_validator_are_dead_at_once(outbox, workers):

@@ -213,13 +213,13 @@ def test_a_run_longer_than_the_workflows_timeout_is_a_failed_attempt(celery_engi
     assert hung.deadline > timezone.now() + timedelta(minutes=4)
     past = timezone.now() - timedelta(seconds=1)
     executions.update(deadline=past, wake_at=timezone.now() + timedelta(hours=1))
-    assert executions.renew(hung.claim_token, lease=timedelta(seconds=60)) == 0
+    assert executions.renew(hung, lease=timedelta(seconds=60)) == 0
     executions.update(wake_at=past)
     sweep(hand_on=False)
     failed = celery_engine.status(execution.execution_id)
     assert failed.state == "failed"
     assert "longer than its timeout of 300 s" in failed.error
-    assert not executions.complete(hung.claim_token, {})
+    assert not executions.complete(hung, {})
     history = celery_engine.history(execution.execution_id)
     assert [one.kind for one in history] == ["overdue"]
 
@@ -242,7 +242,7 @@ def test_a_lease_ends_with_the_timeout_of_the_workflow(celery_engine):
     executions = WorkflowExecutionRecord.objects
     held: Any = executions.claim(execution.execution_id, lease=timedelta(hours=1))
     assert held.wake_at == held.deadline
-    assert executions.renew(held.claim_token, lease=timedelta(hours=1)) == 1
+    assert executions.renew(held, lease=timedelta(hours=1)) == 1
     assert executions.get().wake_at == held.deadline
 
 

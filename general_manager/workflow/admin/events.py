@@ -29,7 +29,7 @@ from general_manager.workflow.admin.formats import (
 )
 from general_manager.workflow.admin.links import subject_of
 from general_manager.workflow.admin.telling import told
-from general_manager.workflow.dispatch import drain_outbox_soon
+from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import (
     DeliveryStatus,
     OutboxStatus,

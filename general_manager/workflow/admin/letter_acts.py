@@ -8,8 +8,8 @@ from django import forms
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from general_manager.workflow.dispatch import drain_outbox_soon
 from general_manager.workflow.exceptions import WorkflowError
+from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import WorkflowDeliveryAttempt
 
 

@@ -18,7 +18,7 @@ from general_manager.workflow.admin.confirming import confirm_many, confirm_page
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.formats import NONE, ago, ahead, badge, json_block
 from general_manager.workflow.admin.links import event_link
-from general_manager.workflow.dispatch import drain_outbox_soon
+from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import OutboxStatus, WorkflowOutbox
 from general_manager.workflow.outbox import drain
 

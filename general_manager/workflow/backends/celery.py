@@ -11,7 +11,6 @@ from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import current_cause
 from general_manager.workflow.aside import aside, tell
 from general_manager.workflow.backends.repairs import continue_failed, wake_early
-from general_manager.workflow.dispatch import run_execution_soon
 from general_manager.workflow.encoding import encode, encode_mapping
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
@@ -27,6 +26,7 @@ from general_manager.workflow.engine import (
 from general_manager.workflow.executor import run
 from general_manager.workflow.ids import new_id
 from general_manager.workflow.importing import describe, path_of, resolve
+from general_manager.workflow.messages import run_execution_soon
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.models.execution import (
     MAX_PATH_LENGTH,

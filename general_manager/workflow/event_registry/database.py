@@ -7,9 +7,10 @@ from django.db import router
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.aside import tell
-from general_manager.workflow.dispatch import deliver_here, drain_outbox_soon
+from general_manager.workflow.dispatch import deliver_here
 from general_manager.workflow.event_registry.base import EventRegistry, encoded
 from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowOutbox
 from general_manager.workflow.signals import event_published
 from general_manager.workflow.transactions import one_transaction

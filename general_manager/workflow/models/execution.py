@@ -106,8 +106,7 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
     ) -> bool:
         values = {counter: F(counter) + 1, "wake_at": in_(delay), "claim_token": None}
         with transaction.atomic(using=self.db):
-            held = self.held(record.claim_token or "")
-            if not held.update(state=WorkflowState.PENDING, ready=False, **values):
+            if not self.held(record).update(state=WorkflowState.PENDING, ready=False, **values):
                 return False
             self.note(kind, [record.pk], why)
             return True
@@ -150,9 +149,10 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
             self.note(HistoryKind.CANCELLED, [record.pk], reason)
         return ended
 
-    def complete(self, token: str, output_data: Mapping[str, Any]) -> bool:
+    def complete(self, record: "WorkflowExecutionRecord", output_data: Mapping[str, Any]) -> bool:
         """Running, under the claim, to completed; says whether it won."""
-        return COMPLETE.run(self, token=token, output=output_data) == 1
+        token = record.claim_token or ""
+        return COMPLETE.run(self, key=record.pk, token=token, output=output_data) == 1
 
     def attempts_of(self, record: "WorkflowExecutionRecord") -> int:
         """Failed attempts since the last step that completed."""
@@ -173,21 +173,24 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
             state=WorkflowState.PENDING, ready=True, wake_at=in_(MESSAGE_GRACE)
         )
 
-    def suspend(self, record: "WorkflowExecutionRecord", stop: Stop) -> bool:
-        """Running to waiting; straight back to ready if the answer came meanwhile."""
+    def suspend(self, record: "WorkflowExecutionRecord", stop: Stop) -> WorkflowState | None:
+        """Running to waiting; straight back to pending, and ready, if the answer came meanwhile.
+
+        Returns which, or `None` if it is not this run's any more.
+        """
         with transaction.atomic(using=self.db):
-            held = self.held(record.claim_token or "").select_for_update()
-            if not held.exists():
-                return False
+            if not self.held(record).select_for_update().exists():
+                return None
             steps = record.steps.using(self.db)
             is_open = steps.filter(name=stop.name, status="open").exists()
             asks = stop.name if stop.answerable else None
             values: dict[str, Any] = (
                 {"state": WorkflowState.WAITING, "wake_at": stop.until, "waiting_for": asks}
                 if is_open
-                else {"state": WorkflowState.PENDING, "ready": True, "wake_at": DatabaseNow()}
+                else {"state": WorkflowState.PENDING, "ready": True, "wake_at": _MESSAGE_LOST}
             )
-            return self.held(record.claim_token or "").update(claim_token=None, **values) == 1
+            self.held(record).update(claim_token=None, **values)
+            return WorkflowState(values["state"])
 
 
 class WorkflowExecutionRecord(models.Model):

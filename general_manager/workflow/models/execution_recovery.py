@@ -11,7 +11,6 @@ from django.db.models import Case, Q, When
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.engine import HistoryKind, WorkflowState
 from general_manager.workflow.models.columns import DatabaseNow, in_
-from general_manager.workflow.models.compiled import Slot
 from general_manager.workflow.models.execution_values import (
     is_overdue,
     lease_end,
@@ -24,23 +23,32 @@ Row = TypeVar("Row", bound=models.Model)
 
 
 class Woken(NamedTuple):
-    """Ids of executions: to be sent to workers, and to be taken from the run that hangs."""
+    """Ids of executions."""
 
     ready: list[str]
+    """To be sent to workers."""
+    suspect: list[str]
+    """The same, one by one: their last worker died."""
     overdue: list[str]
+    """To be taken from the run that hangs."""
 
 
 class RecoveringQuerySet(models.QuerySet[Row]):
-    def held(self, token: str | Slot) -> Self:
-        return self.filter(claim_token=token, state=WorkflowState.RUNNING)
+    def held(self, record: Any) -> Self:
+        """The row of *record*, if the run that claimed it as such still has it.
 
-    def renew(self, token: str, *, lease: timedelta) -> int:
+        Found by its key: MariaDB waits for the lock of every row that it looks at.
+        """
+        token = record.claim_token or ""
+        return self.filter(pk=record.pk, claim_token=token, state=WorkflowState.RUNNING)
+
+    def renew(self, record: Any, *, lease: timedelta) -> int:
         """Push the end of the lease on; passes over a row that somebody has locked just now."""
         with transaction.atomic(using=self.db):
-            rows = self.held(token).select_for_update(skip_locked=True)
-            keys = list(rows.exclude(is_overdue()).values_list("pk", flat=True))
-            held = self.held(token).filter(pk__in=keys)
-            return held.update(wake_at=lease_end(lease, "deadline"))
+            rows = self.held(record).select_for_update(skip_locked=True)
+            if not rows.exclude(is_overdue()).exists():
+                return 0
+            return self.held(record).update(wake_at=lease_end(lease, "deadline"))
 
     def note(self, kind: HistoryKind, keys: Iterable[int], detail: str = "") -> None:
         owners = [{"execution_id": key} for key in keys]
@@ -53,7 +61,7 @@ class RecoveringQuerySet(models.QuerySet[Row]):
             late = self.filter(is_overdue(), execution_id=execution_id)
             if not late.update(claim_token=token, claimed_by=whereabouts(), wake_at=in_(lease)):
                 return None
-            record = self.get(claim_token=token)
+            record = self.get(execution_id=execution_id)
             self.note(HistoryKind.OVERDUE, [record.pk])
             return record
 
@@ -69,7 +77,7 @@ class RecoveringQuerySet(models.QuerySet[Row]):
                 due.select_for_update(skip_locked=True)
                 .order_by("wake_at")
                 .annotate(is_overdue=Case(When(is_overdue(), then=True), default=False))
-                .values_list("pk", "execution_id", "state", "is_overdue")[:limit]
+                .values_list("pk", "execution_id", "state", "is_overdue", "crashes")[:limit]
             )
             woken = [row for row in rows if not row[3]]
             overdue = [row for row in rows if row[3]]
@@ -83,10 +91,12 @@ class RecoveringQuerySet(models.QuerySet[Row]):
                 )
             if overdue:  # whoever swept them may die: then they come again
                 due.filter(pk__in=[row[0] for row in overdue]).update(wake_at=in_(RESEND_GRACE))
-            died = [row[0] for row in woken if row[2] == WorkflowState.RUNNING]
+            died = [row for row in woken if row[2] == WorkflowState.RUNNING]
             if died:
-                self.note(HistoryKind.RECOVERED, died)
-            return Woken([row[1] for row in woken], [row[1] for row in overdue])
+                self.note(HistoryKind.RECOVERED, [row[0] for row in died])
+            suspect = [row[1] for row in woken if row in died or row[4]]
+            ready = [row[1] for row in woken if row[1] not in suspect]
+            return Woken(ready, suspect, [row[1] for row in overdue])
 
     def wake_now(self, record: Any) -> bool:
         """A rest or a sleep ends now; says whether there was one."""

@@ -62,7 +62,9 @@ def _claiming(rows: Any, lease: timedelta) -> tuple[Any, dict[str, Any]]:
 def _completing(rows: Any) -> tuple[Any, dict[str, Any]]:
     done = {"state": WorkflowState.COMPLETED, "error": None, "traceback": ""}
     output = Slot("output", models.JSONField())
-    return rows.held(Slot("token")), {**OVER, **done, "output_data": output}
+    key = Slot("key", models.BigIntegerField())
+    held = rows.filter(pk=key, claim_token=Slot("token"), state=WorkflowState.RUNNING)
+    return held, {**OVER, **done, "output_data": output}
 
 
 CLAIM: CompiledUpdate[Any] = CompiledUpdate(_claiming)
