@@ -125,6 +125,15 @@ def is_configured() -> bool:
     return django_settings.configured
 
 
+def require_time_zones(what: str) -> None:
+    """Raise `ImproperlyConfigured` if Django keeps times without their zone: leases need it."""
+    if not django_settings.USE_TZ:
+        raise ImproperlyConfigured(
+            f"{what} compares times on the database's clock, which USE_TZ = False makes another "
+            "clock than the project's. Set USE_TZ = True."
+        )
+
+
 @cache
 def get_workflow_settings() -> WorkflowSettings:
     """The settings in force.

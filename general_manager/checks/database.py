@@ -9,7 +9,7 @@ from django.db import connections
 from django.db.migrations.loader import MigrationLoader
 
 from general_manager.checks.messages import PREFIX, warning
-from general_manager.workflow.outbox import aliases
+from general_manager.workflow.databases import aliases
 
 
 def check_tables(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
@@ -53,6 +53,25 @@ def check_sqlite() -> list[CheckMessage]:
                     "transactions: workers will meet 'database is locked'.",
                     'Set OPTIONS = {"timeout": 20, "transaction_mode": "IMMEDIATE", '
                     '"init_command": "PRAGMA journal_mode=WAL;"}.',
+                )
+            )
+    return messages
+
+
+def check_isolation() -> list[CheckMessage]:
+    """W015: transactions see what others have committed."""
+    messages = []
+    for alias in aliases():
+        level = connections[alias].settings_dict.get("OPTIONS", {}).get("isolation_level")
+        name = str(getattr(level, "name", level)).replace("_", " ").lower()
+        if level is not None and name != "read committed":
+            messages.append(
+                warning(
+                    "W015",
+                    f"DATABASES[{alias!r}] has the isolation level {name!r}.",
+                    "Leave it at READ COMMITTED, Django's default: under another level the renewal "
+                    "of a lease and the handler's own commit refuse each other, so what takes "
+                    "longer than a third of its lease can never complete.",
                 )
             )
     return messages

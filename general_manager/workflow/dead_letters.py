@@ -8,12 +8,12 @@ from typing import Final
 
 from django.db.models import Q
 
+from general_manager.workflow.databases import outboxes
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.importing import describe
 from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import WorkflowDeliveryAttempt
 from general_manager.workflow.models.delivery import DeliveryQuerySet
-from general_manager.workflow.outbox import aliases
 
 BATCH: Final = 200
 """Dead letters that one transaction owes again."""
@@ -53,7 +53,7 @@ def count_by_registration(which: Filter, *, limit: int) -> list[tuple[str, int]]
 
 
 def _found(which: Filter, limit: int) -> Iterator[tuple[str, list[int]]]:
-    for alias in aliases():
+    for alias in outboxes():
         rows = _matching(which, alias).order_by("pk")
         keys = list(rows.values_list("pk", flat=True)[:limit])
         limit -= len(keys)

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
+from django.db import router
 from django.utils.translation import gettext as _
 
 from general_manager.conf import get_workflow_settings
+from general_manager.workflow.databases import outboxes
+from general_manager.workflow.models import WorkflowOutbox
 from general_manager.workflow.models.counting import MOST
 from general_manager.workflow.overview import Overview, look
 
@@ -68,9 +71,14 @@ class Health:
 def check_health(using: str | None = None) -> Health:
     """Look, and say what is wrong. In local mode, where nothing is stored, all is well.
 
-    Raises `DatabaseError` if the database cannot be asked.
+    At the database of the executions, or at *using*; and, if it is not named, at the outboxes of
+    the others too. Raises `DatabaseError` if a database cannot be asked.
     """
     seen = look(using)
+    asked = (router.db_for_read(WorkflowOutbox), router.db_for_write(WorkflowOutbox))
+    for alias in [] if using else outboxes():
+        if alias not in asked:
+            seen = seen.and_outbox_of(look(alias))
     return Health(seen, sorted(_troubles(seen), key=lambda one: -one.weight))
 
 

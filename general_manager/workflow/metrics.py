@@ -22,10 +22,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from general_manager.workflow.databases import outboxes
 from general_manager.workflow.engine import ACTIVE_STATES, TERMINAL_STATES, WorkflowExecution
 from general_manager.workflow.event_registry import Registration
 from general_manager.workflow.events import WorkflowEvent
-from general_manager.workflow.outbox import aliases
 from general_manager.workflow.overview import Overview, look
 from general_manager.workflow.signals import (
     event_dead,
@@ -164,7 +164,7 @@ class BacklogCollector:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         families = _families()
-        for alias in aliases():
+        for alias in outboxes():
             try:
                 seen = look(alias)
             except Error:

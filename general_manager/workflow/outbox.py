@@ -7,10 +7,11 @@ from random import uniform
 from time import monotonic
 from typing import Final
 
-from django.db import DatabaseError, connections, router
+from django.db import DatabaseError
 
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import whereabouts
+from general_manager.workflow.databases import outboxes
 from general_manager.workflow.delivery import Delivery, Outcome
 from general_manager.workflow.dispatch import deliver_now
 from general_manager.workflow.event_registry import get_event_registry
@@ -33,16 +34,6 @@ know a registration that it is owed to."""
 TROUBLE_REST: Final = timedelta(seconds=30)
 
 
-def aliases() -> list[str]:
-    """The databases that may hold an outbox; replicas, which mirror another, are none."""
-    return [
-        one
-        for one in connections
-        if router.allow_migrate_model(one, WorkflowOutbox)
-        and not connections.settings[one].get("TEST", {}).get("MIRROR")
-    ]
-
-
 def drain(using: str | None = None, *, hand_on: bool = True, limit: int | None = None) -> int:
     """Claim and deliver until nothing is due; returns how many entries were claimed.
 
@@ -50,7 +41,7 @@ def drain(using: str | None = None, *, hand_on: bool = True, limit: int | None =
     without *hand_on*, or without a broker, it delivers all of them. *limit* bounds the claims.
     """
     claimed = 0
-    for alias in [using] if using else aliases():
+    for alias in [using] if using else outboxes():
         try:
             claimed += _drain_one(
                 alias, None if limit is None else limit - claimed, hand_on=hand_on

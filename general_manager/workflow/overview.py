@@ -1,7 +1,7 @@
 """How things stand, in a fixed number of cheap queries: for the admin, commands and monitors."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -60,6 +60,18 @@ class Overview:
     ticked_by: str
     workers: list[str]
 
+    def and_outbox_of(self, other: "Overview") -> "Overview":
+        """The same, with what the outbox of another database owes."""
+        ages = [one.oldest_owed for one in (self, other) if one.oldest_owed is not None]
+        return replace(
+            self,
+            owed=self.owed + other.owed,
+            claimed=self.claimed + other.claimed,
+            oldest_owed=min(ages, default=None),
+            dead=self.dead + other.dead,
+            long_deliveries=self.long_deliveries + other.long_deliveries,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Details:
@@ -87,7 +99,7 @@ def look(using: str | None = None) -> Overview:
         entries.filter(status=OutboxStatus.CLAIMED),
         deliveries.filter(status=DeliveryStatus.DEAD_LETTER),
         executions.filter(wake_at__lt=now - LATE),
-        deliveries.filter(status=DeliveryStatus.RUNNING, started_at__lt=running_too_long),
+        entries.filter(status=OutboxStatus.CLAIMED, begun=True, claimed_at__lt=running_too_long),
     ]
     counts = count_capped(parts, alias)
     # Since when it is owed, not when it is due: a rest after a failure cannot hide it.

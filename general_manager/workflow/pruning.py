@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from django.db import DatabaseError, connections, router
+from django.db import DatabaseError
 
 from general_manager.workflow.actors import WORKER
+from general_manager.workflow.databases import outboxes
 from general_manager.workflow.models import (
     WorkflowExecutionRecord,
     WorkflowHeartbeat,
@@ -46,7 +47,7 @@ def prune(
     Dead letters and failed executions stay without *include_failed*; what is owed or active stays
     in any case. Raises `DatabaseError` if a database fails; what was deleted by then is gone.
     """
-    for alias in _aliases():
+    for alias in outboxes():
         while pruned := _prune_batch(alias, older_than, batch_size, include_failed=include_failed):
             yield pruned
 
@@ -54,7 +55,7 @@ def prune(
 def prune_once(older_than: timedelta, *, batch_size: int = BATCH) -> Pruned:
     """At most one batch in each database; trouble with one is logged and leaves the others be."""
     pruned = Pruned()
-    for alias in _aliases():
+    for alias in outboxes():
         try:
             pruned += _prune_batch(alias, older_than, batch_size, include_failed=False)
         except DatabaseError:
@@ -65,7 +66,7 @@ def prune_once(older_than: timedelta, *, batch_size: int = BATCH) -> Pruned:
 def count_prunable(older_than: timedelta, *, include_failed: bool = False) -> Pruned:
     """What `prune` would delete."""
     found = Pruned()
-    for alias in _aliases():
+    for alias in outboxes():
         entries = WorkflowOutbox.objects.using(alias)
         executions = WorkflowExecutionRecord.objects.using(alias)
         found += Pruned(
@@ -84,7 +85,3 @@ def _prune_batch(alias: str, older_than: timedelta, size: int, *, include_failed
         entries.prunable(older_than, include_failed=include_failed).prune(size),
         executions.prunable(older_than, include_failed=include_failed).prune(size),
     )
-
-
-def _aliases() -> list[str]:
-    return [one for one in connections if router.allow_migrate_model(one, WorkflowOutbox)]

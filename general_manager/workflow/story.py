@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from django.utils import timezone
 
+from general_manager.workflow.databases import outboxes
 from general_manager.workflow.health import in_words
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
-from general_manager.workflow.outbox import aliases
 from general_manager.workflow.redaction import readable, redact
 from general_manager.workflow.timeline import Moment, timeline_of_event, timeline_of_execution
 
@@ -50,12 +50,12 @@ class Story:
 
 def find_story(known_id: str) -> Story | None:
     """Of the execution with that id, or else of the event; `None` if there is neither."""
-    for alias in aliases():
+    for alias in outboxes():
         executions = WorkflowExecutionRecord.objects.using(alias)
         execution = executions.filter(execution_id=known_id).first()
         if execution is not None:
             return _of_execution(execution)
-    for alias in aliases():
+    for alias in outboxes():
         events = WorkflowEventRecord.objects.using(alias).select_related("outbox")
         event = events.filter(event_id=known_id).first()
         if event is not None:

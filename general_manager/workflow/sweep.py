@@ -10,11 +10,12 @@ from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import whereabouts
+from general_manager.workflow.databases import outboxes
 from general_manager.workflow.dispatch import run_executions_now
 from general_manager.workflow.executor import give_up, run
 from general_manager.workflow.messages import MESSAGE
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowHeartbeat
-from general_manager.workflow.outbox import aliases, drain
+from general_manager.workflow.outbox import drain
 from general_manager.workflow.pruning import prune_once
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def sweep(*, hand_on: bool = True) -> int:
     Without *hand_on*, or without a broker, they are run here.
     """
     woken = 0
-    for alias in aliases():
+    for alias in outboxes():
         try:
             woken += _sweep_one(alias, hand_on=hand_on)
         except DatabaseError:
@@ -113,7 +114,7 @@ def _batch(limit: int | None, done: int) -> int:
 
 def _take_turn(entries: int, executions: int, failed: dict[str, DatabaseError]) -> Turn:
     turn = Turn()
-    for alias in aliases():
+    for alias in outboxes():
         if alias in failed:
             continue
         try:

@@ -75,6 +75,20 @@ def test_of_two_beats_that_tick_at_once_one_does_the_work(outbox):
     assert tick()
 
 
+def test_without_jitter_a_tick_may_still_be_a_little_early(outbox, settings):
+    settings.GENERAL_MANAGER = {
+        "WORKFLOW_MODE": "production",
+        "WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS": 100,
+        "WORKFLOW_BEAT_MAX_JITTER_SECONDS": 0,
+    }
+    assert tick()
+    for ago, counts in ((95, True), (85, False)):
+        heartbeat = WorkflowHeartbeat.objects.get()
+        WorkflowHeartbeat.objects.update(at=timezone.now() - timedelta(seconds=ago))
+        assert tick() is counts
+        assert (WorkflowHeartbeat.objects.get().at > heartbeat.at) is counts
+
+
 def test_a_worker_says_that_it_is_there_and_takes_it_back_when_it_ends():
     class Worker:
         hostname = "one@host"

@@ -1,6 +1,7 @@
 """What is sent to Celery, when, and what happens when nobody takes it."""
 
 import json
+import socket
 from queue import Empty
 from threading import Thread
 
@@ -177,6 +178,28 @@ def test_e3_an_unreachable_broker_fails_nobody_and_is_asked_only_once(
     assert others == ["ran"]
     assert asked == [1]
     assert "Beat will find the work" in caplog.text
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_e3_a_broker_that_accepts_and_never_answers_fails_nobody(outbox, caplog, scheme):
+    """Without a limit of our own, this test would not end."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        _, before = use_broker(f"{scheme}://127.0.0.1:{mute.getsockname()[1]}//")
+        others = []
+        try:
+            with transaction.atomic():
+                outbox.publish(make_event("1"))
+                transaction.on_commit(lambda: others.append("ran"))
+        finally:
+            before.set_current()
+    assert others == ["ran"]
+    assert "Beat will find the work" in caplog.text
+
+
+def test_e3_no_part_of_talking_to_a_broker_takes_longer_than_a_fraction_of_a_second():
+    limits = ("socket_connect_timeout", "socket_timeout", "read_timeout", "write_timeout")
+    assert [dispatch.IMPATIENT[name] for name in limits] == [dispatch.CONNECT_SECONDS] * 4
+    assert dispatch.CONNECT_SECONDS <= 0.5
 
 
 def test_e3_a_celery_configuration_that_cannot_be_read_fails_no_commit(outbox, caplog):

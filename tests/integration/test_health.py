@@ -1,5 +1,7 @@
 """Health, asked over HTTP and by django-health-check."""
 
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.db import OperationalError
@@ -9,9 +11,10 @@ from django.utils import timezone
 from health_check.exceptions import ServiceUnavailable, ServiceWarning
 from health_check.views import HealthCheckView
 
-from general_manager.workflow import WorkflowEvent
+from general_manager.workflow import PermanentFailure, WorkflowEvent
 from general_manager.workflow.health_backend import WorkflowHealthCheck
-from general_manager.workflow.models import WorkflowHeartbeat
+from general_manager.workflow.models import WorkflowHeartbeat, WorkflowOutbox
+from general_manager.workflow.overview import look
 from general_manager.workflow.sweep import tick
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -45,6 +48,26 @@ def test_a_healthy_project_answers_200_and_tells_strangers_no_more(outbox, clien
 def test_a_project_in_trouble_answers_503(outbox, client):
     response = client.get(URL)
     assert (response.status_code, response.json()) == (503, {"ok": False})
+
+
+def test_trouble_in_the_outbox_of_another_database_is_trouble_too(outbox, client, workers):
+    tick()
+
+    def fail(event):
+        raise PermanentFailure("boom")
+
+    outbox.register("x", handler=fail, registration_id="r")
+    outbox.publish(WorkflowEvent("1", "a.b", {}, event_name="x"), using="archive")
+    workers.deliver()
+    assert client.get(URL).status_code == 503
+
+
+def test_a_handler_that_hangs_in_its_first_delivery_is_trouble(outbox):
+    outbox.publish(WorkflowEvent("1", "a.b", {}, event_name="x"))
+    WorkflowOutbox.objects.claim(1, lease=timedelta(hours=1), begin=1)
+    assert look().long_deliveries == 0
+    WorkflowOutbox.objects.update(claimed_at=timezone.now() - timedelta(seconds=301))
+    assert look().long_deliveries == 1
 
 
 def test_local_mode_is_well(client):

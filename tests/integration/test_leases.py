@@ -4,11 +4,12 @@ from datetime import timedelta
 from threading import Barrier, Event, Thread
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from django.test import override_settings
 
 from general_manager.workflow import WorkflowDefinition, WorkflowEvent
 from general_manager.workflow.executor import run
+from general_manager.workflow.leases import _Keeper
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
     WorkflowExecutionRecord,
@@ -118,6 +119,39 @@ def test_e5_a_frozen_worker_that_thaws_writes_nothing(outbox):
     delivery = WorkflowDeliveryAttempt.objects.get()
     assert (delivery.status, delivery.crashes) == ("completed", 1)
     assert WorkflowOutbox.objects.get().status == "processed"
+
+
+def test_e6_leases_are_renewed_beside_the_pool_that_work_may_exhaust(monkeypatch):
+    options = connection.settings_dict["OPTIONS"]
+    with_pool = {**options, "pool": True}
+    monkeypatch.setitem(connections.settings["default"], "OPTIONS", with_pool)
+    seen, asked = [], Event()
+
+    def look():
+        seen.append(connections["default"].settings_dict["OPTIONS"])
+        asked.set()
+
+    keeper = _Keeper()
+    number = keeper.add(look, 0.01)
+    assert asked.wait(PATIENCE)
+    keeper.remove(number)
+    assert seen[0] == options
+
+
+def test_a_lease_is_renewed_again_after_a_renewal_that_failed(caplog):
+    calls, twice = [], Event()
+
+    def fail_once():
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionError("gone")
+        twice.set()
+
+    keeper = _Keeper()
+    number = keeper.add(fail_once, 0.01)
+    assert twice.wait(PATIENCE)
+    keeper.remove(number)
+    assert "could not be renewed" in caplog.text
 
 
 def test_a_long_execution_keeps_its_lease_and_runs_once(celery_engine, monkeypatch):

@@ -72,6 +72,26 @@ def test_sqlite_that_workers_would_lock_is_named(
     assert ids() == (["W004"] if is_sqlite else [])
 
 
+def test_another_isolation_level_than_read_committed_is_named(
+    outbox, celery_engine, app, monkeypatch
+):
+    options = connections["default"].settings_dict["OPTIONS"]
+    monkeypatch.setitem(options, "isolation_level", "read committed")
+    assert ids() == []
+    monkeypatch.setitem(options, "isolation_level", "repeatable read")
+    assert ids() == ["W015"]
+
+
+def test_production_without_time_zones_is_an_error_that_names_the_setting(production, app):
+    with override_settings(
+        USE_TZ=False,
+        GENERAL_MANAGER={"WORKFLOW_MODE": "production"},
+    ):
+        messages = check_backends()
+    assert [message.id for message in messages] == ["general_manager.E004", "general_manager.E005"]
+    assert all("USE_TZ" in message.msg for message in messages)
+
+
 def test_registrations_that_differ_only_in_what_ids_leave_out_are_named(outbox, celery_engine, app):
     outbox.register("x", handler=flows.start_from_event)
     outbox.register("y", handler=flows.start_from_event, retries=1)

@@ -5,6 +5,8 @@ or old is not looked for among all the latest rows.
 """
 
 import re
+from datetime import timedelta
+from functools import partial
 
 import pytest
 from django.contrib.admin import site
@@ -59,7 +61,8 @@ def plans(work, *words):
         texts = []
         for sql, parameters in found:
             cursor.execute(f"{how} {sql}", parameters)
-            texts.append("\n".join(str(row[-1]) for row in cursor.fetchall()))
+            # All columns: MariaDB names the index in one of them, and says in another if it sorts.
+            texts.append("\n".join(" ".join(map(str, row)) for row in cursor.fetchall()))
         return texts
 
 
@@ -83,10 +86,31 @@ def sorts(text):
 
 
 def test_e12_a_claim_scans_the_owed_entries_in_order():
-    text = plan(WorkflowOutbox.objects.due().order_by("available_at")[:50])
-    assert "gm_outbox_owed" in text
-    assert "Sort" not in text
-    assert "TEMP B-TREE" not in text
+    """The very statement that claims: PostgreSQL's is written by hand."""
+    WorkflowOutbox.objects.bulk_create(
+        WorkflowOutbox(event=WorkflowEventRecord.objects.create(event_id=str(number), payload={}))
+        for number in range(3)
+    )
+    claim = partial(WorkflowOutbox.objects.claim, 2, lease=timedelta(seconds=60))
+    for text in plans(claim, "available_at", "LIMIT"):
+        assert "gm_outbox_owed" in text
+        assert "Seq Scan" not in text
+        assert "TEMP B-TREE" not in text
+        scan = text[text.index("gm_outbox_owed") :]
+        assert "Sort" not in scan
+        assert "filesort" not in scan
+
+
+def test_e12_what_is_settled_leaves_the_index_of_what_is_owed():
+    entries = WorkflowOutbox.objects
+    for status in ("processed", "dead_letter"):
+        event = WorkflowEventRecord.objects.create(event_id=status, payload={})
+        entry = entries.create(event=event)
+        claim = entries.claim(1, lease=timedelta(seconds=60))
+        done = claim.together if status == "processed" else ()
+        entries.settle(claim.token, processed=done, dead=() if done else claim.together)
+        entry.refresh_from_db()
+        assert (entry.status, entry.available_at) == (status, None)
 
 
 def test_a_sweep_scans_the_owed_executions_in_order():
@@ -139,9 +163,10 @@ def test_what_waits_longest_is_found_among_what_waits():
 @pytest.mark.parametrize("work", [look, look_closer])
 def test_the_overview_counts_in_indexes(work):
     [text] = plans(work, "COUNT(")
-    scans = [line for line in text.splitlines() if re.search("(?i)(scan|search).* general_", line)]
+    looks_like_a_scan = r"(?i)(scan|search|primary|subquery|derived).* general_"
+    scans = [line for line in text.splitlines() if re.search(looks_like_a_scan, line)]
     assert len(scans) > 10
-    without = [line for line in scans if "index" not in line.lower()]
+    without = [line for line in scans if not re.search("(?i)index| gm_", line)]
     if connection.vendor == "sqlite":  # which does not see that what is dead is not completed
         without = [line for line in without if "deliveryattempt" not in line]
     assert without == []

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.test import override_settings
 
 from general_manager.workflow import (
@@ -13,6 +13,7 @@ from general_manager.workflow import (
     WorkflowEvent,
     publish_sync,
 )
+from general_manager.workflow.databases import outboxes
 from general_manager.workflow.executor import run
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
@@ -26,7 +27,7 @@ from general_manager.workflow.models.execution import ExecutionQuerySet
 from general_manager.workflow.models.outbox import OutboxQuerySet
 from general_manager.workflow.outbox import deliver
 from general_manager.workflow.run_store import DatabaseRunStore
-from general_manager.workflow.sweep import tick
+from general_manager.workflow.sweep import tick, work_off
 from general_manager.workflow.tasks import run_executions
 from tests.testapp import flows
 
@@ -106,6 +107,25 @@ def test_one_database_that_is_away_stops_neither_the_others_nor_the_sweep(
     monkeypatch.setattr(OutboxQuerySet, "claim", claim_where_one_can)
     assert tick()
     assert flows.calls == ["echo"]
+    engine.start(define(flows.echo))
+    with pytest.raises(OperationalError, match="archive is away"):  # when the others are done
+        list(work_off())
+    assert flows.calls == ["echo", "echo"]
+
+
+def test_a_database_without_our_tables_or_that_mirrors_another_holds_no_outbox(monkeypatch):
+    assert outboxes() == ["default", "archive"]
+    monkeypatch.setattr("general_manager.workflow.databases._found", set())
+    names = type(connections["archive"].introspection).table_names
+
+    def without_ours(self, cursor=None, **options):
+        found = names(self, cursor, **options)
+        return [] if self.connection.alias == "archive" else found
+
+    monkeypatch.setattr(type(connections["archive"].introspection), "table_names", without_ours)
+    assert outboxes() == ["default"]
+    monkeypatch.setitem(connections.settings["default"]["TEST"], "MIRROR", "archive")
+    assert outboxes() == []
 
 
 def test_x5_a_step_that_ran_once_did_so_though_the_callers_savepoint_was_undone(engine, workers):
@@ -215,7 +235,8 @@ def test_the_death_of_a_worker_is_no_failed_pass(outbox, workers):
     assert (row.status, row.passes, row.crashes) == ("failed", 1, 2)
 
 
-def test_e13_a_message_that_comes_twice_starts_a_chunk_once(outbox):
+@pytest.mark.parametrize("atomic", [True, False])
+def test_e13_a_message_that_comes_twice_starts_a_chunk_once(outbox, atomic):
     calls = []
 
     def deliver_again(event):
@@ -223,7 +244,7 @@ def test_e13_a_message_that_comes_twice_starts_a_chunk_once(outbox):
         if len(calls) == 1:
             deliver("default", held.token, held.together)
 
-    outbox.register("x", handler=deliver_again, atomic=False)
+    outbox.register("x", handler=deliver_again, atomic=atomic)
     outbox.publish(make_event())
     held = WorkflowOutbox.objects.claim(10, lease=HOUR)
     deliver("default", held.token, held.together)

@@ -7,7 +7,7 @@ from typing import Any
 from django.db import router, transaction
 from django.utils import timezone
 
-from general_manager.conf import get_workflow_settings
+from general_manager.conf import get_workflow_settings, require_time_zones
 from general_manager.workflow.actors import current_cause
 from general_manager.workflow.aside import aside, tell
 from general_manager.workflow.backends.repairs import continue_failed, wake_early
@@ -43,6 +43,9 @@ class CeleryWorkflowEngine:
 
     With `WORKFLOW_ASYNC` off they run in the caller's process, at once.
     """
+
+    def __init__(self) -> None:
+        require_time_zones(type(self).__name__)
 
     def start(
         self,

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from django.db import router
 
-from general_manager.conf import get_workflow_settings
+from general_manager.conf import get_workflow_settings, require_time_zones
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.aside import tell
 from general_manager.workflow.dispatch import deliver_here
@@ -21,6 +21,10 @@ class DatabaseEventRegistry(EventRegistry):
 
     *using* is the database of the change; without it, the one where events live.
     """
+
+    def __init__(self) -> None:
+        require_time_zones(type(self).__name__)
+        super().__init__()
 
     def publish(self, event: WorkflowEvent, *, using: str | None = None) -> bool:
         """Store *event* and owe it to its handlers; always false, for nothing is delivered yet.
