@@ -36,6 +36,7 @@ from tests.acceptance.production.shop.workflows import die, once
 from tests.testapp.models import Tag
 
 NAME = "lived"
+ALONE = "alone"
 POISONED = "poisoned"
 
 
@@ -122,6 +123,8 @@ def _live(name: str) -> None:
     with transaction.atomic():
         Tag.objects.create(name=f"{name} changed")
         get_event_registry().publish(WorkflowEvent(name, "a.b", {"name": name}, event_name=NAME))
+    alone = f"{name} {ALONE}"  # in no transaction but its own
+    get_event_registry().publish(WorkflowEvent(alone, "a.b", {}, event_name=ALONE))
     drain("default", hand_on=False)
     for execution in WorkflowExecutionRecord.objects.filter(correlation_id=name):
         run(execution.execution_id, "default")
@@ -199,5 +202,6 @@ registry.register(NAME, handler=start)
 registry.register(NAME, handler=write)
 registry.register(NAME, handler=write_and_fail_once)
 registry.register(NAME, handler=tell, atomic=False)
+registry.register(ALONE, handler=write)
 registry.register(POISONED, handler=write_or_die)
 registry.register(POISONED, handler=tell, atomic=False)
