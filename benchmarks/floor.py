@@ -21,7 +21,8 @@ PUBLISH_ENTRY = f"INSERT INTO {OUTBOX} (event_id, owed_to) VALUES (%s, '[]')"
 CLAIM = f"""WITH due AS (SELECT id FROM {OUTBOX} WHERE available_at <= now() ORDER BY available_at
     LIMIT %s FOR UPDATE SKIP LOCKED) UPDATE {OUTBOX} o SET status = 'claimed', claim_token = %s,
     available_at = now() + interval '300 s', begun = true FROM due, {EVENT} e
-    WHERE o.id = due.id AND e.id = o.event_id RETURNING o.id, e.event_id, e.payload"""
+    WHERE o.id = due.id AND e.id = o.event_id RETURNING o.id, e.event_id, e.payload,
+    (SELECT set_config('synchronous_commit', 'off', true))"""
 START = f"""INSERT INTO {EXECUTION} (execution_id, workflow_id, version, state, handler_path,
     input_data, metadata, correlation_id, dedup_key, wake_at)
     VALUES (%s, 'w', '1', 'pending', 'x', %s, '{{}}', %s, %s, now() + interval '10 s')
@@ -33,7 +34,8 @@ SETTLE = f"""UPDATE {OUTBOX} SET status = 'processed', claim_token = NULL, avail
     WHERE claim_token = %s"""
 TAKE = f"""UPDATE {EXECUTION} SET state = 'running', claim_token = %s,
     wake_at = now() + interval '60 s', started_at = now(), runs = runs + 1
-    WHERE execution_id = %s AND state = 'pending' RETURNING input_data"""
+    WHERE execution_id = %s AND state = 'pending' RETURNING input_data,
+    (SELECT set_config('synchronous_commit', 'off', true))"""
 DONE = f"""UPDATE {EXECUTION} SET state = 'completed', output_data = %s, ended_at = now(),
     wake_at = NULL, claim_token = NULL WHERE claim_token = %s AND state = 'running'"""
 
@@ -57,7 +59,7 @@ class Floor:
             rows = self._connection.execute(CLAIM, (chunk, token)).fetchall()
             if not rows:
                 return total
-            started = [self._deliver(token, *row) for row in rows]
+            started = [self._deliver(token, *row[:3]) for row in rows]
             self._connection.execute(SETTLE, (token,))
             for execution_id in started:
                 self._run(execution_id)
@@ -71,7 +73,7 @@ class Floor:
             rows = self._connection.execute(CLAIM, (chunk, token)).fetchall()
             if not rows:
                 return total
-            for entry, _, _ in rows:
+            for entry, *_ in rows:
                 with self._connection.transaction():
                     self._connection.execute(DELIVERED, (token, entry, token))
             self._connection.execute(SETTLE, (token,))

@@ -23,8 +23,11 @@ from general_manager.workflow.models import (
     WorkflowOutbox,
 )
 from general_manager.workflow.models.delivery import SETTLED
+from general_manager.workflow.models.outbox import EVENT_FIELDS
 
 logger = logging.getLogger(__name__)
+
+EVENT_COLUMNS: Final = (*EVENT_FIELDS, "published_at")
 
 STRANGER_REST: Final = 15.0
 """Seconds, about, after which an entry is shown to another process because this one does not
@@ -120,7 +123,8 @@ class _Chunk:
         self._lease = lease
         self._registry = get_event_registry()
         rows = WorkflowOutbox.objects.using(using).held(token).filter(pk__in=keys)
-        self._entries = list(rows.select_related("event").order_by("pk"))
+        wanted = ("owed_to", "passes", "alone", *(f"event__{name}" for name in EVENT_COLUMNS))
+        self._entries = list(rows.select_related("event").only(*wanted).order_by("pk"))
         attempts = WorkflowDeliveryAttempt.objects.using(using)
         tried = [entry.pk for entry in self._entries if not entry.is_fresh]
         self._recorded = attempts.of_entries(tried) if tried else {}

@@ -48,6 +48,8 @@ class Registration:
     atomic: bool = True
     ordinal: int = 1
     identity: tuple[Any, ...] = field(init=False, repr=False)
+    id: str = field(init=False, repr=False)
+    """The registration's name: the same in every process that registers the same in order."""
 
     def __post_init__(self) -> None:
         require_id("event", self.key)
@@ -73,13 +75,12 @@ class Registration:
             self.registration_id,
         )
         object.__setattr__(self, "identity", identity)
+        object.__setattr__(self, "id", self._make_id())
 
     def __str__(self) -> str:
         return f"{describe(self.handler)} for {self.key!r}"
 
-    @property
-    def id(self) -> str:
-        """The registration's name: the same in every process that registers the same in order."""
+    def _make_id(self) -> str:
         if self.registration_id is not None:
             return self.registration_id
         digest = sha256(repr((self.likeness, self.ordinal)).encode()).hexdigest()[:10]

@@ -34,9 +34,10 @@ from general_manager.workflow.models.timing import MESSAGE_GRACE, Stop
 
 START_FIELDS = (
     "execution_id", "workflow_id", "version", "handler_path", "input_data", "metadata",
-    "correlation_id", "dedup_key", "caused_by", "retry", "timeout", "state", "error",
-    "output_data", "started_at", "ended_at", "wake_at",
+    "correlation_id", "dedup_key", "caused_by", "retry", "timeout", "state", "wake_at",
 )  # fmt: skip
+OVER_FIELDS = ("error", "output_data", "started_at", "ended_at")
+"""What an execution has besides that is over as soon as it is started."""
 MAX_PATH_LENGTH = 500
 _MESSAGE_LOST = in_(MESSAGE_GRACE)
 
@@ -50,14 +51,11 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         rows = self.filter(dedup_key=values["dedup_key"])
         while True:
             is_over = values["state"] not in ACTIVE_STATES
-            wake_at = None if is_over else _MESSAGE_LOST
-            row = [values.get(name) for name in START_FIELDS[:-1]] + [wake_at]
-            new = insert_new(self.model, START_FIELDS, [row], self.db)
+            fields = (*START_FIELDS, *OVER_FIELDS) if is_over else START_FIELDS
+            given = {**values, "wake_at": None if is_over else _MESSAGE_LOST}
+            new = insert_new(self.model, fields, [[given.get(name) for name in fields]], self.db)
             if new:
-                record = self.model(pk=new[0][0], **values)
-                record._state.adding = False
-                record._state.db = self.db
-                return record, True
+                return self._made(new[0][0], values), True
             known = rows.first()
             if known is not None:
                 return known, False
@@ -65,6 +63,14 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
             # was started after this transaction began to see: a locking read sees it on MariaDB.
             if connections[self.db].in_atomic_block:
                 rows = rows.select_for_update()
+
+    def _made(self, key: int, values: Mapping[str, Any]) -> "WorkflowExecutionRecord":
+        """The new row as an object that knows what it was given, and asks for the rest."""
+        given = {"error": None, "output_data": None, "started_at": None, "ended_at": None}
+        known = {**given, **values, "id": key}
+        names = [field.attname for field in self.model._meta.concrete_fields]
+        known_names = [name for name in names if name in known]
+        return self.model.from_db(self.db, known_names, [known[name] for name in known_names])
 
     def by_id(self, execution_id: str) -> "WorkflowExecutionRecord":
         try:

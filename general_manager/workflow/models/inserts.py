@@ -60,9 +60,16 @@ def _rows(
                 values += parameters
             else:
                 places.append("%s")
-                values.append(column.get_db_prep_save(value, connection))
+                values.append(_prepared(column, value, connection))
         marks.append(f"({', '.join(places)})")
     return f"VALUES {', '.join(marks)}", values
+
+
+def _prepared(column: Any, value: Any, connection: BaseDatabaseWrapper) -> Any:
+    """As the driver takes it; most are text for text, and need not be asked about."""
+    if value is None or (type(value) is str and isinstance(column, models.CharField)):
+        return value
+    return column.get_db_prep_save(value, connection)
 
 
 @lru_cache(maxsize=64)
@@ -81,7 +88,7 @@ def _arrays(
     """One parameter a column: thousands of placeholders cost more than the inserting."""
     types = ", ".join(f"%s::{column.db_type(connection)}[]" for column in columns)
     values = [
-        [column.get_db_prep_save(value, connection) for value in given]
+        [_prepared(column, value, connection) for value in given]
         for column, given in zip(columns, zip(*rows, strict=True), strict=True)
     ]
     return f"SELECT * FROM UNNEST({types})", values  # noqa: S608 - types are the columns' own
@@ -102,7 +109,7 @@ def insert_while(
     connection = connections[using]
     columns, conditions, sql = _guarded(model, tuple(values), guard, tuple(holds), using)
     parameters = [
-        column.get_db_prep_save(value, connection)
+        _prepared(column, value, connection)
         for column, value in zip(
             (*columns, *conditions), (*values.values(), *holds.values()), strict=True
         )
