@@ -41,7 +41,7 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
         for chunk in self._chunks(rows):
             inserted = insert_new(WorkflowEventRecord, EVENT_FIELDS, chunk, self.db)
             stored.update((event_id, key) for key, event_id in inserted)
-        # In the order in which they were published: so they are delivered, if nothing intervenes.
+        # In the order in which they were published, in which a chunk delivers them.
         entries = [[stored[one], owed_to] for one, (_, owed_to) in owed.items() if one in stored]
         for chunk in self._chunks(entries):
             insert_new(self.model, ENTRY_FIELDS, chunk, self.db)
