@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from django.db import router
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.databases import outboxes
@@ -108,7 +109,11 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
     if seen.late_executions:
         yield Trouble(
             "late-executions",
-            _("%s executions are due, and nobody has taken them up.")
+            ngettext(
+                "%s execution is due, and nobody has taken it up.",
+                "%s executions are due, and nobody has taken them up.",
+                seen.late_executions,
+            )
             % number(seen.late_executions),
             _("Are Beat and workers running? Sweep now: manage.py workflow_drain_outbox"),
             70,
@@ -118,7 +123,11 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
         limit = in_words(settings.delivery_running_timeout)
         yield Trouble(
             "long-deliveries",
-            _("%(count)s deliveries have been running for more than %(limit)s.")
+            ngettext(
+                "%(count)s event has been with its worker for more than %(limit)s.",
+                "%(count)s events have been with their workers for more than %(limit)s.",
+                seen.long_deliveries,
+            )
             % {"count": number(seen.long_deliveries), "limit": limit},
             _("A handler hangs or is slow: start a workflow from it instead."),
             50,
@@ -127,7 +136,7 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
     if seen.dead:
         yield Trouble(
             "dead-letters",
-            _("%s dead letters.") % number(seen.dead),
+            ngettext("%s dead letter.", "%s dead letters.", seen.dead) % number(seen.dead),
             _("Mend the cause, then replay them: manage.py workflow_replay_dead_letters"),
             40,
             seen.dead,

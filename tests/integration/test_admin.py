@@ -415,7 +415,7 @@ def test_executions_are_filtered(boss, story, query, is_there):
 def test_the_overview_counts_links_and_warns(boss, story):
     text = text_of(boss.get(page_of("overview")))
     assert "state=waiting" in text
-    assert "1 dead letters." in text
+    assert "1 dead letter." in text
     assert "Beat has never ticked." in text
     assert "trip" in text
     assert "approval" in text

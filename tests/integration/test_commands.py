@@ -213,7 +213,7 @@ def test_status_names_what_is_wrong_with_a_remedy_and_exits_with_one(outbox):
     assert caught.value.code == 1
     text = out.getvalue()
     assert "Beat has never ticked. [no-beat]" in text
-    assert "1 dead letters. [dead-letters]" in text
+    assert "1 dead letter. [dead-letters]" in text
     assert "workflow_replay_dead_letters" in text
     out = StringIO()
     with pytest.raises(SystemExit):

@@ -122,7 +122,7 @@ def test_what_stops_work_is_unavailable_and_what_can_wait_is_a_warning(outbox, w
     with override_settings(GENERAL_MANAGER=settings):
         workers.deliver()
     WorkflowHeartbeat.objects.create(duty="tick", at=timezone.now())
-    with pytest.raises(ServiceWarning, match=r"1 dead letters\."):
+    with pytest.raises(ServiceWarning, match=r"1 dead letter\."):
         WorkflowHealthCheck().run()
 
 

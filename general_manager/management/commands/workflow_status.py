@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
+from general_manager.conf import get_workflow_settings
 from general_manager.management.base import WorkflowCommand, add_format
 from general_manager.workflow.health import Health, check_health, in_words, number
 
@@ -34,6 +35,9 @@ class Command(WorkflowCommand):
         for trouble in health.troubles:
             self.say(f"{self.style.ERROR(trouble.message)} [{trouble.code}]")
             self.say(f"    {trouble.remedy}")
+        if get_workflow_settings().mode == "local":
+            self.say("Local mode keeps events and executions in the process that has them:")
+            self.say("only what is stored in tables is seen from here.")
         seen = health.overview
         states = {name: number(count) for name, count in seen.states.items()}
         oldest = "" if seen.oldest_owed is None else (

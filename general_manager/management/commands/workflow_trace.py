@@ -20,7 +20,7 @@ class Command(WorkflowCommand):
         if story is None:
             raise CommandError(
                 f"There is no event and no execution with the id {options['id']!r}. "
-                "Was it pruned, or is it in another database?"
+                "Was it pruned, or is it kept by another process, as in local mode?"
             )
         if options["format"] == "json":
             self.say_json(story.to_json())
