@@ -111,7 +111,12 @@ class _Gathering:
         self.send()
 
     def _wait(self) -> bool:
-        """Have all sent in a moment, even if the next handler takes its time."""
+        """Have all sent in a moment, even if the next handler takes its time.
+
+        Where tasks run when they are sent, that is not done from another thread.
+        """
+        if runs_at_once(self._app):
+            return True
         if self._timer is None:
             self._timer = Timer(PATIENCE_SECONDS, self.send)
             self._timer.daemon = True
@@ -174,7 +179,7 @@ def handing_on(execution_ids: Sequence[str], using: str) -> Iterator[Iterator[st
 
     timer = Timer(SLOW_SECONDS, hand_on)
     timer.daemon = True
-    if len(own) > 1:
+    if len(own) > 1 and not runs_at_once(app):
         with suppress(RuntimeError):  # the system has no thread to spare
             timer.start()
     try:

@@ -3,14 +3,20 @@
 import json
 import socket
 from queue import Empty
-from threading import Thread
+from threading import Event, Thread, current_thread
 
 import pytest
 from celery import Celery, current_app
 from celery.signals import worker_process_shutdown
 from django.db import transaction
 
-from general_manager.workflow import WorkflowDefinition, WorkflowEvent, beat, dispatch
+from general_manager.workflow import (
+    WorkflowDefinition,
+    WorkflowEvent,
+    beat,
+    dispatch,
+    messages,
+)
 from general_manager.workflow.models import WorkflowOutbox
 from tests.testapp import flows
 
@@ -31,7 +37,7 @@ def sent():
     app, before = use_broker("memory://")
 
     def receive():
-        messages = []
+        said = []
         with app.connection_for_read() as connection:
             queue = connection.SimpleQueue("celery")
             while True:
@@ -40,10 +46,10 @@ def sent():
                 except Empty:
                     break
                 arguments = json.loads(message.body)[0]
-                messages.append((message.headers["task"].removeprefix(PREFIX), arguments))
+                said.append((message.headers["task"].removeprefix(PREFIX), arguments))
                 message.ack()
             queue.close()
-        return messages
+        return said
 
     receive()
     yield receive
@@ -113,6 +119,34 @@ def test_an_eager_app_delivers_each_event_before_publish_returns(outbox):
             assert delivered[-1] == number
     finally:
         before.set_current()
+
+
+def test_an_eager_app_runs_all_in_the_thread_that_asked(outbox, celery_engine, monkeypatch):
+    """Another thread would not see what a test's transaction holds."""
+    monkeypatch.setattr(messages, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(messages, "SLOW_SECONDS", 0)
+    threads = []
+
+    def where(input_data):
+        threads.append(current_thread())
+        Event().wait(0.05)  # long enough for a timer to go off
+
+    monkeypatch.setattr(flows, "echo", where)
+    definition = WorkflowDefinition("w", metadata={"handler_path": "tests.testapp.flows.echo"})
+
+    def start_two(event):
+        for _ in range(2):
+            celery_engine.start(definition)
+        Event().wait(0.05)
+
+    outbox.register("x", handler=start_two, registration_id="r")
+    app, before = use_broker("memory://")
+    app.conf.task_always_eager = True
+    try:
+        outbox.publish(make_event("1"))
+    finally:
+        before.set_current()
+    assert threads == [current_thread()] * 2
 
 
 def test_after_a_rollback_nothing_is_sent_and_the_next_commit_sends(outbox, sent):
