@@ -4,7 +4,7 @@ from datetime import timedelta
 from threading import Event
 
 import pytest
-from django.db import connection, transaction
+from django.db import DataError, connection, transaction
 from django.utils import timezone
 
 from general_manager.workflow import PermanentFailure, WorkflowDefinition, WorkflowEvent, step
@@ -290,6 +290,26 @@ def test_what_no_worker_took_is_delivered_here(outbox, workers, settings):
     outbox.publish_many(WorkflowEvent(str(n), "a.b", {}, event_name="x") for n in range(7))
     assert drain("default") == 7
     assert sorted(delivered) == [str(number) for number in range(7)]
+
+
+def test_a_chunk_that_cannot_be_delivered_strands_no_other_of_its_claim(outbox, settings):
+    delivered = []
+    outbox.register("x", handler=lambda event: delivered.append(event.event_id), atomic=False)
+    settings.GENERAL_MANAGER = {
+        "WORKFLOW_MODE": "production",
+        "WORKFLOW_OUTBOX_PROCESS_CHUNK_SIZE": 2,
+    }
+    outbox.publish_many(WorkflowEvent(str(n), "a.b", {}, event_name="x") for n in range(6))
+    troubles = [DataError("a row that no driver can read")]
+
+    def stumble_once(execute, sql, *rest):
+        if sql.startswith("SELECT") and "JOIN" in sql and troubles:
+            raise troubles.pop()
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(stumble_once), pytest.raises(DataError):
+        drain("default", hand_on=False)
+    assert len(delivered) == 4
 
 
 def test_a_message_for_a_chunk_that_another_has_does_nothing(held, outbox):
