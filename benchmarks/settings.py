@@ -1,6 +1,7 @@
 """The benchmarks' own project: production mode on a PostgreSQL from its wheel."""
 
 import os
+from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict
 
@@ -20,7 +21,7 @@ INSTALLED_APPS = [
     "general_manager",
     "benchmarks",
 ]
-DATABASES = {
+DATABASES: dict[str, dict[str, Any]] = {
     "default": {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": _parts.get("dbname", "postgres"),
@@ -30,6 +31,8 @@ DATABASES = {
         "PORT": _parts.get("port", ""),
     }
 }
+if os.environ.get("BENCH_PREPARED"):  # psycopg's own defaults, which Django turns off
+    DATABASES["default"]["OPTIONS"] = {"prepare_threshold": 5, "server_side_binding": True}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 GENERAL_MANAGER = {"WORKFLOW_MODE": "production"}
 CELERY_BROKER_URL = os.environ.get("BENCH_BROKER", "redis://127.0.0.1:1/0")

@@ -22,9 +22,11 @@ def aliases() -> list[str]:
 def outboxes() -> list[str]:
     """Those that do hold one: a project may have older databases beside them, without our tables.
 
-    A database that cannot be asked counts as one, so that its trouble is seen.
+    The one where they live by default is not asked. One that cannot be asked counts, so that its
+    trouble is seen.
     """
-    return [one for one in aliases() if one in _found or _has_tables(one)]
+    home = router.db_for_write(WorkflowOutbox)
+    return [one for one in aliases() if one == home or one in _found or _has_tables(one)]
 
 
 def _has_tables(alias: str) -> bool:

@@ -101,6 +101,7 @@ class _Gathering:
         self._executions: dict[str, list[str]] = {}
         self._timer: Timer | None = None
         self._app = this_app()
+        self._at_once = runs_at_once(self._app)
 
     def add(self, executions: list[str], using: str) -> None:
         with self._lock:
@@ -115,7 +116,7 @@ class _Gathering:
 
         Where tasks run when they are sent, that is not done from another thread.
         """
-        if runs_at_once(self._app):
+        if self._at_once:
             return True
         if self._timer is None:
             self._timer = Timer(PATIENCE_SECONDS, self.send)

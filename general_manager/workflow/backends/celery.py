@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from django.db import router, transaction
@@ -37,6 +38,8 @@ from general_manager.workflow.signals import execution_changed
 
 logger = logging.getLogger(__name__)
 
+SNAPSHOT_FIELDS = tuple(one.name for one in fields(WorkflowExecution))
+
 
 class CeleryWorkflowEngine:
     """Stores executions in the caller's transaction; after its commit a worker runs them.
@@ -65,33 +68,38 @@ class CeleryWorkflowEngine:
             state = WorkflowState.COMPLETED
         is_over = state is not WorkflowState.PENDING
         key = None if error is not None else dedup_key(workflow.workflow_id, correlation_id)
-        record, is_new = self._executions.start_once(
+        now = timezone.now() if is_over else None
+        execution = WorkflowExecution(
             execution_id=new_id(),
             workflow_id=workflow.workflow_id,
-            version=workflow.version,
-            handler_path=path,
+            state=state,
             input_data=encode_mapping({} if input_data is None else input_data, root="input_data"),
             output_data={} if state is WorkflowState.COMPLETED else None,
-            metadata=about,
             correlation_id=correlation_id or None,
+            started_at=now,
+            ended_at=now,
+            error=error,
+            metadata=about,
+        )
+        known = self._executions.start_once(
+            **{name: getattr(execution, name) for name in SNAPSHOT_FIELDS},
+            version=workflow.version,
+            handler_path=path,
             dedup_key=key,
             caused_by=current_cause(),
             retry=None if workflow.retry is None else workflow.retry.to_json(),
             timeout=workflow.timeout,
-            state=state,
-            error=error,
-            started_at=timezone.now() if is_over else None,
-            ended_at=timezone.now() if is_over else None,
         )
-        if is_new:
-            if error is not None:
-                logger.error(
-                    "Workflow %s (%s) failed: %s", workflow.workflow_id, record.execution_id, error
-                )
-            tell(execution_changed, type(self), execution=record.snapshot())
-            if not is_over and self._go_on(record):
-                return self.status(record.execution_id)
-        return record.snapshot()
+        if known is not None:
+            return known.snapshot()
+        if error is not None:
+            logger.error(
+                "Workflow %s (%s) failed: %s", workflow.workflow_id, execution.execution_id, error
+            )
+        tell(execution_changed, type(self), execution=execution)
+        if not is_over and self._go_on(execution.execution_id):
+            return self.status(execution.execution_id)
+        return execution
 
     def resume(
         self, execution_id: str, signal: Any = None, *, wait: str | None = None
@@ -128,7 +136,7 @@ class CeleryWorkflowEngine:
                 raise _refusal(record, "resume", (record.state,), detail)
             executions.answered(record, metadata)
         if is_waiting:
-            self._go_on(record)
+            self._go_on(execution_id)
         return self.status(execution_id)
 
     def cancel(self, execution_id: str, *, reason: str | None = None) -> WorkflowExecution:
@@ -163,7 +171,7 @@ class CeleryWorkflowEngine:
 
     def wake(self, execution_id: str) -> WorkflowExecution:
         """End the rest between two attempts, or a sleep, now."""
-        self._go_on(wake_early(self._executions, execution_id))
+        self._go_on(wake_early(self._executions, execution_id).execution_id)
         return self.status(execution_id)
 
     def history(self, execution_id: str) -> list[HistoryEntry]:
@@ -174,7 +182,7 @@ class CeleryWorkflowEngine:
 
     def _continued(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
         tell(execution_changed, type(self), execution=record.snapshot())
-        self._go_on(record)
+        self._go_on(record.execution_id)
         return self.status(record.execution_id)
 
     def status(self, execution_id: str) -> WorkflowExecution:
@@ -184,14 +192,14 @@ class CeleryWorkflowEngine:
     def _executions(self) -> ExecutionQuerySet:
         return WorkflowExecutionRecord.objects.using(router.db_for_write(WorkflowExecutionRecord))
 
-    def _go_on(self, record: WorkflowExecutionRecord) -> bool:
+    def _go_on(self, execution_id: str) -> bool:
         """Have the execution run: by a worker after commit, or, if this is true, here and now."""
-        using = self._executions.db
+        using = router.db_for_write(WorkflowExecutionRecord)
         if get_workflow_settings().run_async:
-            run_execution_soon(record.execution_id, using)
+            run_execution_soon(execution_id, using)
             return False
         with aside(atomic=False):
-            run(record.execution_id, using)
+            run(execution_id, using)
         return True
 
     def _told(self, record: WorkflowExecutionRecord) -> WorkflowExecution:

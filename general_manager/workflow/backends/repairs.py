@@ -38,20 +38,22 @@ def continue_failed(
         _require_continuable(old)
         rows = WorkflowStep.objects.using(executions.db)
         kept = _kept_rows(old, list(rows.filter(execution=old).order_by("pk")), resolved)
-        new, is_new = executions.start_once(
+        key = new_id()
+        known = executions.start_once(
             **{name: getattr(old, name) for name in CARRIED},
-            execution_id=new_id(),
+            execution_id=key,
             metadata={**old.metadata, "continues": old.execution_id},
             correlation_id=old.correlation_id,
             dedup_key=dedup_key(old.workflow_id, old.correlation_id),
             caused_by=old.caused_by,
             state=WorkflowState.PENDING,
         )
-        if not is_new:
+        if known is not None:
             raise _refusal(
-                old, f"Its correlation id is taken by execution {new.execution_id}, which is "
-                f"{new.state}.",
+                old, f"Its correlation id is taken by execution {known.execution_id}, which is "
+                f"{known.state}.",
             )  # fmt: skip
+        new = executions.by_id(key)
         # Not its first run: there are steps to read.
         executions.filter(pk=new.pk).update(runs=old.runs)
         for row in kept:

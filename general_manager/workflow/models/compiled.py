@@ -3,7 +3,7 @@
 Compiling costs the ORM more time than a database needs for such a statement.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any, Generic, TypeVar
 
 from django.db import connections, models
@@ -30,11 +30,18 @@ class CompiledUpdate(Generic[Row]):
     """One conditional UPDATE.
 
     *build* takes all rows of a table, and constants, and returns the rows to change and what to
-    set, where both may hold a `Slot`. It is called once for each database and constants.
+    set, where both may hold a `Slot`. It is called once for each database and constants. *fetched*
+    names the fields that `take` returns; others are asked for when they are needed.
     """
 
-    def __init__(self, build: Callable[..., tuple["models.QuerySet[Row]", dict[str, Any]]]) -> None:
+    def __init__(
+        self,
+        build: Callable[..., tuple["models.QuerySet[Row]", dict[str, Any]]],
+        *,
+        fetched: Collection[str] = (),
+    ) -> None:
         self._build = build
+        self._fetched = frozenset(fetched)
         self._compiled: dict[Hashable, _Compiled[Row]] = {}
 
     def run(self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any) -> int:
@@ -54,7 +61,8 @@ class CompiledUpdate(Generic[Row]):
         key = (table.db, constants)
         if key not in self._compiled:
             rows = table.model._default_manager.using(table.db).all()
-            self._compiled[key] = _Compiled(table.db, *self._build(rows, *constants))
+            built = self._build(rows, *constants)
+            self._compiled[key] = _Compiled(table.db, *built, self._fetched)
         return self._compiled[key]
 
 
@@ -65,7 +73,13 @@ def can_fetch(using: str) -> bool:
 
 
 class _Compiled(Generic[Row]):
-    def __init__(self, using: str, rows: "models.QuerySet[Row]", values: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        using: str,
+        rows: "models.QuerySet[Row]",
+        values: dict[str, Any],
+        fetched: frozenset[str],
+    ) -> None:
         query: Any = rows.query.chain(UpdateQuery)
         query.add_update_values(values)
         compiler = query.get_compiler(using)
@@ -73,7 +87,7 @@ class _Compiled(Generic[Row]):
         self._using = using
         self._sql, self._parameters = compiler.as_sql()
         table = rows.model._meta.db_table
-        fields: Any = rows.model._meta.concrete_fields
+        fields: Any = [one for one in rows.model._meta.concrete_fields if one.name in fetched]
         self._names = [field.attname for field in fields]
         quote = connections[using].ops.quote_name
         self._returning = " RETURNING " + ", ".join(quote(field.column) for field in fields)

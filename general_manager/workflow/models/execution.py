@@ -43,34 +43,28 @@ _MESSAGE_LOST = in_(MESSAGE_GRACE)
 
 
 class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
-    def start_once(self, **values: Any) -> tuple["WorkflowExecutionRecord", bool]:
-        """A new execution, or the active or completed one with its dedup key; and which.
+    def start_once(self, **values: Any) -> "WorkflowExecutionRecord | None":
+        """Make a new execution, unless there is an active or completed one with its dedup key.
 
-        One statement for a new one. Holds under concurrent starts on every database.
+        Returns that one, and `None` if the new one was made. One statement for a new one. Holds
+        under concurrent starts on every database.
         """
-        rows = self.filter(dedup_key=values["dedup_key"])
-        while True:
-            is_over = values["state"] not in ACTIVE_STATES
-            fields = (*START_FIELDS, *OVER_FIELDS) if is_over else START_FIELDS
-            given = {**values, "wake_at": None if is_over else _MESSAGE_LOST}
-            new = insert_new(self.model, fields, [[given.get(name) for name in fields]], self.db)
-            if new:
-                return self._made(new[0][0], values), True
+        rows: ExecutionQuerySet | None = None
+        is_over = values["state"] not in ACTIVE_STATES
+        fields = (*START_FIELDS, *OVER_FIELDS) if is_over else START_FIELDS
+        given = {**values, "wake_at": None if is_over else _MESSAGE_LOST}
+        row = [given.get(name) for name in fields]
+        while not insert_new(self.model, fields, [row], self.db):
+            if rows is None:
+                rows = self.filter(dedup_key=values["dedup_key"])
+            elif connections[self.db].in_atomic_block:
+                rows = rows.select_for_update()
             known = rows.first()
             if known is not None:
-                return known, False
+                return known
             # It failed or was cancelled between the two statements: its key is free again. Or it
             # was started after this transaction began to see: a locking read sees it on MariaDB.
-            if connections[self.db].in_atomic_block:
-                rows = rows.select_for_update()
-
-    def _made(self, key: int, values: Mapping[str, Any]) -> "WorkflowExecutionRecord":
-        """The new row as an object that knows what it was given, and asks for the rest."""
-        given = {"error": None, "output_data": None, "started_at": None, "ended_at": None}
-        known = {**given, **values, "id": key}
-        names = [field.attname for field in self.model._meta.concrete_fields]
-        known_names = [name for name in names if name in known]
-        return self.model.from_db(self.db, known_names, [known[name] for name in known_names])
+        return None
 
     def by_id(self, execution_id: str) -> "WorkflowExecutionRecord":
         try:

@@ -67,5 +67,12 @@ def _completing(rows: Any) -> tuple[Any, dict[str, Any]]:
     return held, {**OVER, **done, "output_data": output}
 
 
-CLAIM: CompiledUpdate[Any] = CompiledUpdate(_claiming)
+CLAIM: CompiledUpdate[Any] = CompiledUpdate(
+    _claiming,
+    fetched=(
+        "id", "execution_id", "workflow_id", "handler_path", "input_data", "retry", "timeout",
+        "claim_token", "attempts", "crashes", "runs", "strays",
+    ),
+)  # fmt: skip
+"""It fetches what a run needs."""
 COMPLETE: CompiledUpdate[Any] = CompiledUpdate(_completing)
