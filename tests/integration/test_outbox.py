@@ -243,7 +243,7 @@ def test_e8_a_replay_delivers_only_what_is_dead(outbox, workers):
     outbox.publish(make_event())
     workers.deliver()
     assert statuses() == ["dead_letter"]
-    assert WorkflowDeliveryAttempt.objects.requeue(WorkflowOutbox.objects.all()) == 1
+    assert WorkflowDeliveryAttempt.objects.all().requeue_dead() == (1, 1)
     workers.deliver()
     assert (good.calls, bad.calls) == (1, 2)
     assert statuses() == ["processed"]

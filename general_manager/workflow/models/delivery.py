@@ -13,7 +13,7 @@ from general_manager.workflow.models.claiming import OutboxStatus
 from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex
 from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.inserts import insert_while
-from general_manager.workflow.models.outbox import OutboxQuerySet, WorkflowOutbox
+from general_manager.workflow.models.outbox import WorkflowOutbox
 
 
 class DeliveryStatus(models.TextChoices):
@@ -77,10 +77,6 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
 
     def dead(self) -> Self:
         return self.filter(status=DeliveryStatus.DEAD_LETTER)
-
-    def requeue(self, entries: OutboxQuerySet) -> int:
-        """Owe all dead letters of *entries* again; returns how many entries that were."""
-        return self.filter(outbox__in=entries.using(self.db)).requeue_dead()[1]
 
     def requeue_dead(self) -> tuple[int, int]:
         """Owe the dead letters among these again, from now: how many, and of how many entries.
