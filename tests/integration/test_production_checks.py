@@ -163,18 +163,18 @@ def test_a_database_that_was_not_migrated_is_named(monkeypatch):
     databases = ["default", "archive"]
     assert ids(check_tables, databases=databases) == []
     recorder = MigrationRecorder(connections["archive"])
-    recorder.record_unapplied("general_manager", "0001_initial")
+    recorder.record_unapplied("general_manager", "0001_workflow_tables")
     try:
         assert ids(check_tables, databases=databases) == ["W009"]
         (message,) = check_tables(databases=databases)
-        assert "0001_initial" in message.msg
+        assert "0001_workflow_tables" in message.msg
         assert "--database=archive" in (message.hint or "")
         assert ids(check_tables, databases=["default"]) == []
         assert ids(check_tables, databases=None) == []
         monkeypatch.setattr("sys.argv", ["manage.py", "migrate"])
         assert ids(check_tables, databases=databases) == []
     finally:
-        recorder.record_applied("general_manager", "0001_initial")
+        recorder.record_applied("general_manager", "0001_workflow_tables")
 
 
 @pytest.mark.django_db(databases=["default", "archive"])
