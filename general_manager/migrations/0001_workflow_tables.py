@@ -101,6 +101,7 @@ class Migration(migrations.Migration):
                 ('crashes', models.PositiveIntegerField(db_default=0)),
                 ('runs', models.PositiveIntegerField(db_default=0)),
                 ('strays', models.PositiveIntegerField(db_default=0)),
+                ('interruptions', models.PositiveIntegerField(db_default=0)),
                 ('error', models.TextField(null=True)),
                 ('traceback', models.TextField(db_default='')),
                 ('created_at', models.DateTimeField(db_default=general_manager.workflow.models.columns.DatabaseNow())),
@@ -148,7 +149,7 @@ class Migration(migrations.Migration):
             name='WorkflowHistory',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('recovered', 'recovered'), ('attempt_failed', 'attempt_failed'), ('overdue', 'overdue'), ('strayed', 'strayed'), ('resumed', 'resumed'), ('wait_timed_out', 'wait_timed_out'), ('woken', 'woken'), ('cancelled', 'cancelled'), ('resolved', 'resolved'), ('continued', 'continued'), ('continues', 'continues'), ('replayed', 'replayed'), ('discarded', 'discarded')], max_length=20)),
+                ('kind', models.CharField(choices=[('recovered', 'recovered'), ('attempt_failed', 'attempt_failed'), ('overdue', 'overdue'), ('strayed', 'strayed'), ('interrupted', 'interrupted'), ('resumed', 'resumed'), ('wait_timed_out', 'wait_timed_out'), ('woken', 'woken'), ('cancelled', 'cancelled'), ('resolved', 'resolved'), ('continued', 'continued'), ('continues', 'continues'), ('replayed', 'replayed'), ('discarded', 'discarded')], max_length=20)),
                 ('at', models.DateTimeField(db_default=general_manager.workflow.models.columns.DatabaseNow())),
                 ('by', models.CharField(db_default='', max_length=255)),
                 ('detail', models.TextField(db_default='')),

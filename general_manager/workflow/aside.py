@@ -6,6 +6,7 @@ from typing import Any
 
 from django.dispatch import Signal
 
+from general_manager.workflow.exceptions import ends_the_process
 from general_manager.workflow.runs import enter_run, leave_run
 from general_manager.workflow.transactions import caller_savepoints
 
@@ -49,5 +50,7 @@ def tell(signal: Signal, sender: type, **details: Any) -> None:
     try:
         with aside():
             signal.send_robust(sender, **details)
-    except Exception:
+    except BaseException as error:
+        if ends_the_process(error):
+            raise
         logger.exception("Observers of %s could not be told", sender.__qualname__)

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any, Final
 
 from celery import current_app
+from celery.exceptions import SoftTimeLimitExceeded
 from kombu.pools import connections as pooled_connections
 from kombu.pools import producers
 
@@ -52,7 +53,7 @@ def deliver_here(using: str, token: str, keys: Iterable[int]) -> int:
 
     Returns how many handlers completed.
     """
-    return int(current_app.tasks[DELIVER].run(using, token, list(keys)))
+    return int(current_app.tasks[DELIVER](using, token, list(keys)))  # as called, not as sent
 
 
 def run_executions_now(execution_ids: Iterable[str], using: str) -> bool:
@@ -136,6 +137,11 @@ def find_time_limit() -> float | None:
     tasks = [app.tasks[name] for name in (DRAIN, DELIVER, RUN, TICK)]
     limits = [limit for task in tasks for limit in (task.time_limit, task.soft_time_limit)]
     return min((float(limit) for limit in limits if limit), default=None)
+
+
+def is_time_limit(error: BaseException) -> bool:
+    """Whether *error* is Celery's soft time limit, which may strike anywhere."""
+    return isinstance(error, SoftTimeLimitExceeded)
 
 
 def closes_connections() -> bool:

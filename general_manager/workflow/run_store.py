@@ -1,14 +1,14 @@
 """The steps of one stored execution's run: `durable`'s store, in tables, fenced by the claim."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
+from time import monotonic
 from typing import Any
 
-from django.db import transaction
-from django.utils import timezone
+from django.db import connections, transaction
 
-from general_manager.atomic import honest_atomic
+from general_manager.workflow.connections import persist, refresh
 from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.models import (
     WorkflowExecutionRecord,
@@ -18,16 +18,23 @@ from general_manager.workflow.models import (
 from general_manager.workflow.models.step import StepQuerySet
 from general_manager.workflow.runs import StopRun
 from general_manager.workflow.steps import StepRecord, StepStatus
+from general_manager.workflow.transactions import own_transaction
 
 
 class DatabaseRunStore:
-    """Keeps steps beside their execution, on the same database."""
+    """Keeps steps beside their execution, on the same database.
+
+    Each write may be repeated over a fresh connection: what is there already, under the claim that
+    this run holds, was written by it.
+    """
 
     def __init__(self, record: WorkflowExecutionRecord, using: str) -> None:
+        self.using: str | None = using
         self._record = record
         self._using = using
         self._is_inside = False
-        self._began: datetime | None = None
+        self._block = own_transaction(using)
+        self._began = monotonic()
         self._outside: dict[str, tuple[StepStatus, Any]] = {}
         """What was recorded outside of a step's transaction, and stands whatever is undone."""
 
@@ -36,24 +43,30 @@ class DatabaseRunStore:
         if self._record.runs == 1:
             return {}
         rows = self._rows.filter(execution_id=self._record.pk)
-        return {row.name: row.as_record() for row in rows}
+        found = persist(self._using, lambda: list(rows))
+        return {row.name: row.as_record() for row in found}
 
     def check(self) -> None:
-        executions = WorkflowExecutionRecord.objects.using(self._using)
-        if not executions.held(self._record).exists():
+        held = WorkflowExecutionRecord.objects.using(self._using).held(self._record)
+        if not persist(self._using, held.exists):
             raise self._lost()
-        self._began = timezone.now()
+        self._began = monotonic()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Step and checkpoint commit together; `finish` asks, in it, who owns the execution."""
+        refresh(connections[self._using])
+        self._block = own_transaction(self._using)
         self._is_inside = True
-        self._began = timezone.now()
+        self._began = monotonic()
         try:
-            with honest_atomic(self._using):
+            with self._block:
                 yield
         finally:
             self._is_inside = False
+
+    def was_undone_by_the_database(self, error: BaseException) -> bool:
+        return self._block.was_undone_by_the_database(error)
 
     def write_back(self) -> None:
         """After a rollback in a caller's transaction: what happened outside happened."""
@@ -61,35 +74,69 @@ class DatabaseRunStore:
             self._rows.add(self._record, name, status, result=result)
 
     def begin(self, name: str) -> None:
-        if not self._rows.add(self._record, name, StepStatus.BEGUN):
+        begun = StepStatus.BEGUN
+        if not self._written(lambda: self._rows.add(self._record, name, begun), name, begun):
             raise self._lost()
-        self._outside[name] = (StepStatus.BEGUN, None)
+        self._outside[name] = (begun, None)
 
     def finish(self, name: str, result: Any) -> None:
-        rows = self._rows
-        added = rows.add(self._record, name, StepStatus.DONE, result=result, began=self._began)
-        if not added and not rows.finish(self._record, name, result):
-            raise self._lost()
-        if not self._is_inside:
-            self._outside[name] = (StepStatus.DONE, result)
-        WorkflowExecutionRecord.objects.using(self._using).progressed(self._record)
+        rows, done = self._rows, StepStatus.DONE
+        took = timedelta(seconds=monotonic() - self._began)
+
+        def write() -> bool:
+            return rows.add(self._record, name, done, result=result, took=took) or rows.finish(
+                self._record, name, result
+            )
+
+        if self._is_inside:
+            if not write():
+                raise self._lost()
+        else:
+            if not self._written(write, name, done):
+                raise self._lost()
+            self._outside[name] = (done, result)
+        executions = WorkflowExecutionRecord.objects.using(self._using)
+        persist(self._using, lambda: executions.progressed(self._record))
 
     def open_wait(self, name: str, *, timeout: timedelta | None, answerable: bool) -> StepRecord:
+        return persist(self._using, lambda: self._open_wait(name, timeout, answerable=answerable))
+
+    def settle_wait(self, name: str) -> StepRecord:
+        return persist(self._using, lambda: self._settle_wait(name))
+
+    def _open_wait(self, name: str, timeout: timedelta | None, *, answerable: bool) -> StepRecord:
         executions = WorkflowExecutionRecord.objects.using(self._using)
         with transaction.atomic(using=self._using):
-            if not self._rows.add(self._record, name, StepStatus.OPEN, answerable=answerable):
-                raise self._lost()
+            opened = self._rows.add(self._record, name, StepStatus.OPEN, answerable=answerable)
+            if not opened:
+                return self._known(name)
             if answerable:
                 executions.filter(pk=self._record.pk).update(waiting_for=name)
             return self._rows.open_wait(self._record, name, timeout).as_record()
 
-    def settle_wait(self, name: str) -> StepRecord:
+    def _settle_wait(self, name: str) -> StepRecord:
         self.check()
         if self._rows.time_out(self._record, name):
             WorkflowExecutionRecord.objects.using(self._using).progressed(self._record)
             history = WorkflowHistory.objects.using(self._using)
             history.note(HistoryKind.WAIT_TIMED_OUT, execution=self._record, detail=name)
         return self._rows.get(execution_id=self._record.pk, name=name).as_record()
+
+    def _written(self, write: Callable[[], bool], name: str, status: StepStatus) -> bool:
+        if persist(self._using, write):
+            return True
+        try:
+            return self._known(name).status is status
+        except StopRun:
+            return False
+
+    def _known(self, name: str) -> StepRecord:
+        """What this run has written under *name* already; raises `StopRun` if it has not."""
+        held = WorkflowExecutionRecord.objects.using(self._using).held(self._record)
+        row = self._rows.filter(execution_id=self._record.pk, name=name).first()
+        if row is None or not held.exists():
+            raise self._lost()
+        return row.as_record()
 
     @property
     def _rows(self) -> StepQuerySet:

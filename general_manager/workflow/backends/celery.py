@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -34,6 +35,7 @@ from general_manager.workflow.models.execution import (
     ExecutionQuerySet,
 )
 from general_manager.workflow.models.execution_values import dedup_key
+from general_manager.workflow.runs import current_run
 from general_manager.workflow.signals import execution_changed
 
 logger = logging.getLogger(__name__)
@@ -150,7 +152,14 @@ class CeleryWorkflowEngine:
                 metadata["cancel_reason"] = encode(reason, root="reason")
             if not executions.cancel(record, metadata, reason or ""):
                 raise _refusal(record, "cancel", ACTIVE_STATES)
+        run_ = current_run()
+        if run_ is not None and run_.execution_id == execution_id:
+            run_.do_again_if_undone(lambda: self._cancel_again(execution_id, reason))
         return self._told(record)
+
+    def _cancel_again(self, execution_id: str, reason: str | None) -> None:
+        with suppress(WorkflowInvalidStateError):  # it is over already
+            self.cancel(execution_id, reason=reason)
 
     def retry_from_checkpoint(self, execution_id: str) -> WorkflowExecution:
         """Continue a failed execution as a fresh one, which has its finished steps.

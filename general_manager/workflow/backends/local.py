@@ -34,12 +34,14 @@ from general_manager.workflow.engine import (
 from general_manager.workflow.exceptions import (
     ExecutionOverdue,
     PermanentFailure,
-    RetryAfter,
     StepInDoubt,
+    ends_the_process,
+    parts,
+    wanted_delay,
 )
 from general_manager.workflow.ids import new_id
 from general_manager.workflow.importing import resolve
-from general_manager.workflow.runs import Run, Suspended
+from general_manager.workflow.runs import Interrupted, Run, Suspended
 from general_manager.workflow.signals import execution_changed
 
 logger = logging.getLogger(__name__)
@@ -193,8 +195,13 @@ class LocalWorkflowEngine:
                 if handler is not None:
                     output = run.call(handler, copy_encoded(record.input_data))
                 self._require_in_time(record, began)
-        except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
+        except BaseException as error:
+            if ends_the_process(error):
+                raise
             self._settle_failure(record, run_number, error)
+            return
+        if isinstance(run.stopped, Interrupted):
+            self._settle_failure(record, run_number, run.stopped.error)
             return
         if isinstance(run.stopped, Suspended):
             self._memory.suspend(record, run_number, run.stopped)
@@ -210,7 +217,7 @@ class LocalWorkflowEngine:
             self._memory.note(record, HistoryKind.OVERDUE)
             raise ExecutionOverdue(record.execution_id, timeout)
 
-    def _settle_failure(self, record: Record, run_number: int, error: Exception) -> None:
+    def _settle_failure(self, record: Record, run_number: int, error: BaseException) -> None:
         delay = self._rest(record, error)
         why = error_text(error)
         if delay is None or not self._memory.postpone(record, run_number, delay, why):
@@ -222,16 +229,18 @@ class LocalWorkflowEngine:
             exc_info=error,
         )  # fmt: skip
 
-    def _rest(self, record: Record, error: Exception) -> timedelta | None:
+    def _rest(self, record: Record, error: BaseException) -> timedelta | None:
         """How long until the next attempt, or `None` if there is none."""
         retry = record.definition.retry
         record.attempts += 1
         if retry is None or record.attempts >= retry.max_attempts:
             return None
-        if isinstance(error, (PermanentFailure, StepInDoubt, *retry.stop_on)):
+        final = (PermanentFailure, StepInDoubt, *retry.stop_on)
+        if any(isinstance(one, final) for one in parts(error)):
             return None
-        if isinstance(error, RetryAfter):
-            return timedelta(seconds=min(error.seconds, LONGEST_REST.total_seconds()))
+        asked = wanted_delay(error)
+        if asked is not None:
+            return min(asked, LONGEST_REST)
         return retry.delay(record.attempts)
 
     def _fail(self, record: Record, run_number: int, error: BaseException) -> None:

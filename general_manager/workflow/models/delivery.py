@@ -5,12 +5,11 @@ from typing import Any, Self
 
 from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Q
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.models.claiming import OutboxStatus
-from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex
+from general_manager.workflow.models.columns import Ago, DatabaseNow, IdField, OwedIndex
 from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.inserts import insert_while
 from general_manager.workflow.models.outbox import WorkflowOutbox
@@ -43,7 +42,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
                 "registration_id": registration_id,
                 "status": status,
                 "claim_token": token,
-                "finished_at": timezone.now() if status is DeliveryStatus.COMPLETED else None,
+                "finished_at": Ago() if status is DeliveryStatus.COMPLETED else None,
             },
             WorkflowOutbox,
             {"id": entry_id, "claim_token": token, "status": OutboxStatus.CLAIMED},
@@ -55,7 +54,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
     ) -> bool:
         """From any status that is not settled to *to*, if the claim holds; says whether it won."""
         if to is not DeliveryStatus.RUNNING:
-            values["finished_at"] = timezone.now()
+            values["finished_at"] = DatabaseNow()
         rows = self._held(entry_id, registration_id, token)
         return rows.exclude(status__in=SETTLED).update(status=to, claim_token=token, **values) == 1
 
@@ -66,8 +65,13 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
     def of_entries(self, keys: Collection[int]) -> dict[int, dict[str, "WorkflowDeliveryAttempt"]]:
         """What is recorded of these entries, by entry and registration, in one query."""
         found: dict[int, dict[str, WorkflowDeliveryAttempt]] = {key: {} for key in keys}
-        rows = self.filter(outbox_id__in=keys).annotate(rests=Q(available_at__gt=DatabaseNow()))
+        rows = self.filter(outbox_id__in=keys).annotate(
+            rests=Q(available_at__gt=DatabaseNow()), now=DatabaseNow()
+        )
         for row in rows.defer("traceback"):
+            # Both times are the database's: a worker's clock may be hours off.
+            now = row.now  # type: ignore[attr-defined]  # annotated above
+            row.left = (row.available_at or now) - now  # type: ignore[attr-defined]
             found[row.outbox_id][row.registration_id] = row
         return found
 
@@ -111,7 +115,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
                 outbox_id=entry_id,
                 registration_id=one,
                 status=DeliveryStatus.DISCARDED,
-                finished_at=timezone.now(),
+                finished_at=DatabaseNow(),
             )
             for one in registration_ids
         ]
@@ -122,7 +126,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         with transaction.atomic(using=self.db):
             keys = self._lock_dead()
             rows = self.model._default_manager.using(self.db).filter(pk__in=keys)
-            rows.update(status=DeliveryStatus.DISCARDED, finished_at=timezone.now())
+            rows.update(status=DeliveryStatus.DISCARDED, finished_at=DatabaseNow())
             self._note(HistoryKind.DISCARDED, keys, reason)
             dead = self.model._default_manager.using(self.db).filter(
                 outbox_id=OuterRef("pk"), status=DeliveryStatus.DEAD_LETTER

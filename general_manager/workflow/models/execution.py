@@ -6,6 +6,7 @@ wait times out. It is NULL when nothing is to happen by itself.
 
 from collections.abc import Mapping
 from datetime import timedelta
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from django.db.models import F, Q, Value
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.actors import MAX_ACTOR_LENGTH, whereabouts
+from general_manager.workflow.connections import persist
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryKind,
@@ -81,12 +83,18 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
     def claim(self, execution_id: str, *, lease: timedelta) -> "WorkflowExecutionRecord | None":
         """Take the execution for a run, or nothing if it is not runnable or another has it."""
         slots = {"execution_id": execution_id, "token": uuid4().hex, "by": whereabouts()}
-        if can_fetch(self.db):
-            return CLAIM.take(self, lease, **slots)
-        count = CLAIM.run(self, lease, **slots)
         # `first`: it may be cancelled between the two statements.
         mine = self.filter(execution_id=execution_id, claim_token=slots["token"])
-        return mine.first() if count else None
+        tries = count()
+
+        def take() -> "WorkflowExecutionRecord | None":
+            if next(tries) and (found := mine.first()) is not None:
+                return found  # claimed, and the answer was lost
+            if can_fetch(self.db):
+                return CLAIM.take(self, lease, **slots)
+            return mine.first() if CLAIM.run(self, lease, **slots) else None
+
+        return persist(self.db, take, patience=0)
 
     def postpone(self, record: "WorkflowExecutionRecord", delay: timedelta, why: str) -> bool:
         """Running to pending, due after *delay*: the next attempt."""
@@ -95,6 +103,23 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
     def put_back(self, record: "WorkflowExecutionRecord", delay: timedelta, why: str) -> bool:
         """Running to pending, no attempt: this process cannot run it, another can."""
         return self._rest(record, delay, "strays", HistoryKind.STRAYED, why)
+
+    def leave_interrupted(
+        self, record: "WorkflowExecutionRecord", delay: timedelta, why: str
+    ) -> bool:
+        """Running to pending, no attempt: the database undid or refused what the run wrote."""
+        return self._rest(record, delay, "interruptions", HistoryKind.INTERRUPTED, why)
+
+    def state_after(self, record: "WorkflowExecutionRecord") -> WorkflowState | None:
+        """What this run has made of the execution, where the answer may have been lost; or `None`.
+
+        The next claim counts a run: until then, what is written is this run's; but for others'
+        cancellation, or an answer, which are not told again here.
+        """
+        over = (WorkflowState.COMPLETED, WorkflowState.WAITING)
+        found = self.filter(pk=record.pk, runs=record.runs, state__in=over).values_list("state")
+        states = [WorkflowState(state) for (state,) in found]
+        return states[0] if states else None
 
     def _rest(
         self,
@@ -160,9 +185,9 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
 
     def progressed(self, record: "WorkflowExecutionRecord") -> None:
         """A step completed: what failed or crashed before it is forgiven."""
-        if record.attempts or record.crashes:
-            self.filter(pk=record.pk).update(attempts=0, crashes=0)
-            record.attempts = record.crashes = 0
+        if record.attempts or record.crashes or record.interruptions:
+            self.filter(pk=record.pk).update(attempts=0, crashes=0, interruptions=0)
+            record.attempts = record.crashes = record.interruptions = 0
 
     def answered(self, record: "WorkflowExecutionRecord", metadata: Mapping[str, Any]) -> None:
         """The open wait has its answer: waiting becomes ready. A run under way finds it itself."""
@@ -223,6 +248,8 @@ class WorkflowExecutionRecord(models.Model):
     crashes = models.PositiveIntegerField(db_default=0)
     runs = models.PositiveIntegerField(db_default=0)
     strays = models.PositiveIntegerField(db_default=0)
+    #: How often the database interrupted runs since a step was done: `leave_interrupted` counts.
+    interruptions = models.PositiveIntegerField(db_default=0)
     error = models.TextField(null=True)
     traceback = models.TextField(db_default="")
     created_at = models.DateTimeField(db_default=DatabaseNow())

@@ -1,12 +1,17 @@
 """Inserts that pass over what is there, or ask first who holds a row: in one statement each."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import cache, lru_cache
 from typing import Any
 
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.constants import OnConflict
+
+from general_manager.workflow.models.columns import Ago, DatabaseNow
+
+_DURATION: "models.DurationField[Any, Any]" = models.DurationField()
 
 
 def insert_new(
@@ -104,12 +109,16 @@ def insert_while(
     """Insert one row if *guard* has a row for which *holds*, and *model* has none that conflicts.
 
     In one statement; the guard's row stays locked until the caller's transaction ends, so that
-    nothing can change between this check and the commit. Says whether a row was inserted.
+    nothing can change between this check and the commit. Says whether a row was inserted. A value
+    may be an `Ago`.
     """
     connection = connections[using]
-    columns, conditions, sql = _guarded(model, tuple(values), guard, tuple(holds), using)
+    times = tuple(name for name, value in values.items() if isinstance(value, Ago))
+    columns, conditions, sql = _guarded(model, tuple(values), times, guard, tuple(holds), using)
     parameters = [
-        _prepared(column, value, connection)
+        _DURATION.get_db_prep_value(value.duration, connection)
+        if isinstance(value, Ago)
+        else _prepared(column, value, connection)
         for column, value in zip(
             (*columns, *conditions), (*values.values(), *holds.values()), strict=True
         )
@@ -120,9 +129,10 @@ def insert_while(
 
 
 @cache
-def _guarded(
+def _guarded(  # noqa: PLR0917 - the key of a cache
     model: type[models.Model],
     names: tuple[str, ...],
+    times: tuple[str, ...],
     guard: type[models.Model],
     held: tuple[str, ...],
     using: str,
@@ -131,15 +141,26 @@ def _guarded(
     quote = connection.ops.quote_name
     columns: list[Any] = [model._meta.get_field(name) for name in names]
     conditions: list[Any] = [guard._meta.get_field(name) for name in held]
+    places = ", ".join(_ago_sql(model, using) if name in times else "%s" for name in names)
     lock = "FOR UPDATE" if connection.features.has_select_for_update else ""
     sql = (
         f"{connection.ops.insert_statement(on_conflict=OnConflict.IGNORE)} "  # noqa: S608 - names are quoted, values are parameters
         f"{quote(model._meta.db_table)} ({', '.join(quote(one.column) for one in columns)}) "
-        f"SELECT {', '.join(['%s'] * len(columns))} FROM {quote(guard._meta.db_table)} "
+        f"SELECT {places} FROM {quote(guard._meta.db_table)} "
         f"WHERE {' AND '.join(f'{quote(one.column)} = %s' for one in conditions)} {lock} "
         f"{_or_ignore(connection)}"
     )
     return columns, conditions, sql
+
+
+def _ago_sql(model: type[models.Model], using: str) -> str:
+    """The database's time less a duration, which is the statement's one parameter."""
+    compiler = model._base_manager.using(using).all().query.get_compiler(using)
+    ago = models.ExpressionWrapper(
+        DatabaseNow() - models.Value(timedelta(0), output_field=_DURATION),
+        output_field=models.DateTimeField(),
+    )
+    return str(compiler.compile(ago.resolve_expression(compiler.query))[0])
 
 
 def _or_ignore(connection: BaseDatabaseWrapper) -> str:

@@ -1,15 +1,14 @@
 """Steps and waits of executions: what is finished, what is open, what came back."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.db import models
 from django.db.models import Exists, OuterRef
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.engine import WorkflowState
-from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
+from general_manager.workflow.models.columns import Ago, DatabaseNow, IdField, in_
 from general_manager.workflow.models.execution import WorkflowExecutionRecord
 from general_manager.workflow.models.inserts import insert_while
 from general_manager.workflow.steps import StepRecord, StepStatus
@@ -26,15 +25,14 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         *,
         result: Any = None,
         answerable: bool = False,
-        began: datetime | None = None,
+        took: timedelta = timedelta(0),
     ) -> bool:
         """A new row, if the run still holds the execution; false otherwise.
 
         The execution's row is locked until the caller's transaction ends: a step's writes, its
-        checkpoint and the question of ownership are settled by one commit. *began* is now, if
-        nothing else is said.
+        checkpoint and the question of ownership are settled by one commit. It began as long
+        before now as it *took*; both times are the database's.
         """
-        now = timezone.now()
         return insert_while(
             self.model,
             {
@@ -43,8 +41,8 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
                 "status": status,
                 "result": result,
                 "answerable": answerable,
-                "started_at": began or now,
-                "finished_at": now if status == StepStatus.DONE else None,
+                "started_at": Ago(took),
+                "finished_at": Ago() if status == StepStatus.DONE else None,
             },
             WorkflowExecutionRecord,
             {
@@ -65,7 +63,7 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         rows = self.filter(
             Exists(held), execution_id=execution.pk, name=name, status=StepStatus.BEGUN
         )
-        return rows.update(status=StepStatus.DONE, result=result, finished_at=timezone.now()) == 1
+        return rows.update(status=StepStatus.DONE, result=result, finished_at=DatabaseNow()) == 1
 
     def open_wait(
         self, execution: WorkflowExecutionRecord, name: str, timeout: timedelta | None
@@ -81,14 +79,14 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         due = self.filter(
             execution_id=execution.pk, name=name, status=StepStatus.OPEN, until__lte=DatabaseNow()
         )
-        return due.update(status=StepStatus.TIMED_OUT, finished_at=timezone.now()) == 1
+        return due.update(status=StepStatus.TIMED_OUT, finished_at=DatabaseNow()) == 1
 
     def answer(self, execution: WorkflowExecutionRecord, name: str, signal: Any) -> bool:
         """Open to done with the answer; says whether it won."""
         rows = self.filter(
             execution_id=execution.pk, name=name, status=StepStatus.OPEN, answerable=True
         )
-        return rows.update(status=StepStatus.DONE, result=signal, finished_at=timezone.now()) == 1
+        return rows.update(status=StepStatus.DONE, result=signal, finished_at=DatabaseNow()) == 1
 
 
 class WorkflowStep(models.Model):
