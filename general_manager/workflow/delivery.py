@@ -3,8 +3,6 @@
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum
-from random import uniform
 from typing import Any
 
 from django.db import transaction
@@ -12,61 +10,35 @@ from django.db.models.functions import Coalesce
 from django.dispatch import Signal
 
 from general_manager.conf import get_workflow_settings
-from general_manager.workflow.aside import aside, tell
-from general_manager.workflow.connections import is_conflict, is_lost_connection, persist
-from general_manager.workflow.dispatch import is_time_limit
+from general_manager.workflow.aside import tell
+from general_manager.workflow.connections import persist
 from general_manager.workflow.encoding import error_text, traceback_text
 from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.event_registry.base import copied
 from general_manager.workflow.event_registry.registration import Registration, real_error
 from general_manager.workflow.events import WorkflowEvent
-from general_manager.workflow.exceptions import (
-    WorkerDied,
-    ends_the_process,
-    is_permanent,
-    wanted_delay,
-)
+from general_manager.workflow.exceptions import WorkerDied, wanted_delay
 from general_manager.workflow.models import DeliveryStatus, WorkflowDeliveryAttempt, WorkflowHistory
 from general_manager.workflow.models.columns import DatabaseNow, in_
 from general_manager.workflow.models.delivery import DeliveryQuerySet
 from general_manager.workflow.signals import event_dead, event_delivered, event_failed
-from general_manager.workflow.transactions import Surroundings, own_transaction
+from general_manager.workflow.verdicts import (
+    ClaimLost,
+    HandlerError,
+    Outcome,
+    call_handler,
+    handlers_transaction,
+    is_interruption,
+    rest_after,
+)
 
 logger = logging.getLogger(__name__)
 
-LONGEST_REST = timedelta(hours=1)
 INTERRUPTED_REST = timedelta(seconds=5)
 """After a delivery that the database interrupted twice in a row."""
 
 MOST_INTERRUPTED = 20
 """Passes of an entry after which an interruption counts as the handler's failure all the same."""
-
-
-class Outcome(Enum):
-    DONE = "done"
-    """In this pass."""
-    NOTHING = "nothing"
-    """Not wanted, or done in an earlier pass."""
-    LATER = "later"
-    DEAD = "dead"
-    LOST = "lost"
-    """The claim is somebody else's by now; what this worker did is rolled back."""
-
-
-class _LostError(Exception):
-    """Rolls back what a worker did that has lost its claim."""
-
-
-class _InterruptedError(Exception):
-    """The database undid what the handler did, whatever the handler made of that."""
-
-
-class _HandlerError(Exception):
-    """What the handler's code raised is *error*; all else that is raised is ours."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 @dataclass(slots=True)
@@ -103,12 +75,12 @@ class Delivery:
         while True:
             try:
                 outcome = self._attempt(crashes)
-            except _HandlerError as failed:
+            except HandlerError as failed:
                 return self._fail(failed.error)
-            except _LostError:
+            except ClaimLost:
                 outcome = Outcome.LOST
             except Exception as error:
-                if not (may_repeat and _is_interruption(error)):
+                if not (may_repeat and is_interruption(error)):
                     return self._interrupted(error)
                 logger.warning("%s; trying again", self._interruption, exc_info=True)
                 may_repeat, outcome = False, Outcome.LOST
@@ -167,7 +139,7 @@ class Delivery:
         for failures in range(1, registration.retries + 2):
             try:
                 return self._call(is_shown=must_show)
-            except _HandlerError as failed:
+            except HandlerError as failed:
                 error = failed.error
                 if failures > registration.retries or not registration.may_retry(error):
                     raise
@@ -206,24 +178,14 @@ class Delivery:
         return self._delivered() if outcome is Outcome.DONE else outcome
 
     def _call_in_transaction(self, *, is_shown: bool) -> Outcome:
-        block = own_transaction(self.using)
-        try:
-            with block:
-                outcome = self._offer(is_shown=is_shown)
-                if outcome is Outcome.LOST:
-                    raise _LostError  # noqa: TRY301 - the way to roll an `atomic` block back
-        except _HandlerError as failed:
-            verdict = is_permanent(failed.error) or wanted_delay(failed.error) is not None
-            if not verdict and block.was_undone_by_the_database(failed.error):
-                raise _InterruptedError from failed.error
-            raise
-        except Exception as error:
-            # What the handler wrote cannot be committed: a constraint that is checked there.
-            if block.failed_to_commit and not (_is_interruption(error) or is_time_limit(error)):
-                raise _HandlerError(error) from error
-            raise
-        self.late = block.late
-        return outcome
+        with handlers_transaction(self.using, self._keep):
+            outcome = self._offer(is_shown=is_shown)
+            if outcome is Outcome.LOST:
+                raise ClaimLost
+            return outcome
+
+    def _keep(self, late: BaseException) -> None:
+        self.late = late
 
     def _delivered(self) -> Outcome:
         tell(
@@ -238,29 +200,11 @@ class Delivery:
     def _offer(self, *, is_shown: bool) -> Outcome:
         """Each call has a payload of its own: nobody sees what another made of it."""
         registration = self.registration
-        if not self._call_handler():
+        if not call_handler(registration, self.event, self.using):
             if is_shown or self.previous is not None:
                 self._rows.forget(self.entry_id, registration.id, self.token)
             return Outcome.NOTHING
         return self._complete(is_shown=is_shown)
-
-    def _call_handler(self) -> bool:
-        """False if it does not want the event. Raises `_HandlerError` for whatever it raises."""
-        registration = self.registration
-        around = Surroundings(self.using)
-        try:
-            with aside(atomic=False):
-                if registration.when is not None and not registration.wants(copied(self.event)):
-                    return False
-                registration.call(copied(self.event))
-            around.close_what_was_left_open(str(registration))
-        except BaseException as error:
-            if ends_the_process(error):
-                raise
-            if not is_permanent(error) and around.explain(error):
-                raise _InterruptedError from error
-            raise _HandlerError(error) from error
-        return True
 
     def _complete(self, *, is_shown: bool) -> Outcome:
         done = DeliveryStatus.COMPLETED
@@ -358,17 +302,3 @@ class Delivery:
     @property
     def _rows(self) -> DeliveryQuerySet:
         return WorkflowDeliveryAttempt.objects.using(self.using)
-
-
-def _is_interruption(error: BaseException) -> bool:
-    return isinstance(error, _InterruptedError) or is_lost_connection(error) or is_conflict(error)
-
-
-def rest_after(passes: int, error: BaseException) -> timedelta:
-    """Exponential backoff with jitter, at most an hour; or what the handler asked for."""
-    asked = wanted_delay(error)
-    if asked is not None:
-        return asked
-    base = get_workflow_settings().retry_backoff
-    rest = min(LONGEST_REST, base * float(2 ** min(passes - 1, 20)))
-    return rest * uniform(0.8, 1.2)  # noqa: S311 - spread, not secrecy

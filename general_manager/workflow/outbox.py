@@ -16,7 +16,7 @@ from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.connections import persist, unit_of_work
 from general_manager.workflow.databases import outboxes
-from general_manager.workflow.delivery import Delivery, Outcome
+from general_manager.workflow.delivery import Delivery
 from general_manager.workflow.dispatch import deliver_now, is_time_limit
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.leases import can_renew, keeping
@@ -29,6 +29,7 @@ from general_manager.workflow.models import (
 from general_manager.workflow.models.delivery import SETTLED
 from general_manager.workflow.models.outbox import EVENT_FIELDS
 from general_manager.workflow.shutdown import is_announced
+from general_manager.workflow.verdicts import Outcome
 
 logger = logging.getLogger(__name__)
 

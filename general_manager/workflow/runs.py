@@ -8,14 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime, timedelta
-from json import dumps
 from typing import Any, Final, Protocol, TypeVar
 
-from general_manager.conf import get_workflow_settings, is_configured
 from general_manager.workflow.encoding import copy_encoded, encode, encode_mapping
 from general_manager.workflow.engine import WorkflowHandler
 from general_manager.workflow.exceptions import (
-    EncodingError,
     PermanentFailure,
     StepInDoubt,
     StepUsageError,
@@ -25,7 +22,7 @@ from general_manager.workflow.exceptions import (
 )
 from general_manager.workflow.ids import require_id
 from general_manager.workflow.importing import describe
-from general_manager.workflow.steps import ASK_SUFFIX, StepRecord, StepStatus
+from general_manager.workflow.steps import ASK_SUFFIX, StepRecord, StepStatus, within_limit
 from general_manager.workflow.transactions import Surroundings
 
 Result = TypeVar("Result")
@@ -208,7 +205,7 @@ class Run:
     def _called(self, name: str, call: Callable[[], Any]) -> Any:
         self._inside = name
         try:
-            return _checked(encode(call(), root=f"the result of step {name!r}"), name)
+            return within_limit(encode(call(), root=f"the result of step {name!r}"), name)
         finally:
             self._inside = None
 
@@ -270,19 +267,6 @@ class Run:
         except StopRun as stop:
             self.stopped = stop
             raise
-
-
-def _checked(result: Any, name: str) -> Any:
-    """The encoded *result*, if it is not too large to be read again with every run."""
-    most = get_workflow_settings().step_result_max_bytes if is_configured() else None
-    size = len(dumps(result, ensure_ascii=False).encode()) if most is not None else 0
-    if most is not None and size > most:
-        raise EncodingError(
-            f"the result of step {name!r}",
-            f"it is {size:,} bytes of JSON, and at most {most:,} are kept "
-            "(WORKFLOW_STEP_RESULT_MAX_BYTES): store it elsewhere and return where it is",
-        )
-    return result
 
 
 _current: Final[ContextVar[Run | None]] = ContextVar("general_manager_run", default=None)

@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from json import dumps
 from typing import Any, Final
+
+from general_manager.conf import get_workflow_settings, is_configured
+from general_manager.workflow.exceptions import EncodingError
 
 ASK_SUFFIX: Final = ": ask"
 """What the step that asks a wait's question is called, behind the wait's name."""
@@ -28,3 +32,16 @@ class StepRecord:
     status: StepStatus
     result: Any = None
     until: datetime | None = None
+
+
+def within_limit(result: Any, name: str) -> Any:
+    """The encoded *result*, if it is not too large to be read again with every run."""
+    most = get_workflow_settings().step_result_max_bytes if is_configured() else None
+    size = len(dumps(result, ensure_ascii=False).encode()) if most is not None else 0
+    if most is not None and size > most:
+        raise EncodingError(
+            f"the result of step {name!r}",
+            f"it is {size:,} bytes of JSON, and at most {most:,} are kept "
+            "(WORKFLOW_STEP_RESULT_MAX_BYTES): store it elsewhere and return where it is",
+        )
+    return result

@@ -110,17 +110,6 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         """Running to pending, no attempt: the database undid or refused what the run wrote."""
         return self._rest(record, delay, "interruptions", HistoryKind.INTERRUPTED, why)
 
-    def state_after(self, record: "WorkflowExecutionRecord") -> WorkflowState | None:
-        """What this run has made of the execution, where the answer may have been lost; or `None`.
-
-        The next claim counts a run: until then, what is written is this run's; but for others'
-        cancellation, or an answer, which are not told again here.
-        """
-        over = (WorkflowState.COMPLETED, WorkflowState.WAITING)
-        found = self.filter(pk=record.pk, runs=record.runs, state__in=over).values_list("state")
-        states = [WorkflowState(state) for (state,) in found]
-        return states[0] if states else None
-
     def _rest(
         self,
         record: "WorkflowExecutionRecord",
