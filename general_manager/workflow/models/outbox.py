@@ -39,12 +39,14 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
         rows = [[getattr(owed[one][0], name) for name in EVENT_FIELDS] for one in sorted(owed)]
         stored: dict[str, int] = {}
         for chunk in self._chunks(rows):
-            inserted = insert_new(WorkflowEventRecord, EVENT_FIELDS, chunk, self.db)
+            inserted = insert_new(
+                WorkflowEventRecord, EVENT_FIELDS, chunk, self.db, unless=("event_id",)
+            )
             stored.update((event_id, key) for key, event_id in inserted)
         # In the order in which they were published, in which a chunk delivers them.
         entries = [[stored[one], owed_to] for one, (_, owed_to) in owed.items() if one in stored]
         for chunk in self._chunks(entries):
-            insert_new(self.model, ENTRY_FIELDS, chunk, self.db)
+            insert_new(self.model, ENTRY_FIELDS, chunk, self.db, unless=("event",))
         return set(stored)
 
     def _chunks(self, rows: list[list[Any]]) -> Iterator[list[list[Any]]]:
