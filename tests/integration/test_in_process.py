@@ -3,6 +3,7 @@
 from datetime import timedelta
 from io import StringIO
 from threading import Thread
+from typing import ClassVar
 
 import pytest
 from django.core.management import call_command
@@ -355,7 +356,7 @@ def test_a1_requests_in_several_threads_do_their_own_work(registry):
 
 @override_settings(GENERAL_MANAGER=IN_PROCESS)
 class TestInATestCase(TestCase):
-    databases = {"default", "archive"}
+    databases: ClassVar = {"default", "archive"}
 
     def setUp(self):
         self.registry = DatabaseEventRegistry()
@@ -369,13 +370,13 @@ class TestInATestCase(TestCase):
             get_workflow_engine().start(define(flows.two_steps))
 
         self.registry.register("x", handler=start)
-        self.assertIs(self.registry.publish(make_event()), True)
-        self.assertEqual(WorkflowExecutionRecord.objects.get().state, "completed")
+        assert self.registry.publish(make_event()) is True
+        assert WorkflowExecutionRecord.objects.get().state == "completed"
 
     def test_a1_one_inside_it_does(self):
         self.registry.register("x", handler=write)
         with self.captureOnCommitCallbacks(execute=True):
             with transaction.atomic():
-                self.assertIs(self.registry.publish(make_event()), False)
-            self.assertEqual(tags(), [])
-        self.assertEqual(tags(), ["1"])
+                assert self.registry.publish(make_event()) is False
+            assert tags() == []
+        assert tags() == ["1"]

@@ -1,5 +1,7 @@
 """In-memory publishing belongs to the publisher's transaction, as stored publishing does."""
 
+from typing import ClassVar
+
 import pytest
 from django.db import transaction
 from django.test import TestCase
@@ -108,7 +110,7 @@ def test_a5_a_handler_that_fails_after_the_commit_undoes_nothing(event_registry)
 
 
 class TestInATestCase(TestCase):
-    databases = {"default", "archive"}
+    databases: ClassVar = {"default", "archive"}
 
     def setUp(self):
         self.handled = []
@@ -116,12 +118,12 @@ class TestInATestCase(TestCase):
         self.registry.register("x", handler=lambda event: self.handled.append(event.event_id))
 
     def test_a5_the_test_cases_own_transaction_does_not_count(self):
-        self.assertIs(self.registry.publish(EVENT), True)
-        self.assertEqual(self.handled, ["1"])
+        assert self.registry.publish(EVENT) is True
+        assert self.handled == ["1"]
 
     def test_a5_one_inside_it_does(self):
         with self.captureOnCommitCallbacks(execute=True):
             with transaction.atomic():
-                self.assertIs(self.registry.publish(EVENT), False)
-            self.assertEqual(self.handled, [])
-        self.assertEqual(self.handled, ["1"])
+                assert self.registry.publish(EVENT) is False
+            assert self.handled == []
+        assert self.handled == ["1"]
