@@ -156,13 +156,8 @@ class Delivery:
         """Commit that this handler is about to run, so that its death can be charged to it."""
         running = DeliveryStatus.RUNNING
         if self.previous is None:
-            return persist(
-                self.using,
-                lambda: (
-                    self._rows.add(self.entry_id, self.registration.id, self.token, running)
-                    or self._move(running)
-                ),  # added before, and the answer was lost
-            )
+            # Moved if it was added before, and the answer was lost.
+            return persist(self.using, lambda: self._add(running) or self._move(running))
         if not persist(self.using, lambda: self._move(running, crashes=crashes)):
             return False
         if crashes > self.previous.crashes:
@@ -207,12 +202,10 @@ class Delivery:
         return self._complete(is_shown=is_shown)
 
     def _complete(self, *, is_shown: bool) -> Outcome:
-        done = DeliveryStatus.COMPLETED
-
         def write() -> bool:
             if is_shown or self.previous is not None:
-                return self._move(done, passes=self._failures() + 1)
-            return self._rows.add(self.entry_id, self.registration.id, self.token, done)
+                return self._move(DeliveryStatus.COMPLETED, passes=self._failures() + 1)
+            return self._add(DeliveryStatus.COMPLETED)
 
         return Outcome.DONE if persist(self.using, write) else Outcome.LOST
 
@@ -274,9 +267,7 @@ class Delivery:
     ) -> bool:
         with transaction.atomic(using=self.using):
             if self.previous is None:  # a failure is recorded in a row of its own
-                self._rows.add(
-                    self.entry_id, self.registration.id, self.token, DeliveryStatus.RUNNING
-                )
+                self._add(DeliveryStatus.RUNNING)
             won = self._move(
                 status,
                 error_class=f"{type(error).__module__}.{type(error).__qualname__}"[:255],
@@ -295,6 +286,9 @@ class Delivery:
         row = self._rows.filter(outbox_id=self.entry_id, registration_id=self.registration.id)
         history = WorkflowHistory.objects.using(self.using)
         history.note(kind, delivery_id=row.values_list("pk", flat=True).get(), detail=detail)
+
+    def _add(self, status: DeliveryStatus) -> bool:
+        return self._rows.add(self.entry_id, self.registration.id, self.token, status)
 
     def _move(self, to: DeliveryStatus, **values: Any) -> bool:
         return self._rows.move(self.entry_id, self.registration.id, self.token, to, **values)

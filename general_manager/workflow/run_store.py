@@ -10,6 +10,8 @@ from django.db import connections, transaction
 
 from general_manager.workflow.connections import persist, refresh
 from general_manager.workflow.engine import HistoryKind
+from general_manager.workflow.exceptions import HandlerNotImportableError
+from general_manager.workflow.local_handlers import find_handler
 from general_manager.workflow.models import (
     WorkflowExecutionRecord,
     WorkflowHistory,
@@ -99,6 +101,10 @@ class DatabaseRunStore:
         persist(self._using, lambda: executions.progressed(self._record))
 
     def open_wait(self, name: str, *, timeout: timedelta | None, answerable: bool) -> StepRecord:
+        if find_handler(self._record.execution_id) is not None:
+            # Before anything is asked: no later run could go on from the answer.
+            path = str(self._record.handler_path)
+            raise HandlerNotImportableError(self._record.workflow_id, path)
         return persist(self._using, lambda: self._open_wait(name, timeout, answerable=answerable))
 
     def settle_wait(self, name: str) -> StepRecord:

@@ -17,6 +17,7 @@ from general_manager.workflow.exceptions import (
     StepInDoubt,
     StepUsageError,
     WaitTimeout,
+    WorkflowError,
     ends_the_process,
     is_permanent,
 )
@@ -199,6 +200,8 @@ class Run:
         """What the store answers: its trouble is not the handler's, and ends the run."""
         try:
             return verb(*arguments, **options)
+        except WorkflowError:  # it refuses
+            raise
         except Exception as error:
             raise Interrupted(error) from error
 

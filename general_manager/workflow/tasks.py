@@ -28,7 +28,7 @@ def drain_outbox(self: Any, using: str | None = None) -> None:
 
 @shared_task(name=DELIVER, ignore_result=True, bind=True)
 def deliver_outbox(self: Any, using: str, token: str, keys: Sequence[int]) -> int:
-    """Deliver entries that `drain_outbox` claimed with *token*; how many handlers completed."""
+    """Deliver entries that `drain_outbox` claimed with *token*; how many of them were handled."""
     with _unit_of(self):
         return deliver(using, token, keys)
 

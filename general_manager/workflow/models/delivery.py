@@ -11,7 +11,7 @@ from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.models.claiming import OutboxStatus
 from general_manager.workflow.models.columns import Ago, DatabaseNow, IdField, OwedIndex
 from general_manager.workflow.models.history import WorkflowHistory
-from general_manager.workflow.models.inserts import insert_while
+from general_manager.workflow.models.inserts import insert_new, insert_while
 from general_manager.workflow.models.outbox import WorkflowOutbox
 
 
@@ -110,16 +110,11 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
 
     def pass_over(self, entry_id: int, registration_ids: Collection[str]) -> None:
         """Never deliver the event to these, which have not had it yet."""
-        rows = [
-            self.model(
-                outbox_id=entry_id,
-                registration_id=one,
-                status=DeliveryStatus.DISCARDED,
-                finished_at=DatabaseNow(),
-            )
-            for one in registration_ids
-        ]
-        self.bulk_create(rows, ignore_conflicts=True)
+        alike = ("outbox", "registration_id")
+        status = DeliveryStatus.DISCARDED
+        for one in registration_ids:
+            row = [entry_id, one, status, DatabaseNow()]
+            insert_new(self.model, (*alike, "status", "finished_at"), [row], self.db, unless=alike)
 
     def discard(self, reason: str) -> int:
         """Give up the dead letters among these for good; returns how many."""
