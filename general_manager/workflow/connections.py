@@ -66,6 +66,12 @@ def is_dead(raw: Any) -> bool:
     return bool(getattr(raw, "closed", False)) or (is_open is not None and not is_open)
 
 
+def has_died(connection: Any) -> bool:
+    """Asks the server: MySQL's client does not know that it lost it. For use after an error."""
+    raw = connection.connection
+    return raw is None or is_dead(raw) or not _answers(connection)
+
+
 def refresh(connection: Any) -> None:
     """Have *connection* made anew if it died. In a transaction, nothing is looked at."""
     if connection.connection is None or in_transaction(connection):
@@ -122,8 +128,12 @@ class unit_of_work:  # noqa: N801 - used as a function is
 
     def __exit__(self, *_: object) -> None:
         for connection in opened():
-            if connection.alias not in self._callers and in_transaction(connection, ask=True):
+            if connection.alias in self._callers:
+                continue
+            if in_transaction(connection, ask=True):
                 discard(connection, "a transaction was left open")
+            elif connection.errors_occurred:
+                refresh(connection)
 
 
 def persist(

@@ -141,6 +141,7 @@ class Run:
             return {}
         finally:
             leave_run(token)
+            self._around.discard_what_was_left_open(describe(handler))
         if self.stopped is not None or output is None:
             return {}
         if not isinstance(output, Mapping):

@@ -12,10 +12,10 @@ from general_manager.atomic import honest_atomic
 from general_manager.conf import is_configured
 from general_manager.workflow.connections import (
     discard,
+    has_died,
     has_open_work,
     in_transaction,
     is_conflict,
-    is_dead,
     is_lost_connection,
     opened,
     refresh,
@@ -120,9 +120,11 @@ class own_transaction:  # noqa: N801 - used as a function is
         """Whether *error* came of a lost connection or a conflict, which undid all of this."""
         if not self._is_outermost:
             return False
-        raw = connections[self._using].connection
-        is_lost = raw is None or raw is not self._raw or is_dead(raw)
-        return is_conflict(error) or (is_lost and is_lost_connection(error))
+        connection = connections[self._using]
+        if is_conflict(error):
+            return True
+        is_other = connection.connection is not self._raw
+        return is_lost_connection(error) and (is_other or has_died(connection))
 
     def _guard_hooks(self, connection: Any) -> None:
         hooks = [(sids, self._guarded(hook)) for sids, hook, _ in connection.run_on_commit]
@@ -218,8 +220,7 @@ class Surroundings:
         """Whether *error* says that our own connection was lost, and nothing else."""
         if self._using is None or self._using in self._depths or not is_lost_connection(error):
             return False
-        raw = self._raw()
-        return raw is None or raw is not self._expected or is_dead(raw)
+        return self._raw() is not self._expected or has_died(connections[self._using])
 
     def _raw(self) -> Any:
         return connections[self._using].connection if self._using is not None else None

@@ -127,7 +127,9 @@ def work_off(*, answer=False):
         work()
         if answer:
             end_sleeps()
-            for one in WorkflowExecutionRecord.objects.filter(waiting_for__isnull=False):
+            for one in WorkflowExecutionRecord.objects.filter(
+                state="waiting", waiting_for__isnull=False
+            ):
                 get_workflow_engine().resume(one.execution_id, "yes")
 
 
@@ -157,6 +159,7 @@ def lose_at_each_request(proxy, fault, *, prepare, live, check):
         live()
         was_lost = bool(proxy.happened)
         proxy.fail(None)
+        connection.close()
         check(number)
         forget()
         if not was_lost:
@@ -218,7 +221,9 @@ def test_steps_waits_and_ends_survive_a_connection_that_is_lost_anywhere(
     def live():
         run_what_is_ready()
         for one in _patiently(
-            lambda: list(WorkflowExecutionRecord.objects.filter(waiting_for__isnull=False))
+            lambda: list(
+                WorkflowExecutionRecord.objects.filter(state="waiting", waiting_for__isnull=False)
+            )
         ):
             _patiently(lambda one=one: answer(one.execution_id))
         run_what_is_ready()
