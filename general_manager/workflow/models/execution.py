@@ -55,6 +55,8 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         is_over = values["state"] not in ACTIVE_STATES
         fields = (*START_FIELDS, *OVER_FIELDS) if is_over else START_FIELDS
         given = {**values, "wake_at": None if is_over else _MESSAGE_LOST}
+        if is_over:
+            given |= {"started_at": DatabaseNow(), "ended_at": DatabaseNow()}
         row = [given.get(name) for name in fields]
         while not insert_new(self.model, fields, [row], self.db, unless=("dedup_key",)):
             if rows is None:
