@@ -7,7 +7,7 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
-from general_manager.checks.database import check_isolation, check_sqlite
+from general_manager.checks.database import check_autocommit, check_isolation, check_sqlite
 from general_manager.checks.messages import PREFIX, warning
 from general_manager.conf import find_problems, get_workflow_settings
 from general_manager.workflow.backend_registry import get_workflow_engine
@@ -73,7 +73,7 @@ def _check_production() -> list[CheckMessage]:
     names = (type(registry).__name__, type(get_workflow_engine()).__name__)
     if not {"DatabaseEventRegistry", "CeleryWorkflowEngine"} & set(names):
         return []
-    messages = [*check_sqlite(), *check_isolation()]
+    messages = [*check_sqlite(), *check_isolation(), *check_autocommit()]
     if not has_app():
         messages.append(
             warning(

@@ -54,9 +54,9 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         rows: ExecutionQuerySet | None = None
         is_over = values["state"] not in ACTIVE_STATES
         fields = (*START_FIELDS, *OVER_FIELDS) if is_over else START_FIELDS
-        given = {**values, "wake_at": None if is_over else _MESSAGE_LOST}
-        if is_over:
-            given |= {"started_at": DatabaseNow(), "ended_at": DatabaseNow()}
+        now = DatabaseNow()
+        times = {"started_at": now, "ended_at": now} if is_over else {"wake_at": _MESSAGE_LOST}
+        given = {**values, **times}
         row = [given.get(name) for name in fields]
         while not insert_new(self.model, fields, [row], self.db, unless=("dedup_key",)):
             if rows is None:
