@@ -54,9 +54,8 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         rows: ExecutionQuerySet | None = None
         is_over = values["state"] not in ACTIVE_STATES
         fields = (*START_FIELDS, *OVER_FIELDS) if is_over else START_FIELDS
-        now = DatabaseNow()
-        times = {"started_at": now, "ended_at": now} if is_over else {"wake_at": _MESSAGE_LOST}
-        given = {**values, **times}
+        now = dict.fromkeys(("started_at", "ended_at"), DatabaseNow())
+        given = {**values, **(now if is_over else {"wake_at": _MESSAGE_LOST})}
         row = [given.get(name) for name in fields]
         while not insert_new(self.model, fields, [row], self.db, unless=("dedup_key",)):
             if rows is None:
@@ -66,8 +65,8 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
             known = rows.first()
             if known is not None:
                 return known
-            # It failed or was cancelled between the two statements: its key is free again. Or it
-            # was started after this transaction began to see: a locking read sees it on MariaDB.
+            # It failed or was cancelled meanwhile: its key is free. Or it was started after this
+            # transaction began to see: a locking read sees it on MariaDB.
         return None
 
     def by_id(self, execution_id: str) -> "WorkflowExecutionRecord":

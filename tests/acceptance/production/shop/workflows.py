@@ -120,6 +120,7 @@ def tag(name: str) -> None:
 
 
 def work_a_second(event: WorkflowEvent) -> None:
+    once("working")
     time.sleep(1)
     Tag.objects.create(name=event.event_id)
 
