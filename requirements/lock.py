@@ -1,7 +1,7 @@
 """Writes the constraints beside this file: what CI installs, and the lowest versions we allow.
 
     python requirements/lock.py             # all, from the newest releases there are
-    python requirements/lock.py --floors    # floors.txt only, from pyproject.toml; asks no index
+    python requirements/lock.py --floors    # floors.txt only: pyproject.toml has a new floor
 
 Needs Python 3.11, 3.12 and 3.13 on the machine (pyenv's are found), and pip's package index.
 """
@@ -14,8 +14,9 @@ import sys
 import tempfile
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -23,6 +24,8 @@ PYTHONS = ("3.11", "3.12", "3.13")
 DJANGOS = {"django52": "Django~=5.2.0", "django60": "Django<6.1", "django61": "Django"}
 """What asks for Django in each file; for Python 3.11 all of them mean 5.2."""
 WITHOUT_BEAT = ("django61",)  # django-celery-beat 2.9 installs only below Django 6.1
+TESTED = ("tests", "docs")
+"""The dependency groups whose floors are tested."""
 EXTRAS = ("health", "metrics", "postgres", "redis")
 
 Pins = dict[str, str]
@@ -34,38 +37,52 @@ def main() -> None:
     parser.add_argument("--floors", action="store_true", help="write floors.txt only")
     if not parser.parse_args().floors:
         write_locks()
-    (HERE / "floors.txt").write_text("\n".join(floors()) + "\n")
+    write_floors()
 
 
-def read_project() -> dict[str, object]:
+def read_project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def requirements(*, extras: tuple[str, ...]) -> Iterator[str]:
-    """What the package, its *extras* and every dependency group ask for, but for Django."""
-    content: dict = read_project()
-    yield from (one for one in content["project"]["dependencies"] if not is_django(one))
+def requirements(*, extras: Iterable[str], groups: Iterable[str] = ()) -> Iterator[str]:
+    """What the package, its *extras* and the dependency *groups*, or all, ask for."""
+    content = read_project()
+    yield from content["project"]["dependencies"]
     for extra in extras:
         yield from content["project"]["optional-dependencies"][extra]
-    for group in content["dependency-groups"].values():
-        yield from (one for one in group if isinstance(one, str))
+    for group in groups or content["dependency-groups"]:
+        yield from in_group(content["dependency-groups"], group)
     yield from content["build-system"]["requires"]
 
 
-def is_django(requirement: str) -> bool:
-    return re.match(r"Django\b(?!-)", requirement) is not None
+def in_group(groups: dict[str, list[Any]], name: str) -> Iterator[str]:
+    for one in groups[name]:
+        if isinstance(one, str):
+            yield one
+        else:
+            yield from in_group(groups, one["include-group"])
 
 
-def floors() -> list[str]:
-    """The lowest version of everything that pyproject.toml names, one a line."""
-    content: dict = read_project()
-    django = [one for one in content["project"]["dependencies"] if is_django(one)]
-    extras = tuple(content["project"]["optional-dependencies"])
-    found = set()
-    for one in (*django, *requirements(extras=extras)):
-        name, lowest = re.match(r"([\w.-]+)(?:\[.*?\])?[>=]=([\w.]+)", one).groups()
-        found.add(f"{name}=={lowest}")
-    return sorted(found, key=str.lower)
+def floors() -> Pins:
+    """The lowest version of everything that the environment `floors` installs by name."""
+    found = {}
+    for one in requirements(extras=(*EXTRAS, "beat"), groups=TESTED):
+        match = re.match(r"([\w.-]+)(?:\[.*?\])?[>=]=([\w.]+)", one)
+        if match is None:
+            sys.exit(f"{one!r} in pyproject.toml has no floor.")
+        found[canonical(match[1])] = match[2]
+    return found
+
+
+def write_floors() -> None:
+    """Those, and whatever they bring along, as it is now."""
+    lowest = [f"{name}=={version}" for name, version in floors().items()]
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder) / "floors.txt"
+        constraints.write_text("\n".join(lowest))
+        wanted = requirements(extras=(*EXTRAS, "beat"), groups=TESTED)
+        pins = resolve(PYTHONS[0], [*wanted, "--constraint", str(constraints)])
+    write("floors", {python: pins for python in PYTHONS}, without=set())
 
 
 def write_locks() -> None:
@@ -93,7 +110,7 @@ def write_locks() -> None:
 def differing(resolved: dict[str, dict[str, Pins]]) -> Iterator[str]:
     """Names whose version depends on which Django is installed."""
     for python in PYTHONS:
-        versions = defaultdict(set)
+        versions: dict[str, set[str]] = defaultdict(set)
         for pins in (by_python[python] for by_python in resolved.values()):
             for name, version in pins.items():
                 versions[name].add(version)
@@ -108,9 +125,7 @@ def write(
     for package in sorted({one for pins in by_python.values() for one in pins} - without):
         if only is not None and package not in only:
             continue
-        found = {
-            python: pins[package] for python, pins in by_python.items() if package in pins
-        }
+        found = {python: pins[package] for python, pins in by_python.items() if package in pins}
         if len(set(found.values())) == 1 and len(found) == len(PYTHONS):
             lines.append(f"{package}=={found[PYTHONS[0]]}")
         else:
@@ -146,7 +161,7 @@ def interpreter(version: str) -> str:
         code = "import sys; print('%d.%d' % sys.version_info[:2])"
         said = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False)
         if said.stdout.strip() == version:
-            return path
+            return str(path)
     sys.exit(f"There is no Python {version} on this machine.")
 
 

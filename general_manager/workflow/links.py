@@ -22,6 +22,7 @@ from general_manager.workflow.backend_registry import get_workflow_engine
 from general_manager.workflow.encoding import encode
 from general_manager.workflow.engine import WorkflowExecution, WorkflowState
 from general_manager.workflow.exceptions import (
+    StepUsageError,
     WorkflowError,
     WorkflowExecutionNotFoundError,
     WorkflowInvalidStateError,
@@ -43,7 +44,7 @@ class Answer:
 
 
 def resume_url(
-    execution: WorkflowExecution | str,
+    execution: WorkflowExecution | str | None,
     wait: str,
     signal: Any = None,
     *,
@@ -55,8 +56,14 @@ def resume_url(
     Whoever has the link may use it until it *expires*; it shows a page that asks for confirmation,
     with *label* on its button. The signal can be read in the link, not changed. Starts with
     `WORKFLOW_BASE_URL`. Raises `NoReverseMatch` if the project's urls do not include
-    ``general_manager.urls``, `EncodingError` for a signal that is not JSON.
+    ``general_manager.urls``, `EncodingError` for a signal that is not JSON, `StepUsageError` for
+    the `None` that `current_execution_id` returns outside of a handler.
     """
+    if execution is None:
+        raise StepUsageError(
+            "resume_url() was given None for an execution, as current_execution_id() returns outside "
+            "a workflow's handler: pass an execution or its id."
+        )
     execution_id = execution if isinstance(execution, str) else execution.execution_id
     seconds = int(expires.total_seconds())
     content = [execution_id, wait, encode(signal, root="signal"), label, seconds]

@@ -41,7 +41,7 @@ def read_tables() -> list[Table]:
         if not router.allow_migrate_model(DEFAULT_DB_ALIAS, model):
             continue
         columns = tuple(model._meta.local_concrete_fields)
-        rows = models.QuerySet(model, using=DEFAULT_DB_ALIAS).order_by()
+        rows: models.QuerySet[Any] = models.QuerySet(model, using=DEFAULT_DB_ALIAS).order_by()
         values = rows.values_list(*[column.attname for column in columns])
         texts = [tuple(map(text_of, row)) for row in values.iterator()]
         if texts:
@@ -80,6 +80,6 @@ def _described(one: Any) -> str:
     if isinstance(one, EmailMessage):
         given = ((name, getattr(one, name, None)) for name in MAIL_FIELDS)
         return f"mail { ({name: value for name, value in given if value})!r}"
-    if type(one).__repr__ is object.__repr__:  # an address says nothing
+    if getattr(type(one), "__repr__", None) is object.__repr__:  # an address says nothing
         return f"{type(one).__name__} {vars(one)!r}"
     return repr(one)
