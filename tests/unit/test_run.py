@@ -175,9 +175,10 @@ def test_an_interruption_lets_what_runs_end_and_starts_nothing_more(folder, by_t
         [sys.executable, "-c", code], cwd=folder, start_new_session=True, stdout=subprocess.PIPE
     ) as process:
         deadline = time.monotonic() + 30
-        while not (folder / "logs" / "good-60.txt").exists() or not (
-            folder / "logs" / "good-60.txt"
-        ).read_text():
+        while (
+            not (folder / "logs" / "good-60.txt").exists()
+            or not (folder / "logs" / "good-60.txt").read_text()
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         if by_terminal:
