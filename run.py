@@ -138,8 +138,9 @@ class Scheduler:
 
     def start(self, name, is_live):
         result = ["--result-json", os.path.join(LOGS, name + ".json")]
+        anew = ["--recreate"] if is_outdated(name) else []
         # tox takes what follows `--` for pytest's, so its own options come first.
-        command = [*self.tox, "-e", name, *result, *self.options]
+        command = [*self.tox, "-e", name, *result, *anew, *self.options]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -179,6 +180,7 @@ class Scheduler:
                 for line in file:
                     show(line)
         if not self.is_stopped:
+            keep_pins(name)
             self.statuses[name] = process.returncode
         self.say("%s: %s in %d s" % (name, word, time.monotonic() - at))
 
@@ -192,6 +194,32 @@ class Scheduler:
 
     def say(self, words):
         print("[%4d s] %s" % (time.monotonic() - self.began, words), flush=True)
+
+
+def pins():
+    """A digest of what requirements/ holds, which tox itself does not watch."""
+    found = hashlib.sha256()
+    for path in sorted(glob.glob(os.path.join("requirements", "*.txt"))):
+        with open(path, "rb") as file:
+            found.update(file.read())
+    return found.hexdigest()
+
+
+def is_outdated(name):
+    """Whether the environment was made of other pins than there are now."""
+    folder = os.path.join(".tox", name)
+    try:
+        with open(os.path.join(folder, "pins")) as file:
+            return file.read() != pins()
+    except OSError:
+        return os.path.isdir(folder)
+
+
+def keep_pins(name):
+    folder = os.path.join(".tox", name)
+    if os.path.isdir(folder):
+        with open(os.path.join(folder, "pins"), "w") as file:
+            file.write(pins())
 
 
 def show(line):

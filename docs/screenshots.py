@@ -2,8 +2,8 @@
 
     python3 run.py tests -e screenshots [-- NAME ...]
 
-Needs the `screenshots` dependency group, and a Chromium with its chromedriver. A web server, a worker
-and Beat run meanwhile, so that what is seen is what a site in production shows.
+Needs the `screenshots` dependency group, and a Chromium with its chromedriver. A web server, a
+worker and Beat run meanwhile, so that what is seen is what a site in production shows.
 """
 
 import io

@@ -82,7 +82,7 @@ def write_floors() -> None:
         constraints.write_text("\n".join(lowest))
         wanted = requirements(extras=(*EXTRAS, "beat"), groups=TESTED)
         pins = resolve(PYTHONS[0], [*wanted, "--constraint", str(constraints)])
-    write("floors", {python: pins for python in PYTHONS}, without=set())
+    write("floors", dict.fromkeys(PYTHONS, pins), without=set())
 
 
 def write_locks() -> None:

@@ -28,9 +28,9 @@ P = ParamSpec("P")
 R = TypeVar("R", bound=Json)
 
 
-# What a type checker sees of `step`. JSON's own types come back as they were; members of an enum and
-# tuples, which look like such, and all that JSON turns into text are `Any`. The arguments are checked
-# against the function's, unless `once` or `atomic` stand among them: Python has no way to say both.
+# What a type checker sees of `step`. JSON's own types come back as they were; members of an enum
+# and tuples, which look like such, and all that JSON turns into text are `Any`. The arguments are
+# checked against the function's, unless `once` or `atomic` are among them: Python cannot say both.
 
 
 @overload

@@ -61,8 +61,8 @@ def resume_url(
     """
     if execution is None:
         raise StepUsageError(
-            "resume_url() was given None for an execution, as current_execution_id() returns outside "
-            "a workflow's handler: pass an execution or its id."
+            "resume_url() was given None for an execution, as current_execution_id() returns "
+            "outside a workflow's handler: pass an execution or its id."
         )
     execution_id = execution if isinstance(execution, str) else execution.execution_id
     seconds = int(expires.total_seconds())

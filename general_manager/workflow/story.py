@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from django.utils import timezone
 
+from general_manager.durations import in_words
 from general_manager.workflow.databases import outboxes
-from general_manager.workflow.health import in_words
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from general_manager.workflow.redaction import readable, redact
 from general_manager.workflow.timeline import Moment, timeline_of_event, timeline_of_execution

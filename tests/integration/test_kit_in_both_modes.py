@@ -131,10 +131,12 @@ def test_what_was_published_before_is_not_published_in_the_block(mode):
 
 
 def test_what_was_rolled_back_in_memory_was_not_published():
-    with in_mode("local"), published() as events:
-        with pytest.raises(ZeroDivisionError), transaction.atomic():
-            get_event_registry().publish(event())
-            raise ZeroDivisionError
+    def publish_and_fail():
+        get_event_registry().publish(event())
+        raise ZeroDivisionError
+
+    with in_mode("local"), published() as events, pytest.raises(ZeroDivisionError):
+        transaction.atomic(publish_and_fail)()
     assert events == []
 
 

@@ -10,13 +10,13 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from general_manager.durations import in_words
 from general_manager.workflow.admin.formats import (
     BREAK,
     NONE,
     ago,
     ahead,
     badge,
-    in_short,
     json_block,
     short_id,
     shortened,
@@ -87,7 +87,7 @@ class ExecutionFields:
     def duration(self, record: WorkflowExecutionRecord) -> str:
         if record.started_at is None:
             return NONE
-        return in_short((record.ended_at or timezone.now()) - record.started_at)
+        return in_words((record.ended_at or timezone.now()) - record.started_at)
 
     @admin.display(description=gettext_lazy("Counts"))
     def counts(self, record: WorkflowExecutionRecord) -> str:

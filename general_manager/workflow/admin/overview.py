@@ -13,8 +13,9 @@ from django.utils.formats import date_format
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 
+from general_manager.durations import in_words
 from general_manager.workflow.admin.base import ReadOnlyAdmin
-from general_manager.workflow.admin.formats import NONE, STATE_NAMES, ago, in_short
+from general_manager.workflow.admin.formats import NONE, STATE_NAMES, ago
 from general_manager.workflow.admin.pages import frame
 from general_manager.workflow.engine import ACTIVE_STATES
 from general_manager.workflow.event_registry import get_event_registry
@@ -108,7 +109,7 @@ def _cards(seen: Seen) -> Any:
 
 
 def _outbox_rows(seen: Seen) -> list[Row]:
-    oldest = in_short(seen.at - seen.oldest_owed) if seen.oldest_owed else NONE
+    oldest = in_words(seen.at - seen.oldest_owed) if seen.oldest_owed else NONE
     tick = ago(seen.last_tick) if seen.last_tick else _("never")
     return [
         Row(_("Owed"), number(seen.owed), reverse(OUTBOX)),

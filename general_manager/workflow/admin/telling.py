@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from general_manager.workflow.admin.formats import in_short
+from general_manager.durations import in_words
 from general_manager.workflow.timeline import Moment
 
 WORDS: Final[dict[str, tuple[Promise, str]]] = {
@@ -81,13 +81,13 @@ def _line(moment: Moment) -> Line:
     seconds = moment.offset.total_seconds()
     return Line(
         at=moment.at,
-        offset=f"+{seconds:.3f} s" if seconds < 60 else f"+{in_short(moment.offset)}",
+        offset=f"+{seconds:.3f} s" if seconds < 60 else f"+{in_words(moment.offset)}",
         words=str(words),
         about=about,
         by=moment.by,
         detail=moment.detail[:1000],
-        took=in_short(moment.took) if moment.took is not None else "",
+        took=in_words(moment.took) if moment.took is not None else "",
         tone=tone,
-        gap=_("%(time)s later") % {"time": in_short(moment.gap)} if moment.gap else "",
+        gap=_("%(time)s later") % {"time": in_words(moment.gap)} if moment.gap else "",
         url=url,
     )

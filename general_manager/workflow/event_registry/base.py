@@ -9,6 +9,7 @@ from threading import Lock
 from django.db import transaction
 
 from general_manager.workflow.encoding import copy_encoded, encode_mapping
+from general_manager.workflow.event_registry.keys import warn_of_unmatched, warn_of_unpublished
 from general_manager.workflow.event_registry.registration import (
     DeadLetterHandler,
     EventHandler,
@@ -58,6 +59,7 @@ class EventRegistry(ABC):
         An identical registration is the one that is there already. Raises `TypeError` or
         `ValueError` that name the wrong argument, with nothing registered.
         """
+        warn_of_unpublished(event)
         return self.add(
             Registration(
                 event,
@@ -166,6 +168,7 @@ def encoded(event: WorkflowEvent) -> WorkflowEvent:
     """
     if not isinstance(event, WorkflowEvent):
         raise TypeError(f"Only a WorkflowEvent can be published, not {event!r}")
+    warn_of_unmatched(event)
     return replace(
         event,
         payload=encode_mapping(event.payload, root="payload"),
