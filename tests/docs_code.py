@@ -1,0 +1,74 @@
+"""The Python of README.md and docs/: what the tests run, and what mypy reads.
+
+A page is one program: its ``python`` blocks in order, in one namespace, in a project with an app
+named ``shop``. What a reader's project has, and what is claimed besides, stands between them in
+comments that no reader sees: ``<!-- python`` ... ``-->``. A block that begins with ``# path/of.py``
+is that file too.
+
+    python -m tests.docs_code FOLDER     # writes each page as a module, for mypy
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+CHECKOUT: Final = Path(__file__).parents[1]
+BLOCK: Final = re.compile(
+    r"^```python\n(?P<shown>.*?)^```$|^<!-- python\n(?P<hidden>.*?)^-->$", re.DOTALL | re.MULTILINE
+)
+FILE: Final = re.compile(r"# ([\w/]+\.py)\b")
+BILLING: Final = """\
+from django.db import models
+
+
+class Invoice(models.Model):
+    status = models.CharField(max_length=20, default="open")
+    total = models.IntegerField(default=0)
+"""
+"""The models of an app that is there before the pages begin."""
+OF_FILES: Final = ("tutorial",)
+"""Pages that are a project of several files, and have a test of their own."""
+
+
+def pages() -> dict[str, str]:
+    """The text of each page that has Python in it, by its name."""
+    paths = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in paths}
+    return {name: text for name, text in texts.items() if "```python\n" in text}
+
+
+def blocks(text: str) -> list[tuple[int, str]]:
+    """The number of its first line, and the code of each block, in order."""
+    return [
+        (text.count("\n", 0, found.start()) + 2, found["shown"] or found["hidden"] or "")
+        for found in BLOCK.finditer(text)
+    ]
+
+
+def write_modules(folder: Path) -> None:
+    """Each page as a module; a page of several files as those."""
+    (folder / "billing").mkdir(parents=True, exist_ok=True)
+    (folder / "billing" / "__init__.py").touch()
+    (folder / "billing" / "models.py").write_text(BILLING, encoding="utf-8")
+    for name, text in pages().items():
+        target = folder / f"{name.lower()}_page"
+        if name in OF_FILES:
+            for _, code in blocks(text):
+                found = FILE.match(code)
+                if found is not None:
+                    path = target / found[1]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    (path.parent / "__init__.py").touch()
+                    path.write_text(code, encoding="utf-8")
+            continue
+        lines = [""] * (text.count("\n") + 1)
+        for first, code in blocks(text):
+            for at, line in enumerate(code.splitlines(), start=first - 1):
+                lines[at] = line  # so that an error's line is the page's
+        target.mkdir(parents=True, exist_ok=True)
+        (target / f"{name.lower()}.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_modules(Path(sys.argv[1]))
