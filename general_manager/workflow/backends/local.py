@@ -42,6 +42,8 @@ from general_manager.workflow.ids import new_id
 from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.signals import execution_changed
 
+__all__ = ["LocalWorkflowEngine"]
+
 logger = logging.getLogger(__name__)
 
 
