@@ -5,13 +5,14 @@ Real workers and Beat have a test of their own in `test_production.py`.
 
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import Celery, current_app
 from django.test import TestCase, TransactionTestCase, override_settings
 from django.utils import timezone
 
 from general_manager.workflow import (
+    WorkflowDefinition,
     WorkflowExecution,
     configure_event_registry,
     configure_event_registry_from_settings,
@@ -58,7 +59,13 @@ PRODUCTION = {
 }
 
 
-class Story:
+if TYPE_CHECKING:
+    Base = TransactionTestCase
+else:
+    Base = object  # so that it is not a test by itself
+
+
+class Story(Base):
     """What the tutorial says happens; a subclass says in which mode."""
 
     databases = "__all__"
@@ -154,12 +161,12 @@ class Story:
 
     def test_a_correlation_id_is_a_key_and_free_again_after_a_failure(self):
         engine = get_workflow_engine()
-        definition = blocks.WorkflowDefinition("project_status_email", handler=fail)
+        definition = WorkflowDefinition("project_status_email", handler=fail)
         with self.committed():
             failed = engine.start(definition, correlation_id="event-1")
         failed = engine.status(failed.execution_id)
         assert (failed.state, failed.error) == ("failed", "the mail server is away")
-        working = blocks.WorkflowDefinition(
+        working = WorkflowDefinition(
             "project_status_email", handler=blocks.project_status_workflow_handler
         )
         with self.committed():
@@ -184,7 +191,8 @@ def test_the_constructor_stores_a_difference_for_each_field():
 
 class TestLocally(Story, TransactionTestCase):
     def executions(self):
-        return get_workflow_engine().executions()
+        engine: Any = get_workflow_engine()
+        return engine.executions()
 
 
 class TestInThisProcess(Story, TransactionTestCase):
@@ -200,7 +208,7 @@ class TestInThisProcess(Story, TransactionTestCase):
         assert set(WorkflowOutbox.objects.values_list("status", flat=True)) == {"processed"}
 
 
-class Eager:
+class Eager(Base):
     """Celery runs each task where it is sent, as projects have it in their tests."""
 
     mode: ClassVar = PRODUCTION
@@ -208,7 +216,7 @@ class Eager:
 
     def setUp(self):
         super().setUp()
-        before = current_app._get_current_object()
+        before: Any = current_app._get_current_object()  # type: ignore[attr-defined]
         app = Celery("eager", broker="memory://", set_as_current=True)
         app.conf.task_always_eager = True
         app.set_current()
@@ -243,4 +251,5 @@ class TestLocallyInATestCase(Story, TestCase):
             yield
 
     def executions(self):
-        return get_workflow_engine().executions()
+        engine: Any = get_workflow_engine()
+        return engine.executions()
