@@ -5,10 +5,12 @@ named ``shop``. What a reader's project has, and what is claimed besides, stands
 comments that no reader sees: ``<!-- python`` ... ``-->``. A block that begins with ``# path/of.py``
 is that file too.
 
-    python -m tests.docs_code FOLDER     # writes each page as a module, for mypy
+    python -m tests.docs_code FOLDER     # writes each page as a module there, for mypy to read
 """
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -27,6 +29,13 @@ class Invoice(models.Model):
     total = models.IntegerField(default=0)
 """
 """The models of an app that is there before the pages begin."""
+LENIENT: Final = (
+    # Pages show functions as people write them first.
+    "--allow-untyped-defs", "--allow-incomplete-defs",
+    "--allow-untyped-calls", "--allow-untyped-decorators",
+    # A page has several takes of one thing; its reader's modules are made when the page is run.
+    "--disable-error-code=no-redef", "--disable-error-code=import-not-found",
+)  # fmt: skip
 OF_FILES: Final = ("tutorial",)
 """Pages that are a project of several files, and have a test of their own."""
 
@@ -70,5 +79,15 @@ def write_modules(folder: Path) -> None:
         (target / f"{name.lower()}.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def check_types(folder: Path) -> int:
+    """mypy's exit status; what it complains of has the page's line."""
+    write_modules(folder)
+    files = [str(path) for path in folder.rglob("*.py") if path.name != "__init__.py"]
+    roots = [folder, *(folder / f"{name}_page" for name in OF_FILES)]
+    environment = {**os.environ, "MYPYPATH": os.pathsep.join(map(str, roots))}
+    command = [sys.executable, "-m", "mypy", "--explicit-package-bases", *LENIENT, *files]
+    return subprocess.run(command, env=environment, cwd=CHECKOUT, check=False).returncode
+
+
 if __name__ == "__main__":
-    write_modules(Path(sys.argv[1]))
+    sys.exit(check_types(Path(sys.argv[1])))

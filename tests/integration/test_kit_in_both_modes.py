@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import transaction
@@ -31,7 +32,7 @@ from tests.testapp.models import Project
 
 pytestmark = pytest.mark.django_db(databases=["default", "archive"])
 
-MODES = {
+MODES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "local": (LocalWorkflowEngine, InMemoryEventRegistry, {"WORKFLOW_MODE": "local"}),
     "production": (CeleryWorkflowEngine, DatabaseEventRegistry, {"WORKFLOW_MODE": "production"}),
     "inline": (
