@@ -12,10 +12,13 @@ class Command(WorkflowCommand):
     help = "Tell what happened to one event or execution. Secrets are blotted out."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("id", metavar="EVENT_OR_EXECUTION_ID")
+        # Not required by argparse: call_command(..., id=...) fails inside Django for what is.
+        parser.add_argument("id", metavar="EVENT_OR_EXECUTION_ID", nargs="?")
         add_format(parser)
 
     def act(self, options: dict[str, Any]) -> None:
+        if not options["id"]:
+            raise CommandError("Which one? Give the id of an event or an execution.")
         story = find_story(options["id"])
         if story is None:
             raise CommandError(
