@@ -28,7 +28,8 @@ ALONE = ("bench",)
 """Environments that measure: nothing else runs beside them, and their output is shown."""
 SILENCE = 60
 """Seconds without a line after which the environments that still run are named."""
-USAGE = """usage: python3 run.py demo [--in-process | --production | --servers] [--no-serve] [--port PORT]
+USAGE = """usage: python3 run.py demo [--in-process | --production | --servers]
+                          [--no-serve] [--port PORT]
        python3 run.py tests [-e ENVIRONMENT,...] [-p PARALLEL] [-- PYTEST ARGUMENTS]"""
 
 

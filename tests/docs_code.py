@@ -27,6 +27,7 @@ from django.db import models
 class Invoice(models.Model):
     status = models.CharField(max_length=20, default="open")
     total = models.IntegerField(default=0)
+    execution_id = models.CharField(max_length=36, default="")
 """
 """The models of an app that is there before the pages begin."""
 LENIENT: Final = (

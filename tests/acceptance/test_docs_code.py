@@ -11,6 +11,7 @@ from general_manager.workflow.encoding import MAX_DEPTH
 from tests.docs_code import BILLING, CHECKOUT, FILE, OF_FILES, blocks, pages
 
 SETTINGS = """
+import os
 SECRET_KEY = "docs"
 USE_TZ = True
 ROOT_URLCONF = "project.urls"
@@ -18,7 +19,12 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "docs.sqlite3"}}
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth"]
 INSTALLED_APPS += ["general_manager", "shop", "billing"]
-GENERAL_MANAGER = {"WORKFLOW_MODE": "local", "WORKFLOW_SIGNAL_BRIDGE": True}
+MODES = {
+    "local": {"WORKFLOW_MODE": "local"},
+    "in process": {"WORKFLOW_MODE": "production", "WORKFLOW_ASYNC": False},
+    "workers": {"WORKFLOW_MODE": "production"},
+}
+GENERAL_MANAGER = {"WORKFLOW_SIGNAL_BRIDGE": True, **MODES[os.environ["MODE_OF_DOCS"]]}
 EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 CELERY_BROKER_URL = "memory://"
 """
@@ -31,17 +37,18 @@ import json, sys, warnings
 import django
 warnings.simplefilter("error")
 django.setup()
+from django.apps import apps
 from django.core.management import call_command
-from django.db import transaction
 module = type(sys)("shop.page")
 sys.modules["shop.page"] = module
 call_command("migrate", verbosity=0, run_syncdb=True)
 with open("blocks.json") as file:
     found = json.load(file)
 for page, line, code in found:
-    before = set(vars(module))
+    before, models = set(vars(module)), len(apps.get_models())
     exec(compile("\\n" * (line - 1) + code, page, "exec"), vars(module))
-    call_command("migrate", verbosity=0, run_syncdb=True)
+    if len(apps.get_models()) > models:  # a page that declares some needs their tables
+        call_command("migrate", verbosity=0, run_syncdb=True)
     for name in sorted(set(vars(module)) - before):
         if name.startswith("test_"):
             vars(module)[name]()
@@ -50,8 +57,20 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("page", [name for name in pages() if name not in OF_FILES])
-def test_every_block_of_a_page_runs(page, tmp_path):
+IN_EVERY_MODE = ("durable", "from_celery")
+"""Pages whose claims are for both engines."""
+
+
+def cases():
+    for page in pages():
+        if page not in OF_FILES:
+            yield page, "local"
+        if page in IN_EVERY_MODE:
+            yield from ((page, "in process"), (page, "workers"))
+
+
+@pytest.mark.parametrize(("page", "mode"), list(cases()))
+def test_every_block_of_a_page_runs(page, mode, tmp_path):
     found = blocks(pages()[page])
     files = {"project/settings.py": SETTINGS, "project/urls.py": URLS}
     files |= {"project/__init__.py": "", "shop/__init__.py": "", "shop/models.py": ""}
@@ -67,7 +86,12 @@ def test_every_block_of_a_page_runs(page, tmp_path):
     result = subprocess.run(
         [sys.executable, "run.py"],
         cwd=tmp_path,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings", "PYTHONPATH": path},
+        env={
+            **os.environ,
+            "MODE_OF_DOCS": mode,
+            "DJANGO_SETTINGS_MODULE": "project.settings",
+            "PYTHONPATH": path,
+        },
         capture_output=True,
         text=True,
         check=False,
