@@ -16,8 +16,10 @@ from general_manager.workflow import (
     WaitTimeout,
     WorkflowDefinition,
     WorkflowEvent,
+    WorkflowInvalidStateError,
     configure_event_registry,
     configure_workflow_engine,
+    current_execution_id,
     get_event_registry,
     get_workflow_engine,
     sleep,
@@ -162,6 +164,43 @@ class TestAManagersChangeInATestCase(TestCase):
 
     def test_it_is_published_and_delivered_without_workers(self):
         self._change("inline")
+
+
+# Answers.
+
+
+def answer_before_the_question(data):
+    def answer():
+        try:
+            get_workflow_engine().resume(current_execution_id(), "early", wait="approval")
+        except WorkflowInvalidStateError as error:
+            return [type(error).__name__, str(error.state)]
+
+    early = step("answer", answer)
+    return {"early": early, "answer": wait_for("approval")}
+
+
+def test_an_answer_before_the_question_is_refused_the_same_way(mode):
+    execution_id = start(answer_before_the_question)
+    assert state_of(execution_id) == "waiting"
+    get_workflow_engine().resume(execution_id, "in time", wait="approval")
+    drain()
+    assert get_workflow_engine().status(execution_id).output_data == {
+        "early": ["WorkflowInvalidStateError", "running"],
+        "answer": "in time",
+    }
+
+
+def test_an_answer_to_a_sleeping_execution_is_refused_the_same_way(mode):
+    execution_id = start(patient)
+    with pytest.raises(WorkflowInvalidStateError) as caught:
+        get_workflow_engine().resume(execution_id, "early")
+    assert caught.value.state == "waiting"
+
+
+def test_an_answer_while_the_question_is_being_asked_is_kept(mode):
+    execution_id = start(flows.answer_at_once)
+    assert get_workflow_engine().status(execution_id).output_data == {"answer": "at once"}
 
 
 # Time.
