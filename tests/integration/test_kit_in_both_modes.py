@@ -172,7 +172,7 @@ class TestAManagersChangeInATestCase(TestCase):
 def answer_before_the_question(data):
     def answer():
         try:
-            get_workflow_engine().resume(current_execution_id(), "early", wait="approval")
+            get_workflow_engine().resume(str(current_execution_id()), "early", wait="approval")
         except WorkflowInvalidStateError as error:
             return [type(error).__name__, str(error.state)]
 
