@@ -273,19 +273,18 @@ def named_nap(data):
 
 
 def test_retries_follow_as_their_policy_says(mode):
-    flows.troubles += [ValueError("one"), ValueError("two")]
-    execution_id = start(flows.two_steps, retry=Retry(base=60, factor=2, jitter=0))
+    hour, some = timedelta(hours=1), timedelta(minutes=10)
+    flows.troubles += [ValueError("one")]
+    retry = Retry(base=3600, factor=2, maximum=10**6, jitter=0)
+    execution_id = start(flows.two_steps, retry=retry)
     flows.troubles[:] = [ValueError("two"), ValueError("three")]
     assert state_of(execution_id) == "pending"
-    advance(timedelta(seconds=59))
-    assert len(flows.troubles) == 2
-    advance(timedelta(seconds=1))
-    assert len(flows.troubles) == 1
-    advance(timedelta(seconds=119))
-    assert len(flows.troubles) == 1
-    advance(timedelta(seconds=1))
-    assert flows.troubles == []
-    advance(timedelta(seconds=240))
+    for wait, left in ((hour, 1), (2 * hour, 0)):
+        advance(wait - some)
+        assert len(flows.troubles) == left + 1
+        advance(some)
+        assert len(flows.troubles) == left
+    advance(4 * hour)
     assert state_of(execution_id) == "completed"
 
 
