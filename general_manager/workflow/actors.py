@@ -13,6 +13,8 @@ _cause: Final[ContextVar[str | None]] = ContextVar("general_manager_cause", defa
 MAX_ACTOR_LENGTH: Final = 255
 WORKER: Final = "worker:"
 """How the duty of a worker to say that it is there begins."""
+BEAT: Final = "beat:"
+"""The same for a process of Beat."""
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """Run one stored execution: claim it, call its handler, write what came of it."""
 
-import logging
 from contextlib import nullcontext
 from datetime import timedelta
 from random import uniform
 from typing import Final
 
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.workflow.aside import tell
 from general_manager.workflow.encoding import error_text, traceback_text
 from general_manager.workflow.engine import Retry, WorkflowState
@@ -26,7 +26,7 @@ from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.signals import execution_changed
 from general_manager.workflow.transactions import caller_savepoints
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MISSING_HANDLER_REST: Final = 15.0
 """Seconds, about, after which an execution is shown to another process because this one cannot

@@ -4,13 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.utils import timezone
-
+from general_manager.escaping import cut, visible
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.health import in_words
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from general_manager.workflow.redaction import readable, redact
-from general_manager.workflow.timeline import Moment, timeline_of_event, timeline_of_execution
+from general_manager.workflow.timeline import (
+    Moment,
+    in_zone,
+    timeline_of_event,
+    timeline_of_execution,
+)
 
 MOST: Final = 4_000
 """Characters of a payload that a terminal has patience for."""
@@ -36,12 +40,13 @@ class Story:
         }
 
     def lines(self) -> Iterator[str]:
-        yield f"{self.kind.capitalize()} {self.id}"
+        yield f"{self.kind.capitalize()} {visible(self.id)}"
         width = max(len(name) for name in (*self.facts, *self.values)) + 2
         for name, fact in self.facts.items():
-            yield f"  {name.replace('_', ' '):<{width}}{fact}"
+            text = _indented(cut(fact, MOST), width + 2)
+            yield f"  {name.replace('_', ' '):<{width}}{text}"
         for name, value in self.values.items():
-            text = readable(value, most=MOST).replace("\n", "\n" + " " * (width + 2))
+            text = _indented(readable(value, most=MOST), width + 2)
             yield f"  {name.replace('_', ' '):<{width}}{text}"
         yield ""
         for moment in self.moments:
@@ -122,15 +127,19 @@ def _moment_lines(moment: Moment) -> Iterator[str]:
         yield f"  … {in_words(moment.gap)} later"
     seconds = moment.offset.total_seconds()
     offset = f"+{seconds:.3f} s" if seconds < 60 else f"+{in_words(moment.offset)}"
-    words = [moment.what.replace("_", " "), moment.about]
+    words = [moment.what.replace("_", " "), visible(moment.about)]
     if moment.what == "created" and moment.execution_id is not None:
-        words.append(f"(execution {moment.execution_id})")
+        words.append(f"(execution {visible(moment.execution_id)})")
     if moment.took is not None:
         words.append(f"in {in_words(moment.took)}")
     if moment.by:
-        words.append(f"by {moment.by}")
-    at = timezone.localtime(moment.at) if timezone.is_aware(moment.at) else moment.at
+        words.append(f"by {visible(moment.by)}")
+    at = in_zone(moment.at)
     yield f"  {at:%Y-%m-%d %H:%M:%S}  {offset:>12}  {' '.join(word for word in words if word)}"
     if moment.detail:
-        detail = moment.detail[:1000].strip().replace("\n", "\n" + " " * 39)
-        yield f"{' ' * 39}{detail}"
+        yield f"{' ' * 39}{_indented(moment.detail[:1000].strip(), 39)}"
+
+
+def _indented(text: str, width: int) -> str:
+    """Lines of a stored text, which cannot be taken for ours."""
+    return visible(text, lines=True).replace("\n", "\n" + " " * width)

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from general_manager.workflow.models import (
     DeliveryStatus,
@@ -13,13 +14,16 @@ from general_manager.workflow.models import (
     WorkflowEventRecord,
     WorkflowExecutionRecord,
     WorkflowHistory,
-    WorkflowOutbox,
     WorkflowStep,
 )
 from general_manager.workflow.steps import StepStatus
+from general_manager.workflow.tables import Tables, whole_tables
 
 LONG: Final = timedelta(minutes=1)
 """A gap that is worth a word."""
+
+LARGE: Final = ("input_data", "output_data", "metadata", "retry")
+"""Columns that a timeline does not need."""
 
 MOST: Final = 500
 """Steps, attempts and history entries of one kind; the rest is said to be there, not shown."""
@@ -42,52 +46,64 @@ class Moment:
     """How long nothing happened before, if that was long."""
 
 
-def timeline_of_execution(execution: WorkflowExecutionRecord) -> list[Moment]:
+def timeline_of_execution(
+    execution: WorkflowExecutionRecord, tables: Tables | None = None
+) -> list[Moment]:
     """In order of time, with offsets from the event, or from the start if no event caused it.
 
-    At most six statements.
+    Of the event and its deliveries, what is in *tables*. At most six statements.
     """
     using = execution._state.db or "default"
+    tables = (tables or whole_tables()).using(using)
     moments = list(_of_execution(execution))
     steps = WorkflowStep.objects.using(using).filter(execution=execution).order_by("pk")
-    for step in steps[:MOST]:
-        moments += _of_step(step)
+    for number, step in enumerate(steps.defer("result")[: MOST + 1]):
+        # By the time of the first that is left out: there the reader misses it.
+        left_out = number == MOST
+        moments += [_left_out(step.started_at, "steps")] if left_out else _of_step(step)
     history = WorkflowHistory.objects.using(using).filter(execution=execution)
     moments += _of_history(history)
     if execution.caused_by is not None:
-        found = WorkflowEventRecord.objects.using(using).filter(event_id=execution.caused_by)
-        for event in found.select_related("outbox"):
-            moments += _of_event(event, using)
+        found = tables.events.filter(event_id=execution.caused_by).defer("payload", "metadata")
+        for event in tables.seen(found):
+            moments += _of_event(event, tables)
     return _told(moments)
 
 
-def timeline_of_event(event: WorkflowEventRecord) -> list[Moment]:
+def timeline_of_event(event: WorkflowEventRecord, tables: Tables | None = None) -> list[Moment]:
     """The event, its deliveries, and the start and end of the executions that it caused.
 
-    At most five statements.
+    Of deliveries and executions, those in *tables*. At most five statements.
     """
     using = event._state.db or "default"
-    moments = list(_of_event(event, using))
-    caused = WorkflowExecutionRecord.objects.using(using).filter(caused_by=event.event_id)
-    for execution in caused.defer("traceback", "input_data", "output_data").order_by("pk")[:MOST]:
+    tables = (tables or whole_tables()).using(using)
+    moments = list(_of_event(event, tables))
+    caused = tables.executions.filter(caused_by=event.event_id).order_by("pk")
+    found = tables.seen(caused.defer("traceback", *LARGE)[: MOST + 1])
+    for execution in found[:MOST]:
         moments += _of_execution(execution)
+    moments += [_left_out(one.created_at, "executions") for one in found[MOST:]]
     return _told(moments)
 
 
-def _of_event(event: WorkflowEventRecord, using: str) -> Iterator[Moment]:
+def _of_event(event: WorkflowEventRecord, tables: Tables) -> Iterator[Moment]:
     name = event.event_name or event.event_type
     yield Moment(event.published_at, "published", name, event_id=event.event_id)
-    entry: WorkflowOutbox | None = getattr(event, "outbox", None)
-    if entry is None:
+    for entry in tables.seen(tables.entries.filter(event=event)):
+        if entry.claimed_at is not None:
+            yield Moment(entry.claimed_at, "claimed", by=entry.claimed_by)
+    ours = tables.deliveries.filter(outbox__event=event).defer("traceback").order_by("pk")
+    found = tables.seen(ours[: MOST + 1])
+    deliveries = {one.pk: one for one in found[:MOST]}
+    if not deliveries:
         return
-    if entry.claimed_at is not None:
-        yield Moment(entry.claimed_at, "claimed", by=entry.claimed_by)
-    attempts = WorkflowHistory.objects.using(using).filter(delivery__outbox=entry)
-    history = list(_of_history(attempts.select_related("delivery")))
+    yield from (_left_out(one.started_at, "deliveries") for one in found[MOST:])
+    attempts = WorkflowHistory.objects.using(tables.deliveries.db)
+    rows = attempts.filter(delivery__in=list(deliveries)).select_related("delivery")
+    history = list(_of_history(rows))
     yield from history
     last = {one.about: one.at for one in history}
-    deliveries = WorkflowDeliveryAttempt.objects.using(using).filter(outbox=entry)
-    for delivery in deliveries.defer("traceback").order_by("pk")[:MOST]:
+    for delivery in deliveries.values():
         yield from _of_delivery(delivery, last.get(delivery.registration_id))
 
 
@@ -129,7 +145,7 @@ def _of_execution(execution: WorkflowExecutionRecord) -> Iterator[Moment]:
 
 def _of_step(step: WorkflowStep) -> Iterator[Moment]:
     if step.answerable or step.until is not None:
-        until = f"until {step.until:%Y-%m-%d %H:%M:%S} UTC" if step.until is not None else ""
+        until = f"until {in_zone(step.until):%Y-%m-%d %H:%M:%S}" if step.until is not None else ""
         yield Moment(
             step.started_at, "waits" if step.answerable else "sleeps", step.name, "", until
         )
@@ -144,9 +160,16 @@ def _of_step(step: WorkflowStep) -> Iterator[Moment]:
 
 
 def _of_history(rows: "QuerySet[WorkflowHistory]") -> Iterator[Moment]:
-    for row in rows.order_by("pk")[:MOST]:
+    for number, row in enumerate(rows.order_by("pk")[: MOST + 1]):
+        if number == MOST:
+            yield _left_out(row.at, "history")
+            return
         about = row.delivery.registration_id if row.delivery is not None else ""
         yield Moment(row.at, row.kind, about, row.by, row.detail)
+
+
+def _left_out(at: datetime, of_what: str) -> Moment:
+    return Moment(at, "left_out", of_what, detail=f"more than {MOST:,}; the rest is not shown")
 
 
 def _told(moments: Iterable[Moment]) -> list[Moment]:
@@ -159,6 +182,11 @@ def _told(moments: Iterable[Moment]) -> list[Moment]:
             replace(one, offset=one.at - ordered[0].at, gap=silence if silence >= LONG else None)
         )
     return told
+
+
+def in_zone(moment: datetime) -> datetime:
+    """In the current time zone, as everything that people read."""
+    return timezone.localtime(moment) if timezone.is_aware(moment) else moment
 
 
 def last_line(error: str | None) -> str:

@@ -158,7 +158,7 @@ def test_an_event_is_delivered_again_to_those_who_failed(boss, story, workers):
         "tell_accounting"
     ]
     boss.press("Yes, do it")
-    assert "Owed again to 1 handler(s)." in boss.text
+    assert "Queued for redelivery to 1 handler." in boss.text
     flows.troubles.clear()
     workers.deliver()
     assert flows.calls.count("accounting") == 2
@@ -181,7 +181,7 @@ def test_what_is_owed_is_delivered_now(boss, story):
     boss.visit(page_of("workflowoutbox"))
     boss.press("Deliver now…")
     boss.press("Yes, do it")
-    assert "taken up" in boss.text
+    assert "delivered or handed to" in boss.text
     assert "That is how it usually is." in boss.text
     assert not WorkflowOutbox.objects.filter(available_at__isnull=False).exists()
 

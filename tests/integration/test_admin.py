@@ -344,7 +344,7 @@ def test_an_event_is_delivered_again_to_those_who_are_chosen(boss, story, outbox
     event = WorkflowEventRecord.objects.get()
     url = reverse("admin:general_manager_event_replay", args=[event.pk])
     text = text_of(boss.get(url))
-    assert "4 handler(s) want this event" in text
+    assert "4 handlers match this event" in text
     assert re.search(r'value="broken"[^>]*checked', text)
     assert not re.search(r'value="ask"[^>]*checked', text)
     boss.post(url, {"to": ["new"], "confirmed": "yes"})
@@ -367,7 +367,7 @@ def test_what_is_owed_is_delivered_now(boss, outbox, workers):
     outbox.publish(WorkflowEvent("e", "shop.paid", {}, event_name="paid"))
     assert "paid" in text_of(boss.get(page_of("workflowoutbox")))
     told = boss.post(reverse("admin:general_manager_outbox_drain"), follow=True)
-    assert "1 taken up" in text_of(told)
+    assert "1 event was delivered" in text_of(told)
     assert flows.calls == ["heard"]
     assert "That is how it usually is" in text_of(boss.get(page_of("workflowoutbox")))
 

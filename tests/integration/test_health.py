@@ -89,7 +89,7 @@ def test_staff_who_may_see_executions_see_what_is_wrong(outbox, client):
     client.force_login(staff("view_workflowexecutionrecord"))
     response = client.get(URL)
     assert response.status_code == 503
-    assert [one["code"] for one in response.json()["troubles"]] == ["no-beat"]
+    assert [one["code"] for one in response.json()["troubles"]] == ["no-worker", "no-beat"]
 
 
 def test_a_database_that_is_away_is_503_without_its_name(outbox, client, request):

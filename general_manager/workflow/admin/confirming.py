@@ -7,9 +7,13 @@ from django import forms
 from django.contrib import messages
 from django.contrib.admin import ModelAdmin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.db import router, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -57,17 +61,31 @@ def write_down(
     page.log_change(request, obj, f"{what} {detail}".strip())
 
 
+def write_down_for_all(page: "ModelAdmin[Any]", request: HttpRequest, what: Text) -> None:
+    """An act that is about the whole table, and no one row, in the same log."""
+    opts = page.model._meta
+    who: Any = request.user
+    LogEntry.objects.create(
+        user=who,
+        content_type=ContentType.objects.get_for_model(page.model, for_concrete_model=False),
+        object_repr=str(capfirst(opts.verbose_name_plural)),
+        action_flag=CHANGE,
+        change_message=str(what),
+    )
+
+
 def perform_one(
     page: "ModelAdmin[Any]", request: HttpRequest, obj: Any, done: Text, act: Callable[[], Any]
 ) -> Any:
     """Act in the user's name; a lost race is told in words, and nothing else happens."""
     try:
-        with acting_as(request.user):
+        # The act and its entry in the log together, or neither.
+        with transaction.atomic(using=_log_database()), acting_as(request.user):
             result = act()
+            write_down(page, request, obj, done)
     except WorkflowError as error:
         messages.error(request, _("Nothing was done. %s") % error)
         return None
-    write_down(page, request, obj, done)
     messages.success(request, str(done))
     return result
 
@@ -88,6 +106,7 @@ def confirm_many(
 ) -> HttpResponse | None:
     """An action on selected rows: first how many it will touch and not touch, then the act."""
     rows = list(queryset[: MOST_AT_ONCE + 1])
+    rows = [row for row in rows if page.has_view_permission(request, row)]
     if len(rows) > MOST_AT_ONCE:
         messages.error(request, _("Select at most %d at once.") % MOST_AT_ONCE)
         return None
@@ -108,11 +127,15 @@ def confirm_many(
         is_grave=is_grave,
         action=action,
         action_checkbox_name=ACTION_CHECKBOX_NAME,
-        selected=[row.pk for row in rows],
+        selected=[str(row.pk) for row in rows],  # as text: no separators
         able=len(able),
         total=len(rows),
         reasons=reasons,
     )
+
+
+def _log_database() -> str:
+    return router.db_for_write(LogEntry)
 
 
 def _perform_each(
@@ -125,18 +148,22 @@ def _perform_each(
     count, lost = 0, []
     for row in rows:
         try:
-            with acting_as(request.user):
+            with transaction.atomic(using=_log_database()), acting_as(request.user):
                 act(row)
+                write_down(page, request, row, done)
         except WorkflowError as error:
             lost.append(str(error))
             continue
-        write_down(page, request, row, done)
         count += 1
     if count:
         text = ngettext("%(count)d: %(done)s", "%(count)d: %(done)s", count)
         messages.success(request, text % {"count": count, "done": done})
     if lost:
-        text = _("%(count)d had changed meanwhile, and nothing was done to them: %(first)s")
+        text = ngettext(
+            "%(count)d had changed meanwhile, and nothing was done to it: %(first)s",
+            "%(count)d had changed meanwhile, and nothing was done to them: %(first)s",
+            len(lost),
+        )
         messages.warning(request, text % {"count": len(lost), "first": lost[0]})
     if not count and not lost:
         messages.warning(request, _("Nothing was done: none of them can be."))

@@ -4,22 +4,27 @@ from typing import Any, Final
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
+from general_manager.escaping import visible
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
+from general_manager.workflow.admin.bounds import Bounded
 from general_manager.workflow.admin.confirming import confirm_many, confirm_page, perform_one
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.filters import HandlerFilter
-from general_manager.workflow.admin.formats import ago, badge, text_block
+from general_manager.workflow.admin.formats import NONE, ago, badge, isolated, text_block
 from general_manager.workflow.admin.letter_acts import ACTS, LetterAct
-from general_manager.workflow.admin.links import event_link
+from general_manager.workflow.admin.links import event_link, find_events
+from general_manager.workflow.admin.pages import list_url
+from general_manager.workflow.admin.scope import Reader, is_whole_asked
 from general_manager.workflow.admin.telling import told
 from general_manager.workflow.models import DeadLetter, DeliveryStatus, WorkflowHistory
 from general_manager.workflow.timeline import Moment, last_line
@@ -57,8 +62,8 @@ class DeadLetterAdmin(ReadOnlyAdmin):
     list_display = ("handler", "event", "tried", "failed", "why")
     list_display_links = ("handler",)
     list_filter = (HandlerFilter,)
-    list_select_related = ("outbox__event",)
-    list_defer = ("traceback", "outbox__event__payload", "outbox__event__metadata")
+    list_select_related = ("outbox",)
+    list_defer = ("traceback", "outbox__owed_to")
     actions = (*(bulk_action(act) for act in ACTS.values()), export_as_csv)
     change_form_template = "admin/general_manager/delivery.html"
     fieldsets = (
@@ -79,27 +84,36 @@ class DeadLetterAdmin(ReadOnlyAdmin):
     )  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> "QuerySet[DeadLetter]":
-        return super().get_queryset(request).filter(status=DeliveryStatus.DEAD_LETTER)
+        rows = super().get_queryset(request)
+        return rows if is_whole_asked(request) else rows.filter(status=DeliveryStatus.DEAD_LETTER)
+
+    def complete(self, rows: list[Any], reader: Reader) -> list[Any]:
+        super().complete(rows, reader)
+        find_events(rows, reader, lambda letter: letter.outbox.event_id)
+        return rows
 
     @admin.display(description=gettext_lazy("Handler"))
     def handler(self, letter: DeadLetter) -> SafeString:
-        return format_html("<code>{}</code>", letter.registration_id)
+        return format_html("<code>{}</code>", isolated(letter.registration_id))
 
     @admin.display(description=gettext_lazy("State"))
     def state(self, letter: DeadLetter) -> SafeString:
         return badge(letter.status)
 
     @admin.display(description=gettext_lazy("Event"))
-    def event(self, letter: DeadLetter) -> SafeString:
-        stored = letter.outbox.event
-        return format_html(
-            "{}<br>{}", stored.event_name or stored.event_type, event_link(stored.event_id)
-        )
+    def event(self, letter: Any) -> SafeString | str:
+        stored = letter.event_seen
+        if stored is None:
+            return NONE
+        name = isolated(stored.event_name or stored.event_type)
+        return format_html("{}<br>{}", name, event_link(stored, letter.links))
 
     @admin.display(description=gettext_lazy("Attempts"))
     def tried(self, letter: DeadLetter) -> str:
-        crashes = _(", worker died %d times") % letter.crashes if letter.crashes else ""
-        return f"{letter.passes}{crashes}"
+        if not letter.crashes:
+            return str(letter.passes)
+        crashes = ngettext(", worker died %d time", ", worker died %d times", letter.crashes)
+        return f"{letter.passes}{crashes % letter.crashes}"
 
     @admin.display(description=gettext_lazy("Failed"))
     def failed(self, letter: DeadLetter) -> SafeString:
@@ -108,7 +122,10 @@ class DeadLetterAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("Why"))
     def why(self, letter: DeadLetter) -> SafeString:
         kind = letter.error_class.rpartition(".")[2]
-        return format_html('{}<br><span class="gm-quiet">{}</span>', kind, last_line(letter.error))
+        return format_html(
+            '{}<br><span class="gm-quiet">{}</span>',
+            isolated(kind), isolated(last_line(letter.error)),
+        )  # fmt: skip
 
     @admin.display(description=gettext_lazy("Error"))
     def error_text(self, letter: DeadLetter) -> SafeString:
@@ -130,35 +147,36 @@ class DeadLetterAdmin(ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        letter = self.get_object(request, object_id)
+        letter = self.get_object(request, unquote(object_id))
         extra: dict[str, Any] = dict(extra_context or {})
-        if letter is not None and self.has_view_permission(request, letter):
+        if letter is not None:
             rows = WorkflowHistory.objects.filter(delivery_id=letter.pk).order_by("pk")
             moments = [
                 Moment(one.at, one.kind, by=one.by, detail=one.detail)
-                for one in rows[:MOST_ATTEMPTS]
+                for one in Bounded(WorkflowHistory).read(rows[:MOST_ATTEMPTS])
             ]
             extra["delivery"] = letter
+            extra["name"] = visible(letter.registration_id)
             extra["badge"] = badge(letter.status)
-            extra["attempts"] = told(moments)
+            extra["attempts"] = told(moments, letter.links)
             extra["acts"] = [act for act in ACTS.values() if may(request, act.permission)]
             extra["title"] = _("Dead letter")
             extra["subtitle"] = None  # the head says it, and more
         return super().change_view(request, object_id, form_url, extra)
 
     def act_view(self, request: HttpRequest, key: int, name: str) -> HttpResponse:
+        letter = self.find_row(request, pk=key)
         act = ACTS.get(name)
-        letter = self.get_queryset(request).filter(pk=key).first()
-        if act is None or letter is None:
+        if act is None:
             raise Http404
-        if not (self.has_view_permission(request, letter) and may(request, act.permission)):
+        if not may(request, act.permission):
             raise PermissionDenied
         form: forms.Form = act.form(request.POST or None)
         if request.method == "POST" and form.is_valid():
             perform_one(
                 self, request, letter, act.done, lambda: act.perform(letter, form.cleaned_data)
             )
-            return HttpResponseRedirect(reverse("admin:general_manager_deadletter_changelist"))
+            return HttpResponseRedirect(list_url(self))
         return confirm_page(
             self,
             request,

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -12,10 +13,11 @@ from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from general_manager.escaping import is_storable, visible
 from general_manager.workflow.admin.acts import ACTS, IN_BULK, Act
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
 from general_manager.workflow.admin.confirming import confirm_many, confirm_page, perform_one
-from general_manager.workflow.admin.execution_fields import ExecutionFields, by_id_url, object_url
+from general_manager.workflow.admin.execution_fields import ExecutionFields
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.filters import (
     EndedFilter,
@@ -28,7 +30,9 @@ from general_manager.workflow.admin.formats import (
     UUID_LENGTH,
     badge,
 )
-from general_manager.workflow.admin.links import find_subjects
+from general_manager.workflow.admin.links import Links, find_subjects
+from general_manager.workflow.admin.pages import object_url
+from general_manager.workflow.admin.scope import Reader
 from general_manager.workflow.admin.telling import told
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.models import WorkflowExecutionRecord
@@ -97,22 +101,16 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
         "output_data",
     )  # fmt: skip
 
-    def complete(self, rows: list[Any]) -> list[Any]:
-        find_subjects(rows)
+    def complete(self, rows: list[Any], reader: Reader) -> list[Any]:
+        for record in super().complete(rows, reader):
+            record.reader = reader
+        find_subjects(rows, reader)
         return rows
-
-    def get_object(
-        self, request: HttpRequest, object_id: str, from_field: str | None = None
-    ) -> Any:
-        found = super().get_object(request, object_id, from_field)
-        if found is not None:
-            find_subjects([found])
-        return found
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         found = super().get_fieldsets(request, obj)
         is_fine = obj is not None and not (obj.error or obj.traceback)
-        return [one for one in found if one is not FAILURE] if is_fine else found
+        return [one for one in found if one[0] != FAILURE[0]] if is_fine else found
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         """The latest first; of one state, those that ended last.
@@ -132,6 +130,8 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
         term = search_term.strip()
         if not term:
             return queryset, False
+        if not is_storable(term):
+            return queryset.none(), False
         if len(term) == UUID_LENGTH and term.count("-") == 4:
             # Correlation ids are often UUIDs too, for example those of events.
             is_it = Q(execution_id=term.lower()) | Q(correlation_id=term)
@@ -140,10 +140,11 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         act = self.admin_site.admin_view(self.act_view)
-        by_id = self.admin_site.admin_view(self.by_id_view)
+        by_id, name = self.admin_site.admin_view(self.by_id_view), "general_manager_execution_by_id"
         own = [
             path("<int:key>/act/<slug:name>/", act, name="general_manager_execution_act"),
-            path("by-id/<str:execution_id>/", by_id, name="general_manager_execution_by_id"),
+            path("by-id/", by_id, name=name),
+            path("by-id/<path:execution_id>/", by_id, name=name),
         ]
         return [*own, *super().get_urls()]
 
@@ -154,13 +155,14 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        record = self.get_object(request, object_id)
+        record = self.get_object(request, unquote(object_id))
         extra: dict[str, Any] = dict(extra_context or {})
-        if record is not None and self.has_view_permission(request, record):
-            extra["execution"] = record
-            extra["badge"] = badge(record.state)
+        if record is not None:
+            extra |= _head(record)
             extra["acts"] = self._acts(request, record)
-            extra["moments"] = told(timeline_of_execution(record))
+            extra["moments"] = told(
+                timeline_of_execution(record, record.reader.tables()), record.links
+            )
             extra["title"] = _("Execution")
             extra["subtitle"] = None  # the head says it, and more
         return super().change_view(request, object_id, form_url, extra)
@@ -173,18 +175,17 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
             if act.allows(record) is None and may(request, act.permission)
         ]
 
-    def by_id_view(self, request: HttpRequest, execution_id: str) -> HttpResponse:
-        found = WorkflowExecutionRecord.objects.filter(execution_id=execution_id).only("pk").first()
-        if found is None:
-            raise Http404(_("There is no execution %s.") % execution_id)
-        return HttpResponseRedirect(object_url(found.pk))
+    def by_id_view(self, request: HttpRequest, execution_id: str | None = None) -> HttpResponse:
+        """In the path, or as ``?id=``, which carries every text."""
+        known_id = request.GET.get("id", "") if execution_id is None else execution_id
+        return HttpResponseRedirect(object_url(self, self.find_row(request, execution_id=known_id)))
 
     def act_view(self, request: HttpRequest, key: int, name: str) -> HttpResponse:
+        record = self.find_row(request, pk=key)
         act = ACTS.get(name)
-        record = self.get_queryset(request).filter(pk=key).first()
-        if act is None or record is None:
+        if act is None:
             raise Http404
-        if not (self.has_view_permission(request, record) and may(request, act.permission)):
+        if not may(request, act.permission):
             raise PermissionDenied
         why_not = act.allows(record)
         form = act.form(request.POST or None, record=record)
@@ -194,7 +195,7 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
                 self, request, record, act.done, lambda: act.perform(record, form.cleaned_data)
             )
             fresh = result.execution_id if result is not None else record.execution_id
-            return HttpResponseRedirect(by_id_url(fresh))
+            return HttpResponseRedirect(Links(self.reader(request)).to_execution(fresh))
         return confirm_page(
             self,
             request,
@@ -202,9 +203,8 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
             sentence=act.sentence,
             form=form,
             obj=record,
-            execution=record,
-            badge=badge(record.state),
-            question=record.waiting_for if name == "answer" else None,
+            **_head(record),
+            question=visible(record.waiting_for or "") if name == "answer" else None,
             why_not=why_not,
             is_grave=act.is_grave,
         )
@@ -217,3 +217,13 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
 
     def has_cancel_execution_permission(self, request: HttpRequest) -> bool:
         return may(request, "cancel_execution")
+
+
+def _head(record: WorkflowExecutionRecord) -> dict[str, Any]:
+    """What the templates show of it, visibly."""
+    return {
+        "execution": record,
+        "badge": badge(record.state),
+        "name": visible(record.workflow_id),
+        "known_as": visible(record.execution_id),
+    }

@@ -6,18 +6,25 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from general_manager.workflow.actors import acting_as
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
-from general_manager.workflow.admin.confirming import confirm_many, confirm_page
+from general_manager.workflow.admin.confirming import (
+    confirm_many,
+    confirm_page,
+    write_down_for_all,
+)
 from general_manager.workflow.admin.export import export_as_csv
-from general_manager.workflow.admin.formats import NONE, ago, ahead, badge, json_block
-from general_manager.workflow.admin.links import event_link
+from general_manager.workflow.admin.formats import NONE, ago, ahead, badge, isolated, json_block
+from general_manager.workflow.admin.links import event_link, find_events
+from general_manager.workflow.admin.pages import list_url
+from general_manager.workflow.admin.scope import Reader, is_whole_asked
+from general_manager.workflow.exceptions import WorkflowError
 from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import OutboxStatus, WorkflowOutbox
 from general_manager.workflow.outbox import drain
@@ -42,19 +49,31 @@ def release_selected(
             "workers still write for them is rolled back."
         ),
         allows=lambda row: None if row.status == OutboxStatus.CLAIMED else _("It is not claimed."),
-        perform=lambda row, values: (
-            WorkflowOutbox.objects.using(row._state.db).filter(pk=row.pk).release_claims()
-        ),
+        perform=lambda row, values: _release(row),
         is_grave=True,
     )
+
+
+def _release(entry: WorkflowOutbox) -> None:
+    """Of the claim that was seen: the entry may be another worker's by now."""
+    rows = WorkflowOutbox.objects.using(entry._state.db)
+    held = rows.filter(pk=entry.pk, claim_token=entry.claim_token)
+    if not held.release_claims():
+        raise NotClaimedError
+
+
+class NotClaimedError(WorkflowError):
+    """Its worker was faster."""
+
+    def __str__(self) -> str:
+        return "It is no longer claimed by that worker."
 
 
 @admin.register(WorkflowOutbox)
 class OutboxAdmin(ReadOnlyAdmin):
     list_display = ("state", "event_name", "owed", "due", "held_by")
     list_display_links = ("state",)
-    list_select_related = ("event",)
-    list_defer = ("event__payload", "event__metadata")
+    list_defer = ("owed_to",)
     actions = (release_selected, export_as_csv)
     change_list_template = "admin/general_manager/outbox_list.html"
     fieldsets = (
@@ -74,18 +93,25 @@ class OutboxAdmin(ReadOnlyAdmin):
     )  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> "QuerySet[WorkflowOutbox]":
-        return super().get_queryset(request).filter(available_at__isnull=False)
+        rows = super().get_queryset(request)
+        return rows if is_whole_asked(request) else rows.filter(available_at__isnull=False)
+
+    def complete(self, rows: list[Any], reader: Reader) -> list[Any]:
+        super().complete(rows, reader)
+        find_events(rows, reader, lambda entry: entry.event_id)
+        return rows
 
     @admin.display(description=gettext_lazy("State"))
     def state(self, entry: WorkflowOutbox) -> SafeString:
         return badge(entry.status)
 
     @admin.display(description=gettext_lazy("Event"))
-    def event_name(self, entry: WorkflowOutbox) -> SafeString:
-        stored = entry.event
-        return format_html(
-            "{}<br>{}", stored.event_name or stored.event_type, event_link(stored.event_id)
-        )
+    def event_name(self, entry: Any) -> SafeString | str:
+        stored = entry.event_seen
+        if stored is None:
+            return NONE
+        name = isolated(stored.event_name or stored.event_type)
+        return format_html("{}<br>{}", name, event_link(stored, entry.links))
 
     @admin.display(description=gettext_lazy("Owed since"))
     def owed(self, entry: WorkflowOutbox) -> SafeString:
@@ -97,7 +123,7 @@ class OutboxAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("Held by"))
     def held_by(self, entry: WorkflowOutbox) -> str:
-        return entry.claimed_by if entry.status == OutboxStatus.CLAIMED else NONE
+        return isolated(entry.claimed_by) if entry.status == OutboxStatus.CLAIMED else NONE
 
     @admin.display(description=gettext_lazy("Owed to"))
     def recipients(self, entry: WorkflowOutbox) -> SafeString:
@@ -114,22 +140,31 @@ class OutboxAdmin(ReadOnlyAdmin):
         return super().changelist_view(request, extra)
 
     def drain_view(self, request: HttpRequest) -> HttpResponse:
-        if not (self.has_view_permission(request) and may(request, "drain_outbox")):
+        self.require_view(request)
+        if not may(request, "drain_outbox"):
             raise PermissionDenied
-        back = reverse("admin:general_manager_workflowoutbox_changelist")
         if request.method == "POST":
             with acting_as(request.user):
                 count = drain(limit=MOST_NOW)
             drain_outbox_soon(self.get_queryset(request).db)
-            messages.success(request, _("%d taken up; workers go on with the rest.") % count)
-            return HttpResponseRedirect(back)
+            done = ngettext(
+                "%d event was delivered or handed to a worker.",
+                "%d events were delivered or handed to workers.",
+                count,
+            )
+            write_down_for_all(self, request, done % count)
+            messages.success(request, done % count)
+            return HttpResponseRedirect(list_url(self))
         return confirm_page(
             self,
             request,
             title=_("Deliver now"),
-            sentence=_(
+            sentence=ngettext(
+                "Up to %d entry that is due is delivered by this very request; workers are "
+                "asked to process the rest.",
                 "Up to %d entries that are due are delivered by this very request; workers are "
-                "asked to go on with the rest."
+                "asked to process the rest.",
+                MOST_NOW,
             ) % MOST_NOW,
         )  # fmt: skip
 

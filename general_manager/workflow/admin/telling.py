@@ -3,16 +3,17 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from django.urls import reverse
 from django.utils.functional import Promise
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from general_manager.escaping import visible
 from general_manager.workflow.admin.formats import in_short
-from general_manager.workflow.timeline import Moment
+from general_manager.workflow.admin.links import Links
+from general_manager.workflow.timeline import Moment, in_zone
 
 WORDS: Final[dict[str, tuple[Promise, str]]] = {
     "published": (gettext_lazy("Event published"), "event"),
@@ -45,6 +46,7 @@ WORDS: Final[dict[str, tuple[Promise, str]]] = {
     "continues": (gettext_lazy("Continues failed execution"), "running"),
     "replayed": (gettext_lazy("Owed again"), "running"),
     "discarded": (gettext_lazy("Given up"), "cancelled"),
+    "left_out": (gettext_lazy("Not shown:"), "waiting"),
 }
 
 
@@ -53,6 +55,8 @@ class Line:
     """A moment as the page shows it."""
 
     at: datetime
+    day: str
+    """Where it differs from the line before."""
     offset: str
     words: str
     about: str | SafeString
@@ -64,28 +68,34 @@ class Line:
     url: str
 
 
-def told(moments: Iterable[Moment]) -> list[Line]:
-    return [_line(moment) for moment in moments]
+def told(moments: Iterable[Moment], links: Links) -> list[Line]:
+    lines: list[Line] = []
+    day = ""
+    for moment in moments:
+        today = f"{in_zone(moment.at):%Y-%m-%d}"
+        lines.append(_line(moment, links, "" if today == day else today))
+        day = today
+    return lines
 
 
-def _line(moment: Moment) -> Line:
+def _line(moment: Moment, links: Links, day: str) -> Line:
     words, tone = WORDS.get(moment.what, (moment.what, "running"))
-    about: Any = moment.about
     url = ""
     if moment.event_id is not None:
-        url = reverse("admin:general_manager_event_by_id", args=[moment.event_id])
+        url = links.to_event(moment.event_id)
     elif moment.execution_id is not None and moment.what == "created":
-        url = reverse("admin:general_manager_execution_by_id", args=[moment.execution_id])
+        url = links.to_execution(moment.execution_id)
     elif moment.what in ("continued", "continues") and moment.detail:
-        url = reverse("admin:general_manager_execution_by_id", args=[moment.detail])
+        url = links.to_execution(moment.detail)
     seconds = moment.offset.total_seconds()
     return Line(
-        at=moment.at,
+        at=in_zone(moment.at),
+        day=day,
         offset=f"+{seconds:.3f} s" if seconds < 60 else f"+{in_short(moment.offset)}",
         words=str(words),
-        about=about,
-        by=moment.by,
-        detail=moment.detail[:1000],
+        about=visible(moment.about[:300]),
+        by=visible(moment.by),
+        detail=visible(moment.detail[:1000], lines=True),
         took=in_short(moment.took) if moment.took is not None else "",
         tone=tone,
         gap=_("%(time)s later") % {"time": in_short(moment.gap)} if moment.gap else "",

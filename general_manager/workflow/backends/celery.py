@@ -1,6 +1,5 @@
 """The engine for real load: executions are rows, workers run them, messages only nudge."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -9,6 +8,7 @@ from django.db import router, transaction
 from django.utils import timezone
 
 from general_manager.conf import get_workflow_settings, require_time_zones
+from general_manager.escaping import get_logger
 from general_manager.workflow.actors import current_cause
 from general_manager.workflow.aside import aside, tell
 from general_manager.workflow.backends.repairs import continue_failed, wake_early
@@ -36,7 +36,7 @@ from general_manager.workflow.models.execution import (
 from general_manager.workflow.models.execution_values import dedup_key
 from general_manager.workflow.signals import execution_changed
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SNAPSHOT_FIELDS = tuple(one.name for one in fields(WorkflowExecution))
 

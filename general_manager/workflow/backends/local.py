@@ -1,10 +1,10 @@
 """The engine that needs nothing: executions run in the caller's thread and live in memory."""
 
-import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, cast
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.aside import tell
 from general_manager.workflow.backends.memory import (
     Clock,
@@ -42,7 +42,7 @@ from general_manager.workflow.importing import resolve
 from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.signals import execution_changed
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class LocalWorkflowEngine:

@@ -1,12 +1,12 @@
 """One handler, what it wants, and what to do when it fails: the same for every registry."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from inspect import iscoroutinefunction
 from typing import Any
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.actors import caused_by
 from general_manager.workflow.aside import aside
 from general_manager.workflow.events import WorkflowEvent
@@ -14,7 +14,7 @@ from general_manager.workflow.exceptions import PermanentFailure, RetryAfter
 from general_manager.workflow.ids import MAX_ID_LENGTH, require_id
 from general_manager.workflow.importing import describe, is_importable
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 EventHandler = Callable[[WorkflowEvent], Any]
 EventPredicate = Callable[[WorkflowEvent], Any]

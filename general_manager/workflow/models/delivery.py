@@ -8,6 +8,7 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.models.claiming import OutboxStatus
 from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex
@@ -209,4 +210,4 @@ class WorkflowDeliveryAttempt(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.registration_id}: {self.status}"
+        return visible(f"{self.registration_id}: {self.status}"[:MAX_TITLE])

@@ -3,6 +3,7 @@
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.models.columns import DatabaseNow, IdField
 
@@ -28,7 +29,7 @@ class WorkflowEventRecord(models.Model):
         indexes = (models.Index(fields=["event_type", "id"], name="gm_event_type"),)
 
     def __str__(self) -> str:
-        return f"{self.event_name or self.event_type} {self.event_id}"
+        return visible(f"{self.event_name or self.event_type} {self.event_id}"[:MAX_TITLE])
 
     def to_event(self) -> WorkflowEvent:
         return WorkflowEvent(

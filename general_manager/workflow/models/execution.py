@@ -13,6 +13,7 @@ from django.db import connections, models, transaction
 from django.db.models import F, Q, Value
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.actors import MAX_ACTOR_LENGTH, whereabouts
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
@@ -266,7 +267,7 @@ class WorkflowExecutionRecord(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.workflow_id} {self.execution_id}"
+        return visible(f"{self.workflow_id} {self.execution_id}"[:MAX_TITLE])
 
     def snapshot(self) -> WorkflowExecution:
         return WorkflowExecution(

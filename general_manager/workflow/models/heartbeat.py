@@ -5,6 +5,7 @@ from datetime import timedelta
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
 
 
@@ -40,4 +41,4 @@ class WorkflowHeartbeat(models.Model):
         constraints = (models.UniqueConstraint(fields=["duty"], name="gm_heartbeat_duty"),)
 
     def __str__(self) -> str:
-        return f"{self.duty} at {self.at}"
+        return visible(f"{self.duty} at {self.at}"[:MAX_TITLE])

@@ -6,6 +6,7 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.actors import MAX_ACTOR_LENGTH, current_actor
 from general_manager.workflow.engine import HistoryEntry, HistoryKind
 from general_manager.workflow.models.columns import DatabaseNow
@@ -52,7 +53,7 @@ class WorkflowHistory(models.Model):
         default_permissions = ("view",)
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.detail}" if self.detail else str(self.kind)
+        return visible(f"{self.kind}: {self.detail}"[:MAX_TITLE] if self.detail else str(self.kind))
 
     def as_entry(self) -> HistoryEntry:
         return HistoryEntry(HistoryKind(self.kind), self.at, self.by, self.detail)

@@ -8,6 +8,7 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
 from general_manager.workflow.models.execution import WorkflowExecutionRecord
@@ -121,7 +122,7 @@ class WorkflowStep(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.status}"
+        return visible(f"{self.name}: {self.status}"[:MAX_TITLE])
 
     def as_record(self) -> StepRecord:
         return StepRecord(self.name, StepStatus(self.status), self.result, self.until)

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from django.utils.translation import ngettext
+
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.signals import event_published
 
@@ -42,7 +44,8 @@ def assert_published(
     ]
     if len(found) == count or (count is None and found):
         return
-    wanted = "at least one event" if count is None else f"{count} event(s)"
+    words = "at least one event" if count is None else ngettext("%d event", "%d events", count)
+    wanted = words if count is None else words % count
     about = f" with {dict(payload)!r} in the payload" if payload else ""
     listed = "\n".join(f"  {one.event_name or one.event_type}: {one.payload!r}" for one in events)
     raise AssertionError(
