@@ -48,6 +48,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_max_show_all = 0
     empty_value_display = NONE
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # they count whole tables, once for each choice
     paginator = CappedPaginator
     actions: tuple[Any, ...] = (export_as_csv,)
     list_defer: tuple[str, ...] = ()
@@ -119,6 +120,20 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if found is None or not self.has_view_permission(request, found):
             raise Http404
         return found
+
+    def keys_in_scope(self, request: HttpRequest, keys: Collection[Any]) -> list[Any]:
+        """Those of *keys* that are in this person's queryset."""
+        return list(self.get_queryset(request).filter(pk__in=keys).values_list("pk", flat=True))
+
+    def keys_seen(self, request: HttpRequest, keys: Collection[Any]) -> set[Any]:
+        """Those of *keys*, of this person's queryset, whose rows the page shows one by one.
+
+        No row is read, unless a subclass decides row by row.
+        """
+        if type(self).has_view_permission is ReadOnlyAdmin.has_view_permission:
+            return set(keys)
+        rows = self.get_queryset(request).defer(*self.list_defer).filter(pk__in=keys)
+        return {row.pk for row in rows if self.has_view_permission(request, row)}
 
     def require_view(self, request: HttpRequest) -> None:
         if not self.has_view_permission(request):

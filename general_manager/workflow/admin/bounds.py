@@ -119,21 +119,23 @@ class Bounded:
 
 def get_bounded(rows: "QuerySet[Any]", **which: Any) -> Any:
     """The one row, with its texts and JSON bounded; raises `DoesNotExist`."""
-    texts = [one.name for one in texts_of(rows.model)]
+    texts = {one.name: LONG if isinstance(one, TextField) else 2 * SHORT
+             for one in texts_of(rows.model)}  # fmt: skip
     values = [one.name for one in json_of(rows.model)]
     read: dict[str, Any] = {}
-    for name in texts:
-        read |= {f"gm_head_{name}": Left(name, LONG), f"gm_tail_{name}": Right(name, LONG // 2)}
+    for name, most in texts.items():
+        read |= {f"gm_head_{name}": Left(name, most), f"gm_tail_{name}": Right(name, most // 2)}
         read[f"gm_size_{name}"] = Length(name)
     for name in values:
         read[f"gm_size_{name}"] = length_of(name)
         read[f"gm_json_{name}"] = json_within(f"gm_size_{name}", name)
     row = rows.defer(*texts, *values).annotate(**read).get(**which)
     kept = row.__dict__
-    for name in texts:
+    for name, most in texts.items():
         head, tail = kept.pop(f"gm_head_{name}"), kept.pop(f"gm_tail_{name}")
         size = kept.pop(f"gm_size_{name}") or 0
-        kept[name] = head if size <= LONG else _both_ends(head, tail, size)
+        is_whole = size <= most
+        kept[name] = head if is_whole else _both_ends(head[: most // 2], tail, size)
     for name in values:
         size, found = kept.pop(f"gm_size_{name}") or 0, kept.pop(f"gm_json_{name}")
         kept[name] = NotRead(size) if size > MOST_READ else found
@@ -142,7 +144,7 @@ def get_bounded(rows: "QuerySet[Any]", **which: Any) -> Any:
 
 def _both_ends(head: str, tail: str, size: int) -> str:
     """Where an error began, and what it came to."""
-    return f"{head[: LONG // 2]}\n… ({size:,} characters in all)\n{tail}"
+    return f"{head}\n… ({size:,} characters in all)\n{tail}"
 
 
 @cache  # Django compares what two calls return

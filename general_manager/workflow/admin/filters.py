@@ -56,7 +56,10 @@ class RecentValuesFilter(SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: "ModelAdmin[Any]") -> Iterable[Any]:
         rows = model_admin.get_queryset(request).order_by("-pk")
-        found = Counter(rows.values_list(Left(self.column, MAX_ID_LENGTH + 1), flat=True)[:RECENT])
+        values = rows.values_list("pk", Left(self.column, MAX_ID_LENGTH + 1))[:RECENT]
+        page: Any = model_admin
+        seen = page.keys_seen(request, [key for key, _ in values])
+        found = Counter(value for key, value in values if key in seen)
         known = [one for one, _ in found.most_common(MOST_CHOICES) if one and _is_an_id(one)]
         asked = request.GET.get(str(self.parameter_name))
         chosen = [asked] if asked and _is_an_id(asked) else []

@@ -21,6 +21,7 @@ from general_manager.manager import GeneralManager
 from general_manager.workflow.admin.bounds import SHORT, Bounded
 from general_manager.workflow.admin.formats import NONE, shortened
 from general_manager.workflow.admin.scope import Reader
+from general_manager.workflow.ids import MAX_ID_LENGTH
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from general_manager.workflow.redaction import redact
 
@@ -62,6 +63,8 @@ class Links:
 
     def _by_id(self, kind: str, known_id: str) -> str:
         """A path where that carries the id, else a query string, which carries every text."""
+        if len(known_id) > MAX_ID_LENGTH:
+            return ""  # that is no id of ours
         name, site = f"admin:general_manager_{kind}_by_id", self._reader.site.name
         if _PLAIN.fullmatch(known_id):
             return reverse(name, args=[known_id], current_app=site)

@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from general_manager.escaping import visible
+from general_manager.workflow.admin.bounds import SHORT
 from general_manager.workflow.admin.formats import in_short
 from general_manager.workflow.admin.links import Links
 from general_manager.workflow.timeline import Moment, in_zone
@@ -93,8 +94,8 @@ def _line(moment: Moment, links: Links, day: str) -> Line:
         day=day,
         offset=f"+{seconds:.3f} s" if seconds < 60 else f"+{in_short(moment.offset)}",
         words=str(words),
-        about=visible(moment.about[:300]),
-        by=visible(moment.by),
+        about=visible(moment.about[:SHORT]),
+        by=visible(moment.by[:SHORT]),
         detail=visible(moment.detail[:1000], lines=True),
         took=in_short(moment.took) if moment.took is not None else "",
         tone=tone,
