@@ -23,6 +23,8 @@ MOST_AT_ONCE: Final = 4_000_000
 """Characters of JSON that are in memory together, but for a single row's."""
 MOST_IN_CELL: Final = 32_000
 """Characters: spreadsheets take 32,767."""
+NOTE: Final = 60
+"""Characters that say how long a text is in all."""
 FORMULA: Final = re.compile(
     # Whatever a spreadsheet may pass over first: spaces of all kinds, controls, what has no width.
     r"[\s\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
@@ -177,5 +179,5 @@ def cell(value: Any) -> str:
     if isinstance(value, dict | list):
         value = dumps(excerpt(value), ensure_ascii=False, default=str)
     text = str(value).encode("utf-8", "backslashreplace").decode()
-    text = _cut(text, len(text))
+    text = text if len(text) <= MOST_IN_CELL + NOTE else _cut(text, len(text))
     return f"'{text}" if text.startswith(CONTROL) or FORMULA.match(text) else text

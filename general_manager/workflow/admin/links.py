@@ -148,7 +148,7 @@ def subject_of(manager: str, identification: Any, links: Links) -> SafeString | 
     shown = redact(identification)
     text = f"{manager[:SHORT]} {_short(shown)}" if shown else manager[:SHORT]
     key = identification.get("id") if isinstance(identification, dict) else None
-    model = _model_of(manager) if len(manager) <= SHORT else None
+    model = _model_of(manager) if len(manager) < SHORT else None
     url = links.to(model, key) if model is not None and isinstance(key, str | int) else ""
     return anchor(url, text)
 
