@@ -11,9 +11,11 @@ from django.utils.translation import ngettext
 
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.databases import outboxes
+from general_manager.workflow.engine import ACTIVE_STATES
 from general_manager.workflow.models import WorkflowOutbox
 from general_manager.workflow.models.counting import MOST
 from general_manager.workflow.overview import Overview, look
+from general_manager.workflow.sweep import keeps_rows_here
 from general_manager.workflow.tables import Tables
 
 TICKS_MISSED: Final = 6
@@ -89,6 +91,8 @@ def check_health(using: str | None = None, tables: Tables | None = None) -> Heal
 def _troubles(seen: Overview) -> Iterator[Trouble]:
     settings = get_workflow_settings()
     late = _late_tick(seen) if settings.beat_enabled else ""
+    if not settings.beat_enabled and keeps_rows_here():
+        yield from _of_timer(seen)
     is_wanted = late or (settings.run_async and seen.owed)
     if is_wanted and not seen.workers:
         yield Trouble(
@@ -120,7 +124,9 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
                 seen.late_executions,
             )
             % number(seen.late_executions),
-            _("Are Beat and workers running? Sweep now: manage.py workflow_drain_outbox"),
+            _("Are Beat and workers running? Sweep now: manage.py workflow_drain_outbox")
+            if settings.run_async
+            else _("Run it now: manage.py workflow_drain_outbox"),
             70,
             seen.late_executions,
         )
@@ -181,6 +187,29 @@ def _of_beat(seen: Overview, late: str) -> Iterator[Trouble]:
             ),
             95,
         )
+
+
+def _of_timer(seen: Overview) -> Iterator[Trouble]:
+    """Without workers: does any process do what comes due later?"""
+    is_active = seen.owed or any(seen.states[state] for state in ACTIVE_STATES)
+    if not is_active or (seen.last_tick is not None and seen.at - seen.last_tick <= OLD):
+        return
+    if seen.last_tick is None:
+        message = _("No process has ever looked for work that is due.")
+    else:
+        message = _("No process has looked for work that is due for %s.") % in_words(
+            seen.at - seen.last_tick
+        )
+    yield Trouble(
+        "no-timer",
+        message,
+        _(
+            "Without workers (WORKFLOW_ASYNC = False) retries, sleeps and timeouts are done by a "
+            "web server that has had a request, or by manage.py workflow_drain_outbox, for example "
+            "from cron."
+        ),
+        95,
+    )
 
 
 def number(count: int) -> str:

@@ -3,7 +3,6 @@
 from datetime import timedelta
 from io import StringIO
 from threading import Thread
-from typing import ClassVar
 
 import pytest
 from django.core.management import call_command
@@ -356,7 +355,7 @@ def test_a1_requests_in_several_threads_do_their_own_work(registry):
 
 @override_settings(GENERAL_MANAGER=IN_PROCESS)
 class TestInATestCase(TestCase):
-    databases: ClassVar = {"default", "archive"}
+    databases = "__all__"
 
     def setUp(self):
         self.registry = DatabaseEventRegistry()

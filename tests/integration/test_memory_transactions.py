@@ -1,7 +1,5 @@
 """In-memory publishing belongs to the publisher's transaction, as stored publishing does."""
 
-from typing import ClassVar
-
 import pytest
 from django.db import transaction
 from django.test import TestCase
@@ -110,7 +108,7 @@ def test_a5_a_handler_that_fails_after_the_commit_undoes_nothing(event_registry)
 
 
 class TestInATestCase(TestCase):
-    databases: ClassVar = {"default", "archive"}
+    databases = "__all__"
 
     def setUp(self):
         self.handled = []

@@ -121,6 +121,11 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             raise Http404
         return found
 
+    def is_narrowed(self) -> bool:
+        """Whether a subclass decides which rows people see."""
+        ours = (admin.ModelAdmin.get_queryset, ReadOnlyAdmin.has_view_permission)
+        return (type(self).get_queryset, type(self).has_view_permission) != ours
+
     def keys_in_scope(self, request: HttpRequest, keys: Collection[Any]) -> list[Any]:
         """Those of *keys* that are in this person's queryset."""
         return list(self.get_queryset(request).filter(pk__in=keys).values_list("pk", flat=True))

@@ -17,6 +17,7 @@ from general_manager.workflow.admin.base import APP, ReadOnlyAdmin
 from general_manager.workflow.admin.bounds import SHORT
 from general_manager.workflow.admin.formats import NONE, STATE_NAMES, ago, in_short
 from general_manager.workflow.admin.links import Links
+from general_manager.workflow.admin.local_mode import remembered
 from general_manager.workflow.admin.pages import frame
 from general_manager.workflow.admin.scope import Reader
 from general_manager.workflow.engine import ACTIVE_STATES
@@ -92,6 +93,8 @@ class OverviewAdmin(ReadOnlyAdmin):
                 for name, count in details.failed_by_workflow
             ],
             "handlers": registered(),
+            # What is remembered has no queryset that a project could narrow.
+            "remembered": None if reader.is_narrowed(EXECUTION) else remembered(),
             **(extra_context or {}),
         }
         return TemplateResponse(request, "admin/general_manager/overview.html", context)

@@ -42,6 +42,11 @@ class Reader:
         page = self.page(model)
         return page is not None and page.has_view_permission(self.request)
 
+    def is_narrowed(self, model: type[Model]) -> bool:
+        """Whether the project decides which rows of *model* people see."""
+        page: Any = self.page(model)
+        return page is None or page.is_narrowed()
+
     def rows(self, model: type[Model]) -> "QuerySet[Any]":
         """What this person may see of the model's table: its page's scope, or nothing."""
         page = self.page(model)

@@ -45,6 +45,8 @@ from general_manager.workflow.models.execution_values import dedup_key
 from general_manager.workflow.signals import execution_changed
 from general_manager.workflow.transactions import is_in_transaction
 
+__all__ = ["CeleryWorkflowEngine"]
+
 logger = get_logger(__name__)
 
 SNAPSHOT_FIELDS = tuple(one.name for one in fields(WorkflowExecution))

@@ -42,6 +42,8 @@ from general_manager.workflow.ids import new_id
 from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.signals import execution_changed
 
+__all__ = ["LocalWorkflowEngine"]
+
 logger = get_logger(__name__)
 
 
@@ -151,6 +153,10 @@ class LocalWorkflowEngine:
     def executions(self) -> list[WorkflowExecution]:
         """Every execution in memory, oldest first. Timers do not fire."""
         return self._memory.snapshots()
+
+    def latest(self, count: int) -> list[WorkflowExecution]:
+        """The *count* executions that were started last, newest first. Timers do not fire."""
+        return self._memory.snapshots(latest=count)
 
     def question(self, execution_id: str) -> str | None:
         """The name of the wait that `resume` would answer, if there is one."""
