@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from inspect import iscoroutinefunction
 from random import uniform
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from general_manager.workflow.exceptions import (
     WorkflowCancelledError,
@@ -23,6 +23,7 @@ __all__ = [
     "HistoryEntry",
     "HistoryKind",
     "Retry",
+    "WaitSnapshot",
     "WorkflowCancelledError",
     "WorkflowDefinition",
     "WorkflowEngine",
@@ -64,15 +65,20 @@ class HistoryKind(StrEnum):
     """A process that lacks the handler left it to another."""
     RESUMED = "resumed"
     WAIT_TIMED_OUT = "wait_timed_out"
+    """Nobody answered in time."""
+    WAIT_ENDED = "wait_ended"
+    """Somebody timed a wait out before its time."""
     WOKEN = "woken"
     """A rest or a sleep was ended early."""
     CANCELLED = "cancelled"
     RESOLVED = "resolved"
     """Somebody said what became of a step in doubt."""
     CONTINUED = "continued"
-    """Failed, and continued by a fresh execution."""
+    """Failed or cancelled, and continued by a fresh execution."""
     CONTINUES = "continues"
-    """Fresh, and continues a failed one."""
+    """Fresh, and continues a failed or cancelled one."""
+    FORGOTTEN = "forgotten"
+    """Fresh, and without these steps and answers of the one that it continues."""
     REPLAYED = "replayed"
     """A dead delivery is owed again."""
     DISCARDED = "discarded"
@@ -81,12 +87,18 @@ class HistoryKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One thing out of the ordinary: *by* whom is empty where nobody said."""
+    """One thing out of the ordinary: *by* whom is empty where nobody said.
+
+    A failed attempt has its *number*, and the *step* in which it failed unless it failed outside of
+    one; an answer and the end of a wait have the wait's name as *step*.
+    """
 
     kind: HistoryKind
     at: datetime
     by: str = ""
     detail: str = ""
+    step: str = ""
+    number: int | None = None
 
 
 ACTIVE_STATES: Final = (WorkflowState.PENDING, WorkflowState.RUNNING, WorkflowState.WAITING)
@@ -218,6 +230,30 @@ class WorkflowExecution:
     ended_at: datetime | None = None
     error: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    waiting_for: str | None = None
+    """The name of the open `wait_for`, if there is one."""
+    waiting_since: datetime | None = None
+    """When that wait, or the sleep, began."""
+    waiting_until: datetime | None = None
+    """When it ends by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitSnapshot:
+    """One `wait_for` of an execution, as it was at one moment."""
+
+    name: str
+    outcome: Literal["open", "answered", "timed_out"]
+    is_asked: bool
+    """Whether `resume` takes an answer to it now."""
+    opened_at: datetime | None = None
+    until: datetime | None = None
+    ended_at: datetime | None = None
+    answer: Any = None
+    label: str = ""
+    """What the button said that gave the answer."""
+    subject: str = ""
+    """What the event was about that started the execution, such as ``Invoice 7``."""
 
 
 @runtime_checkable

@@ -28,3 +28,26 @@ class StepRecord:
     status: StepStatus
     result: Any = None
     until: datetime | None = None
+    position: int = 0
+    """Where it stands in the order in which the execution's outcomes were written.
+
+    For a `once=True` step that began and did not finish: where it began.
+    """
+    once: bool = False
+    answerable: bool = False
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    label: str = ""
+    """What the button said that gave the answer."""
+
+    @property
+    def is_wait(self) -> bool:
+        return self.answerable
+
+    @property
+    def is_sleep(self) -> bool:
+        return self.until is not None and not self.answerable
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status in (StepStatus.DONE, StepStatus.TIMED_OUT)

@@ -11,11 +11,20 @@ from django.utils import timezone
 from general_manager.conf import get_workflow_settings, require_time_zones
 from general_manager.workflow.actors import current_cause
 from general_manager.workflow.aside import aside, tell
-from general_manager.workflow.backends.repairs import continue_failed, wake_early
+from general_manager.workflow.backends.repairs import (
+    continue_as_fresh,
+    find_wait,
+    preview_retry,
+    time_out_early,
+    wake_early,
+)
+from general_manager.workflow.checkpoints import RetryPreview
 from general_manager.workflow.encoding import encode, encode_mapping
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryEntry,
+    HistoryKind,
+    WaitSnapshot,
     WorkflowCancelledError,
     WorkflowDefinition,
     WorkflowExecution,
@@ -102,13 +111,14 @@ class CeleryWorkflowEngine:
         return execution
 
     def resume(
-        self, execution_id: str, signal: Any = None, *, wait: str | None = None
+        self, execution_id: str, signal: Any = None, *, wait: str | None = None, label: str = ""
     ) -> WorkflowExecution:
         """Answer the open wait; a worker goes on after the caller's commit.
 
-        An execution that waits without an open `wait_for` is completed by this.
+        An execution that waits without an open `wait_for` is completed by this. *label* is what the
+        button said that gave the answer; the page behind a link shows it.
         """
-        answer = encode(signal, root="signal")
+        answer, label = encode(signal, root="signal"), encode(label, root="label")
         executions = self._executions
         with transaction.atomic(using=executions.db):
             record = executions.select_for_update().by_id(execution_id)
@@ -131,10 +141,10 @@ class CeleryWorkflowEngine:
                     WorkflowState.COMPLETED, output_data={}, metadata=metadata
                 )
                 return self._told(record)
-            if not steps.answer(record, name, answer):
+            if not steps.answer(record, name, answer, label=label):
                 detail = f"Nobody answered {name!r} in time."
                 raise _refusal(record, "resume", (record.state,), detail)
-            executions.answered(record, metadata)
+            executions.wait_ended(record, HistoryKind.RESUMED, metadata)
         if is_waiting:
             self._go_on(execution_id)
         return self.status(execution_id)
@@ -152,22 +162,64 @@ class CeleryWorkflowEngine:
                 raise _refusal(record, "cancel", ACTIVE_STATES)
         return self._told(record)
 
-    def retry_from_checkpoint(self, execution_id: str) -> WorkflowExecution:
-        """Continue a failed execution as a fresh one, which has its finished steps.
+    def retry_from_checkpoint(
+        self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
+    ) -> WorkflowExecution:
+        """Continue a failed or cancelled execution as a fresh one, which has its finished steps.
 
-        The failed one stays as it is. Raises `WorkflowInvalidStateError` if it is not failed, was
-        continued before, has a step in doubt, or if its correlation id is taken by now.
+        With *before*, the name of a step, a wait or a sleep: without that one and everything that
+        ended after it. The old execution stays as it is. Raises `WorkflowInvalidStateError` if it
+        is neither failed nor cancelled, was continued before, has nothing of that name or a step
+        in doubt, if its correlation id is taken by now, and if a `once=True` step would run again,
+        unless *repeat_once*. `preview_retry` says all of it beforehand.
         """
-        return self._continued(continue_failed(self._executions, execution_id, {}))
+        return self._continued(
+            continue_as_fresh(
+                self._executions, execution_id, {}, before=before, repeat_once=repeat_once
+            )
+        )
+
+    def preview_retry(
+        self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
+    ) -> RetryPreview:
+        """What `retry_from_checkpoint` would keep, run again and ask again, or why it refuses."""
+        return preview_retry(self._executions, execution_id, before, repeat_once=repeat_once)
 
     def resolve_step(
-        self, execution_id: str, step: str, *, happened: bool, result: Any = None
+        self,
+        execution_id: str,
+        step: str,
+        *,
+        happened: bool,
+        result: Any = None,
+        repeat_once: bool = False,
     ) -> WorkflowExecution:
         """Say what became of a `once=True` step in doubt, and continue like
         `retry_from_checkpoint`: with *result* for its result if it *happened*, else it runs again.
+
+        A `once=True` step that has a result takes the new one, or runs again, and what ended after
+        it is forgotten; another `once=True` step among that only if *repeat_once*.
         """
         verdict = (bool(happened), encode(result, root="result"))
-        return self._continued(continue_failed(self._executions, execution_id, {step: verdict}))
+        return self._continued(
+            continue_as_fresh(
+                self._executions, execution_id, {step: verdict}, repeat_once=repeat_once
+            )
+        )
+
+    def time_out(self, execution_id: str, *, wait: str | None = None) -> WorkflowExecution:
+        """Have the open wait end now as if nobody had answered in time: `WaitTimeout`.
+
+        *wait* makes sure that it waits for that. Raises what `resume` raises.
+        """
+        _record, is_ready = time_out_early(self._executions, execution_id, wait)
+        if is_ready:
+            self._go_on(execution_id)
+        return self.status(execution_id)
+
+    def find_wait(self, execution_id: str, name: str) -> WaitSnapshot | None:
+        """How the wait *name* stands; `None` if the execution has not come to it."""
+        return find_wait(self._executions, execution_id, name)
 
     def wake(self, execution_id: str) -> WorkflowExecution:
         """End the rest between two attempts, or a sleep, now."""

@@ -12,8 +12,15 @@ from general_manager.workflow.backends.memory import (
     Record,
     utc_now,
 )
-from general_manager.workflow.backends.memory_repairs import continue_failed, wake_early
+from general_manager.workflow.backends.memory_repairs import (
+    continue_as_fresh,
+    find_wait,
+    preview_retry,
+    time_out_early,
+    wake_early,
+)
 from general_manager.workflow.backends.memory_steps import MemoryRunStore
+from general_manager.workflow.checkpoints import RetryPreview
 from general_manager.workflow.encoding import (
     copy_encoded,
     encode,
@@ -25,6 +32,7 @@ from general_manager.workflow.engine import (
     LONGEST_REST,
     HistoryEntry,
     HistoryKind,
+    WaitSnapshot,
     WorkflowDefinition,
     WorkflowExecution,
     WorkflowHandler,
@@ -86,18 +94,20 @@ class LocalWorkflowEngine:
         return self._snapshot(kept)
 
     def resume(
-        self, execution_id: str, signal: Any = None, *, wait: str | None = None
+        self, execution_id: str, signal: Any = None, *, wait: str | None = None, label: str = ""
     ) -> WorkflowExecution:
         """Answer the open wait and run on, here and now.
 
-        While `ask` is still sending the question, the answer is kept and the run finds it.
+        While `ask` is still sending the question, the answer is kept and the run finds it. *label*
+        is what the button said that gave the answer; the page behind a link shows it.
         """
-        answer = encode(signal, root="signal")
+        answer, label = encode(signal, root="signal"), encode(label, root="label")
         record = self._memory.get(execution_id)
         asked = record.waiting_for
         self._fire(record)
         # What timed out just now must not have its answer taken for that to the next question.
-        record = self._memory.answer(execution_id, answer, asked if wait is None else wait)
+        wait = asked if wait is None else wait
+        record = self._memory.answer(execution_id, answer, wait, label)
         if record.wake_at is None:
             self._run(record)
         return self._snapshot(record)
@@ -114,22 +124,63 @@ class LocalWorkflowEngine:
         self._fire(record)
         return self._snapshot(record)
 
-    def retry_from_checkpoint(self, execution_id: str) -> WorkflowExecution:
-        """Continue a failed execution as a fresh one, which has its finished steps.
+    def retry_from_checkpoint(
+        self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
+    ) -> WorkflowExecution:
+        """Continue a failed or cancelled execution as a fresh one, which has its finished steps.
 
-        The failed one stays as it is. Raises `WorkflowInvalidStateError` if it is not failed, was
-        continued before, has a step in doubt, or if its correlation id is taken by now.
+        With *before*, the name of a step, a wait or a sleep: without that one and everything that
+        ended after it. The old execution stays as it is. Raises `WorkflowInvalidStateError` if it
+        is neither failed nor cancelled, was continued before, has nothing of that name or a step
+        in doubt, if its correlation id is taken by now, and if a `once=True` step would run again,
+        unless *repeat_once*. `preview_retry` says all of it beforehand.
         """
-        return self._continued(continue_failed(self._memory, execution_id, {}))
+        return self._continued(
+            continue_as_fresh(
+                self._memory, execution_id, {}, before=before, repeat_once=repeat_once
+            )
+        )
+
+    def preview_retry(
+        self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
+    ) -> RetryPreview:
+        """What `retry_from_checkpoint` would keep, run again and ask again, or why it refuses."""
+        return preview_retry(self._memory, execution_id, before, repeat_once=repeat_once)
 
     def resolve_step(
-        self, execution_id: str, step: str, *, happened: bool, result: Any = None
+        self,
+        execution_id: str,
+        step: str,
+        *,
+        happened: bool,
+        result: Any = None,
+        repeat_once: bool = False,
     ) -> WorkflowExecution:
         """Say what became of a `once=True` step in doubt, and continue like
         `retry_from_checkpoint`: with *result* for its result if it *happened*, else it runs again.
+
+        A `once=True` step that has a result takes the new one, or runs again, and what ended after
+        it is forgotten; another `once=True` step among that only if *repeat_once*.
         """
         verdict = (bool(happened), encode(result, root="result"))
-        return self._continued(continue_failed(self._memory, execution_id, {step: verdict}))
+        return self._continued(
+            continue_as_fresh(self._memory, execution_id, {step: verdict}, repeat_once=repeat_once)
+        )
+
+    def time_out(self, execution_id: str, *, wait: str | None = None) -> WorkflowExecution:
+        """Have the open wait end now as if nobody had answered in time: `WaitTimeout`.
+
+        *wait* makes sure that it waits for that. Raises what `resume` raises.
+        """
+        record = time_out_early(self._memory, execution_id, wait)
+        if record.wake_at is None:
+            self._run(record)
+        return self._snapshot(record)
+
+    def find_wait(self, execution_id: str, name: str) -> WaitSnapshot | None:
+        """How the wait *name* stands; `None` if the execution has not come to it."""
+        self._fire(self._memory.get(execution_id))
+        return find_wait(self._memory, execution_id, name)
 
     def wake(self, execution_id: str) -> WorkflowExecution:
         """End the rest between two attempts, or a sleep, now."""
@@ -194,7 +245,7 @@ class LocalWorkflowEngine:
                     output = run.call(handler, copy_encoded(record.input_data))
                 self._require_in_time(record, began)
         except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
-            self._settle_failure(record, run_number, error)
+            self._settle_failure(record, run_number, error, step=run.where(error))
             return
         if isinstance(run.stopped, Suspended):
             self._memory.suspend(record, run_number, run.stopped)
@@ -210,10 +261,12 @@ class LocalWorkflowEngine:
             self._memory.note(record, HistoryKind.OVERDUE)
             raise ExecutionOverdue(record.execution_id, timeout)
 
-    def _settle_failure(self, record: Record, run_number: int, error: Exception) -> None:
+    def _settle_failure(
+        self, record: Record, run_number: int, error: Exception, *, step: str
+    ) -> None:
         delay = self._rest(record, error)
         why = error_text(error)
-        if delay is None or not self._memory.postpone(record, run_number, delay, why):
+        if delay is None or not self._memory.postpone(record, run_number, delay, why, step=step):
             self._fail(record, run_number, error)
             return
         logger.warning(

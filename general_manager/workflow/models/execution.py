@@ -88,9 +88,18 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         mine = self.filter(execution_id=execution_id, claim_token=slots["token"])
         return mine.first() if count else None
 
-    def postpone(self, record: "WorkflowExecutionRecord", delay: timedelta, why: str) -> bool:
-        """Running to pending, due after *delay*: the next attempt."""
-        return self._rest(record, delay, "attempts", HistoryKind.ATTEMPT_FAILED, why)
+    def postpone(
+        self,
+        record: "WorkflowExecutionRecord",
+        delay: timedelta,
+        why: str,
+        *,
+        step: str = "",
+        number: int | None = None,
+    ) -> bool:
+        """Running to pending, due after *delay*: attempt *number* failed, in *step*."""
+        kind = HistoryKind.ATTEMPT_FAILED
+        return self._rest(record, delay, "attempts", kind, why, step=step, number=number)
 
     def put_back(self, record: "WorkflowExecutionRecord", delay: timedelta, why: str) -> bool:
         """Running to pending, no attempt: this process cannot run it, another can."""
@@ -103,12 +112,13 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         counter: str,
         kind: HistoryKind,
         why: str,
+        **values_of_entry: Any,
     ) -> bool:
         values = {counter: F(counter) + 1, "wake_at": in_(delay), "claim_token": None}
         with transaction.atomic(using=self.db):
             if not self.held(record).update(state=WorkflowState.PENDING, ready=False, **values):
                 return False
-            self.note(kind, [record.pk], why)
+            self.note(kind, [record.pk], why, **values_of_entry)
             return True
 
     def found_handler(self, record: "WorkflowExecutionRecord") -> None:
@@ -164,14 +174,26 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
             self.filter(pk=record.pk).update(attempts=0, crashes=0)
             record.attempts = record.crashes = 0
 
-    def answered(self, record: "WorkflowExecutionRecord", metadata: Mapping[str, Any]) -> None:
-        """The open wait has its answer: waiting becomes ready. A run under way finds it itself."""
+    def wait_ended(
+        self,
+        record: "WorkflowExecutionRecord",
+        kind: HistoryKind,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """The open wait has its outcome: waiting becomes ready. A run under way finds it itself."""
         row = self.filter(pk=record.pk)
-        row.update(metadata=metadata, waiting_for=None, attempts=0, crashes=0)
-        self.note(HistoryKind.RESUMED, [record.pk], record.waiting_for or "")
+        kept = {} if metadata is None else {"metadata": metadata}
+        row.update(waiting_for=None, waiting_since=None, attempts=0, crashes=0, **kept)
+        name = record.waiting_for or ""
+        self.note(kind, [record.pk], name, step=name)
         row.filter(state=WorkflowState.WAITING).update(
             state=WorkflowState.PENDING, ready=True, wake_at=in_(MESSAGE_GRACE)
         )
+
+    def stopped_asking(self, record: "WorkflowExecutionRecord", name: str) -> None:
+        """The wait *name* timed out in the run that holds the execution."""
+        asking = self.held(record).filter(waiting_for=name)
+        asking.update(waiting_for=None, waiting_since=None)
 
     def suspend(self, record: "WorkflowExecutionRecord", stop: Stop) -> WorkflowState | None:
         """Running to waiting; straight back to pending, and ready, if the answer came meanwhile.
@@ -181,12 +203,17 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         with transaction.atomic(using=self.db):
             if not self.held(record).select_for_update().exists():
                 return None
-            steps = record.steps.using(self.db)
-            is_open = steps.filter(name=stop.name, status="open").exists()
+            steps = record.steps.using(self.db).filter(name=stop.name, status="open")
+            since = steps.values_list("started_at", flat=True).first()
             asks = stop.name if stop.answerable else None
             values: dict[str, Any] = (
-                {"state": WorkflowState.WAITING, "wake_at": stop.until, "waiting_for": asks}
-                if is_open
+                {
+                    "state": WorkflowState.WAITING,
+                    "wake_at": stop.until,
+                    "waiting_for": asks,
+                    "waiting_since": since,
+                }
+                if since is not None
                 else {"state": WorkflowState.PENDING, "ready": True, "wake_at": _MESSAGE_LOST}
             )
             self.held(record).update(claim_token=None, **values)
@@ -218,7 +245,10 @@ class WorkflowExecutionRecord(models.Model):
     ready = models.BooleanField(db_default=True)
     claim_token = models.CharField(max_length=32, null=True)
     claimed_by = models.CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
+    #: The wait that `resume` would answer.
     waiting_for = IdField(null=True)
+    #: When that wait, or the sleep, began; written with the state that says so.
+    waiting_since = models.DateTimeField(null=True)
     attempts = models.PositiveIntegerField(db_default=0)
     crashes = models.PositiveIntegerField(db_default=0)
     runs = models.PositiveIntegerField(db_default=0)
@@ -240,6 +270,7 @@ class WorkflowExecutionRecord(models.Model):
             ("cancel_execution", _("Can cancel an execution")),
             ("retry_execution", _("Can continue failed executions, and wake what rests")),
             ("resolve_execution", _("Can say what became of a step in doubt")),
+            ("time_out_execution", _("Can time out what an execution waits for")),
         )
         # As constraints, because `unique=True` makes a second index for LIKE on PostgreSQL.
         constraints = (
@@ -280,4 +311,15 @@ class WorkflowExecutionRecord(models.Model):
             ended_at=self.ended_at,
             error=self.error,
             metadata=self.metadata,
+            **self._waiting(),
         )
+
+    def _waiting(self) -> dict[str, Any]:
+        sleeps_or_waits = self.state == WorkflowState.WAITING
+        if not sleeps_or_waits and self.waiting_for is None:
+            return {}
+        return {
+            "waiting_for": self.waiting_for,
+            "waiting_since": self.waiting_since,
+            "waiting_until": self.wake_at if sleeps_or_waits else None,
+        }

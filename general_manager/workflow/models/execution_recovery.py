@@ -50,8 +50,8 @@ class RecoveringQuerySet(models.QuerySet[Row]):
                 return 0
             return self.held(record).update(wake_at=lease_end(lease, "deadline"))
 
-    def note(self, kind: HistoryKind, keys: Iterable[int], detail: str = "") -> None:
-        owners = [{"execution_id": key} for key in keys]
+    def note(self, kind: HistoryKind, keys: Iterable[int], detail: str = "", **values: Any) -> None:
+        owners = [{"execution_id": key, **values} for key in keys]
         WorkflowHistory.objects.using(self.db).note_each(kind, owners, detail=detail)
 
     def seize_overdue(self, execution_id: str, *, lease: timedelta) -> Row | None:
