@@ -71,7 +71,7 @@ class Migration(migrations.Migration):
                 'verbose_name_plural': 'events',
                 'permissions': (('replay_event', 'Can have an event delivered again'),),
                 'default_permissions': ('view',),
-                'indexes': [models.Index(fields=['event_type', 'id'], name='gm_event_type'), general_manager.workflow.models.columns.OwedIndex(condition=models.Q(('subject__isnull', False)), fields=['subject'], name='gm_event_subject')],
+                'indexes': [models.Index(fields=['event_type', 'id'], name='gm_event_type'), general_manager.workflow.models.columns.OwedIndex(condition=models.Q(('subject__isnull', False)), fields=['subject', 'id'], name='gm_event_subject')],
                 'constraints': [models.UniqueConstraint(fields=('event_id',), name='gm_event_id', opclasses=['varchar_pattern_ops'])],
             },
         ),

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from general_manager.workflow.engine import WaitSnapshot, WorkflowState
-from general_manager.workflow.steps import ASK_SUFFIX, StepRecord, StepStatus
+from general_manager.workflow.engine import WorkflowState
+from general_manager.workflow.steps import ASK_SUFFIX, StepRecord, StepStatus, WaitSnapshot
 
 Resolutions = Mapping[str, tuple[bool, Any]]
 """`once=True` steps by name: whether it happened, and its encoded result if it did."""
@@ -20,6 +20,15 @@ MOST_NAMES: Final = 30
 """Names in one message."""
 OUTDATED: Final = ("cancel_reason", "resume_signal", "traceback")
 """Metadata of the old execution that would be wrong for the fresh one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Executions of which all that is given is true."""
+
+    workflow_id: str | None = None
+    correlation_id: str | None = None
+    subject: str | None = None
 
 
 class NotContinuableError(Exception):

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from inspect import iscoroutinefunction
 from random import uniform
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from general_manager.workflow.exceptions import (
     WorkflowCancelledError,
@@ -23,7 +23,6 @@ __all__ = [
     "HistoryEntry",
     "HistoryKind",
     "Retry",
-    "WaitSnapshot",
     "WorkflowCancelledError",
     "WorkflowDefinition",
     "WorkflowEngine",
@@ -238,22 +237,18 @@ class WorkflowExecution:
     """When it ends by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class WaitSnapshot:
-    """One `wait_for` of an execution, as it was at one moment."""
-
-    name: str
-    outcome: Literal["open", "answered", "timed_out"]
-    is_asked: bool
-    """Whether `resume` takes an answer to it now."""
-    opened_at: datetime | None = None
-    until: datetime | None = None
-    ended_at: datetime | None = None
-    answer: Any = None
-    label: str = ""
-    """What the button said that gave the answer."""
-    subject: str = ""
-    """What the event was about that started the execution, such as ``Invoice 7``."""
+def waiting_values(
+    state: str, waiting_for: str | None, since: datetime | None, until: datetime | None
+) -> dict[str, Any]:
+    """The snapshot's last three fields, if it waits, sleeps, or is just sending its question."""
+    is_suspended = state == WorkflowState.WAITING
+    if not is_suspended and waiting_for is None:
+        return {}
+    return {
+        "waiting_for": waiting_for,
+        "waiting_since": since,
+        "waiting_until": until if is_suspended else None,
+    }
 
 
 @runtime_checkable

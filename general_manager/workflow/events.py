@@ -3,11 +3,12 @@
 Nothing here needs Django to be configured, so events can be built and tested anywhere.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from json import dumps
+from json import dumps, loads
 from typing import Any, Final
 from uuid import uuid4
 
@@ -68,6 +69,24 @@ def subject_of(payload: Mapping[str, Any]) -> str | None:
         return subject
     digest = sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{subject[: MAX_ID_LENGTH - len(digest) - 1]}~{digest}"
+
+
+def subjects_in(term: str) -> set[str]:
+    """How the business object may be written that *term* names: ``Invoice 7``,
+    ``Invoice:7``, ``Invoice {"id": 7}``.
+    """
+    found = {term}
+    parts = re.match(r"([^\s:#]+)[\s:#]+(\S.*)$", term, re.DOTALL)
+    if parts is None:
+        return found
+    manager, rest = parts.groups()
+    found.add(subject_of({"manager": manager, "identification": rest}) or term)
+    try:
+        identification = loads(rest)
+    except (ValueError, RecursionError):
+        return found
+    found.add(subject_of({"manager": manager, "identification": identification}) or term)
+    return found
 
 
 def _as_json(value: Any) -> str:

@@ -29,7 +29,6 @@ from general_manager.workflow.backend_registry import get_workflow_engine
 from general_manager.workflow.encoding import encode
 from general_manager.workflow.engine import (
     TERMINAL_STATES,
-    WaitSnapshot,
     WorkflowExecution,
     WorkflowState,
 )
@@ -39,6 +38,7 @@ from general_manager.workflow.exceptions import (
     WorkflowInvalidStateError,
 )
 from general_manager.workflow.redaction import readable
+from general_manager.workflow.steps import WaitSnapshot
 
 SALT: Final = "general_manager.workflow.links"
 VIEW: Final = "general_manager:resume"

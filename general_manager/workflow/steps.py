@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 ASK_SUFFIX: Final = ": ask"
 """What the step that asks a wait's question is called, behind the wait's name."""
@@ -51,3 +51,21 @@ class StepRecord:
     @property
     def is_finished(self) -> bool:
         return self.status in (StepStatus.DONE, StepStatus.TIMED_OUT)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitSnapshot:
+    """One `wait_for` of an execution, as it was at one moment."""
+
+    name: str
+    outcome: Literal["open", "answered", "timed_out"]
+    is_asked: bool
+    """Whether `resume` takes an answer to it now."""
+    opened_at: datetime | None = None
+    until: datetime | None = None
+    ended_at: datetime | None = None
+    answer: Any = None
+    label: str = ""
+    """What the button said that gave the answer."""
+    subject: str = ""
+    """What the event was about that started the execution, such as ``Invoice 7``."""

@@ -18,13 +18,13 @@ from general_manager.workflow.backends.repairs import (
     time_out_early,
     wake_early,
 )
-from general_manager.workflow.checkpoints import RetryPreview
+from general_manager.workflow.backends.verbs import OperatorVerbs
+from general_manager.workflow.checkpoints import Resolutions, RetryPreview, Wanted
 from general_manager.workflow.encoding import encode, encode_mapping
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryEntry,
     HistoryKind,
-    WaitSnapshot,
     WorkflowCancelledError,
     WorkflowDefinition,
     WorkflowExecution,
@@ -36,6 +36,7 @@ from general_manager.workflow.engine import (
 from general_manager.workflow.executor import run
 from general_manager.workflow.ids import new_id
 from general_manager.workflow.importing import describe, path_of, resolve
+from general_manager.workflow.lookup import find
 from general_manager.workflow.messages import run_execution_soon
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.models.execution import (
@@ -44,13 +45,14 @@ from general_manager.workflow.models.execution import (
 )
 from general_manager.workflow.models.execution_values import dedup_key
 from general_manager.workflow.signals import execution_changed
+from general_manager.workflow.steps import WaitSnapshot
 
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_FIELDS = tuple(one.name for one in fields(WorkflowExecution))
 
 
-class CeleryWorkflowEngine:
+class CeleryWorkflowEngine(OperatorVerbs):
     """Stores executions in the caller's transaction; after its commit a worker runs them.
 
     With `WORKFLOW_ASYNC` off they run in the caller's process, at once.
@@ -162,50 +164,10 @@ class CeleryWorkflowEngine:
                 raise _refusal(record, "cancel", ACTIVE_STATES)
         return self._told(record)
 
-    def retry_from_checkpoint(
-        self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
-    ) -> WorkflowExecution:
-        """Continue a failed or cancelled execution as a fresh one, which has its finished steps.
-
-        With *before*, the name of a step, a wait or a sleep: without that one and everything that
-        ended after it. The old execution stays as it is. Raises `WorkflowInvalidStateError` if it
-        is neither failed nor cancelled, was continued before, has nothing of that name or a step
-        in doubt, if its correlation id is taken by now, and if a `once=True` step would run again,
-        unless *repeat_once*. `preview_retry` says all of it beforehand.
-        """
-        return self._continued(
-            continue_as_fresh(
-                self._executions, execution_id, {}, before=before, repeat_once=repeat_once
-            )
-        )
-
     def preview_retry(
         self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
     ) -> RetryPreview:
-        """What `retry_from_checkpoint` would keep, run again and ask again, or why it refuses."""
         return preview_retry(self._executions, execution_id, before, repeat_once=repeat_once)
-
-    def resolve_step(
-        self,
-        execution_id: str,
-        step: str,
-        *,
-        happened: bool,
-        result: Any = None,
-        repeat_once: bool = False,
-    ) -> WorkflowExecution:
-        """Say what became of a `once=True` step in doubt, and continue like
-        `retry_from_checkpoint`: with *result* for its result if it *happened*, else it runs again.
-
-        A `once=True` step that has a result takes the new one, or runs again, and what ended after
-        it is forgotten; another `once=True` step among that only if *repeat_once*.
-        """
-        verdict = (bool(happened), encode(result, root="result"))
-        return self._continued(
-            continue_as_fresh(
-                self._executions, execution_id, {step: verdict}, repeat_once=repeat_once
-            )
-        )
 
     def time_out(self, execution_id: str, *, wait: str | None = None) -> WorkflowExecution:
         """Have the open wait end now as if nobody had answered in time: `WaitTimeout`.
@@ -232,13 +194,21 @@ class CeleryWorkflowEngine:
         rows = record.history.using(self._executions.db).order_by("pk")
         return [row.as_entry() for row in rows]
 
-    def _continued(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
+    def _continue(
+        self, execution_id: str, resolved: Resolutions, *, before: str | None, repeat_once: bool
+    ) -> WorkflowExecution:
+        record = continue_as_fresh(
+            self._executions, execution_id, resolved, before=before, repeat_once=repeat_once
+        )
         tell(execution_changed, type(self), execution=record.snapshot())
         self._go_on(record.execution_id)
         return self.status(record.execution_id)
 
     def status(self, execution_id: str) -> WorkflowExecution:
         return self._executions.by_id(execution_id).snapshot()
+
+    def _find(self, wanted: Wanted, limit: int) -> list[WorkflowExecution]:
+        return [record.snapshot() for record in find(self._executions, wanted, limit)]
 
     @property
     def _executions(self) -> ExecutionQuerySet:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, cast
 
+from general_manager.workflow.actors import current_subject
 from general_manager.workflow.aside import tell
 from general_manager.workflow.backends.memory import (
     Clock,
@@ -14,13 +15,15 @@ from general_manager.workflow.backends.memory import (
 )
 from general_manager.workflow.backends.memory_repairs import (
     continue_as_fresh,
+    find_executions,
     find_wait,
     preview_retry,
     time_out_early,
     wake_early,
 )
 from general_manager.workflow.backends.memory_steps import MemoryRunStore
-from general_manager.workflow.checkpoints import RetryPreview
+from general_manager.workflow.backends.verbs import OperatorVerbs
+from general_manager.workflow.checkpoints import Resolutions, RetryPreview, Wanted
 from general_manager.workflow.encoding import (
     copy_encoded,
     encode,
@@ -32,7 +35,6 @@ from general_manager.workflow.engine import (
     LONGEST_REST,
     HistoryEntry,
     HistoryKind,
-    WaitSnapshot,
     WorkflowDefinition,
     WorkflowExecution,
     WorkflowHandler,
@@ -49,11 +51,12 @@ from general_manager.workflow.ids import new_id
 from general_manager.workflow.importing import resolve
 from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.signals import execution_changed
+from general_manager.workflow.steps import WaitSnapshot
 
 logger = logging.getLogger(__name__)
 
 
-class LocalWorkflowEngine:
+class LocalWorkflowEngine(OperatorVerbs):
     """Runs each execution at once, in this process, and remembers it until the process ends.
 
     Of finished executions the latest *max_executions* are kept; with an older one goes its
@@ -84,6 +87,7 @@ class LocalWorkflowEngine:
             input_data=encode_mapping({} if input_data is None else input_data, root="input_data"),
             correlation_id=correlation_id or None,
             metadata=encode_mapping({} if metadata is None else metadata, root="metadata"),
+            subject=current_subject(),
         )
         kept = self._memory.add_once(record)
         if kept is record:
@@ -124,48 +128,10 @@ class LocalWorkflowEngine:
         self._fire(record)
         return self._snapshot(record)
 
-    def retry_from_checkpoint(
-        self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
-    ) -> WorkflowExecution:
-        """Continue a failed or cancelled execution as a fresh one, which has its finished steps.
-
-        With *before*, the name of a step, a wait or a sleep: without that one and everything that
-        ended after it. The old execution stays as it is. Raises `WorkflowInvalidStateError` if it
-        is neither failed nor cancelled, was continued before, has nothing of that name or a step
-        in doubt, if its correlation id is taken by now, and if a `once=True` step would run again,
-        unless *repeat_once*. `preview_retry` says all of it beforehand.
-        """
-        return self._continued(
-            continue_as_fresh(
-                self._memory, execution_id, {}, before=before, repeat_once=repeat_once
-            )
-        )
-
     def preview_retry(
         self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
     ) -> RetryPreview:
-        """What `retry_from_checkpoint` would keep, run again and ask again, or why it refuses."""
         return preview_retry(self._memory, execution_id, before, repeat_once=repeat_once)
-
-    def resolve_step(
-        self,
-        execution_id: str,
-        step: str,
-        *,
-        happened: bool,
-        result: Any = None,
-        repeat_once: bool = False,
-    ) -> WorkflowExecution:
-        """Say what became of a `once=True` step in doubt, and continue like
-        `retry_from_checkpoint`: with *result* for its result if it *happened*, else it runs again.
-
-        A `once=True` step that has a result takes the new one, or runs again, and what ended after
-        it is forgotten; another `once=True` step among that only if *repeat_once*.
-        """
-        verdict = (bool(happened), encode(result, root="result"))
-        return self._continued(
-            continue_as_fresh(self._memory, execution_id, {step: verdict}, repeat_once=repeat_once)
-        )
 
     def time_out(self, execution_id: str, *, wait: str | None = None) -> WorkflowExecution:
         """Have the open wait end now as if nobody had answered in time: `WaitTimeout`.
@@ -194,7 +160,12 @@ class LocalWorkflowEngine:
         with self._memory.lock:
             return list(record.history)
 
-    def _continued(self, record: Record) -> WorkflowExecution:
+    def _continue(
+        self, execution_id: str, resolved: Resolutions, *, before: str | None, repeat_once: bool
+    ) -> WorkflowExecution:
+        record = continue_as_fresh(
+            self._memory, execution_id, resolved, before=before, repeat_once=repeat_once
+        )
         self._tell(record)
         self._run(record)
         return self._snapshot(record)
@@ -202,6 +173,9 @@ class LocalWorkflowEngine:
     def executions(self) -> list[WorkflowExecution]:
         """Every execution in memory, oldest first. Timers do not fire."""
         return self._memory.snapshots()
+
+    def _find(self, wanted: Wanted, limit: int) -> list[WorkflowExecution]:
+        return find_executions(self._memory, wanted, limit)
 
     def question(self, execution_id: str) -> str | None:
         """The name of the wait that `resume` would answer, if there is one."""

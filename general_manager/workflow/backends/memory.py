@@ -20,6 +20,7 @@ from general_manager.workflow.engine import (
     WorkflowInvalidStateError,
     WorkflowState,
     WorkflowWaitMismatchError,
+    waiting_values,
 )
 from general_manager.workflow.runs import Suspended
 from general_manager.workflow.steps import StepRecord, StepStatus
@@ -40,6 +41,8 @@ class Record:
     input_data: dict[str, Any]
     correlation_id: str | None
     metadata: dict[str, Any]
+    subject: str | None = None
+    """What the event is about that started it, if one did and says so."""
     state: WorkflowState = WorkflowState.PENDING
     output_data: dict[str, Any] | None = None
     error: str | None = None
@@ -80,18 +83,8 @@ class Record:
             ended_at=self.ended_at,
             error=self.error,
             metadata=copy_encoded(self.metadata),
-            **self._waiting(),
+            **waiting_values(self.state, self.waiting_for, self.waiting_since, self.wake_at),
         )
-
-    def _waiting(self) -> dict[str, Any]:
-        sleeps_or_waits = self.state is WorkflowState.WAITING
-        if not sleeps_or_waits and self.waiting_for is None:
-            return {}
-        return {
-            "waiting_for": self.waiting_for,
-            "waiting_since": self.waiting_since,
-            "waiting_until": self.wake_at if sleeps_or_waits else None,
-        }
 
 
 class ExecutionMemory:
@@ -121,9 +114,9 @@ class ExecutionMemory:
 
     def holder_of(self, record: Record) -> Record | None:
         """The active or completed execution that has the correlation id of *record*."""
-        if not record.correlation_id:
-            return None
-        return self._by_correlation.get((record.definition.workflow_id, record.correlation_id))
+        return self._by_correlation.get(
+            (record.definition.workflow_id, record.correlation_id or "")
+        )
 
     def get(self, execution_id: str) -> Record:
         with self.lock:
@@ -132,23 +125,20 @@ class ExecutionMemory:
             except (KeyError, TypeError):
                 raise WorkflowExecutionNotFoundError(execution_id) from None
 
-    def note(
-        self,
-        record: Record,
-        kind: HistoryKind,
-        detail: str = "",
-        *,
-        step: str = "",
-        number: int | None = None,
-    ) -> None:
+    def note(self, record: Record, kind: HistoryKind, detail: str = "", **about: Any) -> None:
         """Remember something out of the ordinary, done by whoever acts here."""
         with self.lock:
-            entry = HistoryEntry(kind, self.clock(), current_actor(), detail, step, number)
+            entry = HistoryEntry(kind, self.clock(), current_actor(), detail, **about)
             record.history.append(entry)
 
     def snapshots(self) -> list[WorkflowExecution]:
         with self.lock:
             return [record.snapshot() for record in self._records.values()]
+
+    def latest(self) -> list[Record]:
+        """Every execution, the latest first."""
+        with self.lock:
+            return list(reversed(self._records.values()))
 
     def due(self) -> list[Record]:
         """Executions whose time has come: a timeout, the end of a sleep, the next attempt."""

@@ -8,6 +8,7 @@ from general_manager.workflow.checkpoints import (
     NotContinuableError,
     Resolutions,
     RetryPreview,
+    Wanted,
     forgotten_in_words,
     fresh_metadata,
     key_is_taken,
@@ -19,14 +20,19 @@ from general_manager.workflow.checkpoints import (
     why_not_woken,
 )
 from general_manager.workflow.encoding import copy_encoded
-from general_manager.workflow.engine import HistoryKind, WaitSnapshot, WorkflowState
+from general_manager.workflow.engine import (
+    HistoryKind,
+    WorkflowExecution,
+    WorkflowState,
+)
+from general_manager.workflow.events import subjects_in
 from general_manager.workflow.exceptions import (
     WorkflowCancelledError,
     WorkflowInvalidStateError,
     WorkflowWaitMismatchError,
 )
 from general_manager.workflow.ids import new_id
-from general_manager.workflow.steps import StepStatus
+from general_manager.workflow.steps import StepStatus, WaitSnapshot
 
 
 def continue_as_fresh(
@@ -57,6 +63,7 @@ def continue_as_fresh(
             metadata=fresh_metadata(copy_encoded(old.metadata), old.execution_id, plan),
             steps={step.name: step for step in plan.kept},
             position=old.position,
+            subject=old.subject,
         )
         memory.add_once(new)
         memory.note(old, HistoryKind.CONTINUED, new.execution_id)
@@ -144,4 +151,17 @@ def find_wait(memory: ExecutionMemory, execution_id: str, name: str) -> WaitSnap
         step = record.steps.get(name)
         if step is None or not step.answerable:
             return None
-        return wait_snapshot(step, is_asked=record.is_active and record.waiting_for == name)
+        is_asked = record.is_active and record.waiting_for == name
+        return wait_snapshot(step, is_asked=is_asked, subject=record.subject or "")
+
+
+def find_executions(memory: ExecutionMemory, wanted: Wanted, limit: int) -> list[WorkflowExecution]:
+    """The latest executions that are *wanted*."""
+    subjects = None if wanted.subject is None else subjects_in(wanted.subject)
+    return [
+        record.snapshot()
+        for record in memory.latest()
+        if wanted.workflow_id in (None, record.definition.workflow_id)
+        and wanted.correlation_id in (None, record.correlation_id)
+        and (subjects is None or record.subject in subjects)
+    ][:limit]

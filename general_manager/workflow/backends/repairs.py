@@ -26,7 +26,6 @@ from general_manager.workflow.checkpoints import (
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryKind,
-    WaitSnapshot,
     WorkflowState,
     WorkflowWaitMismatchError,
 )
@@ -42,7 +41,7 @@ from general_manager.workflow.models import (
 from general_manager.workflow.models.execution import ExecutionQuerySet
 from general_manager.workflow.models.execution_values import dedup_key
 from general_manager.workflow.redaction import redact
-from general_manager.workflow.steps import StepRecord, StepStatus
+from general_manager.workflow.steps import StepRecord, StepStatus, WaitSnapshot
 
 CARRIED = ("workflow_id", "version", "handler_path", "input_data", "retry", "timeout")
 """What a fresh execution takes over from the one that it continues."""

@@ -36,7 +36,7 @@ class WorkflowEventRecord(models.Model):
         indexes = (
             models.Index(fields=["event_type", "id"], name="gm_event_type"),
             OwedIndex(
-                fields=["subject"],
+                fields=["subject", "id"],
                 condition=models.Q(subject__isnull=False),
                 name="gm_event_subject",
             ),

@@ -20,6 +20,7 @@ from general_manager.workflow.engine import (
     WorkflowExecution,
     WorkflowExecutionNotFoundError,
     WorkflowState,
+    waiting_values,
 )
 from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex, in_
 from general_manager.workflow.models.compiled import can_fetch
@@ -174,27 +175,6 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
             self.filter(pk=record.pk).update(attempts=0, crashes=0)
             record.attempts = record.crashes = 0
 
-    def wait_ended(
-        self,
-        record: "WorkflowExecutionRecord",
-        kind: HistoryKind,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> None:
-        """The open wait has its outcome: waiting becomes ready. A run under way finds it itself."""
-        row = self.filter(pk=record.pk)
-        kept = {} if metadata is None else {"metadata": metadata}
-        row.update(waiting_for=None, waiting_since=None, attempts=0, crashes=0, **kept)
-        name = record.waiting_for or ""
-        self.note(kind, [record.pk], name, step=name)
-        row.filter(state=WorkflowState.WAITING).update(
-            state=WorkflowState.PENDING, ready=True, wake_at=in_(MESSAGE_GRACE)
-        )
-
-    def stopped_asking(self, record: "WorkflowExecutionRecord", name: str) -> None:
-        """The wait *name* timed out in the run that holds the execution."""
-        asking = self.held(record).filter(waiting_for=name)
-        asking.update(waiting_for=None, waiting_since=None)
-
     def suspend(self, record: "WorkflowExecutionRecord", stop: Stop) -> WorkflowState | None:
         """Running to waiting; straight back to pending, and ready, if the answer came meanwhile.
 
@@ -311,15 +291,5 @@ class WorkflowExecutionRecord(models.Model):
             ended_at=self.ended_at,
             error=self.error,
             metadata=self.metadata,
-            **self._waiting(),
+            **waiting_values(self.state, self.waiting_for, self.waiting_since, self.wake_at),
         )
-
-    def _waiting(self) -> dict[str, Any]:
-        sleeps_or_waits = self.state == WorkflowState.WAITING
-        if not sleeps_or_waits and self.waiting_for is None:
-            return {}
-        return {
-            "waiting_for": self.waiting_for,
-            "waiting_since": self.waiting_since,
-            "waiting_until": self.wake_at if sleeps_or_waits else None,
-        }
