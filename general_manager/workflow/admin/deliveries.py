@@ -14,12 +14,18 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
-from general_manager.workflow.admin.confirming import confirm_many, confirm_page, perform_one
+from general_manager.workflow.admin.confirming import (
+    ManyRows,
+    confirm_many,
+    confirm_page,
+    perform_one,
+)
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.filters import HandlerFilter
 from general_manager.workflow.admin.formats import ago, badge, text_block
-from general_manager.workflow.admin.letter_acts import ACTS, LetterAct
+from general_manager.workflow.admin.letter_acts import ACTS, LetterAct, why_not
 from general_manager.workflow.admin.links import event_link
+from general_manager.workflow.admin.seen import SEEN, dead_since, seen_of, sign
 from general_manager.workflow.admin.telling import told
 from general_manager.workflow.models import DeadLetter, DeliveryStatus, WorkflowHistory
 from general_manager.workflow.timeline import Moment, last_line
@@ -27,23 +33,28 @@ from general_manager.workflow.timeline import Moment, last_line
 MOST_ATTEMPTS: Final = 100
 
 
+def _refusals(letters: list[Any]) -> dict[Any, Any]:
+    reasons = {letter.pk: why_not(letter) for letter in letters}
+    return {key: reason for key, reason in reasons.items() if reason is not None}
+
+
 def bulk_action(act: LetterAct) -> Any:
+    many = ManyRows(
+        action=f"{act.name}_selected",
+        title=act.label,
+        done=act.done,
+        sentence=act.sentence,
+        refusals=_refusals,
+        seen=dead_since,
+        perform=act.perform_as_seen,
+        form_class=act.form,
+        is_grave=act.is_grave,
+    )
+
     def selected(
         page: "DeadLetterAdmin", request: HttpRequest, queryset: "QuerySet[Any]"
     ) -> HttpResponse | None:
-        return confirm_many(
-            page,
-            request,
-            queryset,
-            action=f"{act.name}_selected",
-            title=act.label,
-            done=act.done,
-            sentence=act.sentence,
-            allows=lambda row: None,
-            perform=act.perform,
-            form_class=act.form,
-            is_grave=act.is_grave,
-        )
+        return confirm_many(page, request, queryset.select_related("outbox"), many)
 
     selected.__name__ = f"{act.name}_selected"
     selected.short_description = act.label  # type: ignore[attr-defined]
@@ -142,23 +153,31 @@ class DeadLetterAdmin(ReadOnlyAdmin):
             extra["badge"] = badge(letter.status)
             extra["attempts"] = told(moments)
             extra["acts"] = [act for act in ACTS.values() if may(request, act.permission)]
+            extra["seen"] = sign(dead_since(letter))
             extra["title"] = _("Dead letter")
             extra["subtitle"] = None  # the head says it, and more
         return super().change_view(request, object_id, form_url, extra)
 
     def act_view(self, request: HttpRequest, key: int, name: str) -> HttpResponse:
         act = ACTS.get(name)
-        letter = self.get_queryset(request).filter(pk=key).first()
+        letter = self.get_queryset(request).select_related("outbox").filter(pk=key).first()
         if act is None or letter is None:
             raise Http404
         if not (self.has_view_permission(request, letter) and may(request, act.permission)):
             raise PermissionDenied
         form: forms.Form = act.form(request.POST or None)
+        now = dead_since(letter)
         if request.method == "POST" and form.is_valid():
+            seen = seen_of(request.POST)
+            values = form.cleaned_data
             perform_one(
-                self, request, letter, act.done, lambda: act.perform(letter, form.cleaned_data)
+                self, request, letter, act.done, lambda: act.perform_as_seen(letter, seen, values)
             )
             return HttpResponseRedirect(reverse("admin:general_manager_deadletter_changelist"))
+        came_from = seen_of(request.GET)
+        reason = why_not(letter)
+        if came_from not in (None, now):
+            reason = _("It has failed again since you looked: go back and look again.")
         return confirm_page(
             self,
             request,
@@ -166,6 +185,8 @@ class DeadLetterAdmin(ReadOnlyAdmin):
             sentence=act.sentence,
             form=form,
             obj=letter,
+            seen=request.POST.get(SEEN) or sign(now),
+            why_not=reason,
             is_grave=act.is_grave,
         )
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -28,7 +28,9 @@ from general_manager.workflow.admin.formats import (
     short_id,
 )
 from general_manager.workflow.admin.links import subject_of
+from general_manager.workflow.admin.seen import SEEN, seen_of, sign
 from general_manager.workflow.admin.telling import told
+from general_manager.workflow.lookup import events_like
 from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import (
     DeliveryStatus,
@@ -38,7 +40,7 @@ from general_manager.workflow.models import (
     WorkflowExecutionRecord,
 )
 from general_manager.workflow.redaction import BLOT, readable, redact
-from general_manager.workflow.replaying import Recipient, recipients, replay
+from general_manager.workflow.replaying import Recipient, recipients, replay, statuses
 from general_manager.workflow.timeline import timeline_of_event
 
 MOST = 50
@@ -66,7 +68,9 @@ class EventAdmin(ReadOnlyAdmin):
     list_select_related = ("outbox",)
     list_defer = ("payload", "metadata")
     search_fields = ("event_id",)
-    search_help_text = gettext_lazy("A whole event id")
+    search_help_text = gettext_lazy(
+        "An event id, or the beginning of one; or a business object, such as Invoice 7"
+    )
     actions = (export_as_csv,)
     change_form_template = "admin/general_manager/event.html"
     fieldsets = (
@@ -108,8 +112,13 @@ class EventAdmin(ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[Any]", search_term: str
     ) -> tuple["QuerySet[Any]", bool]:
-        term = search_term.strip()
-        return (queryset.filter(event_id=term) if term else queryset), False
+        if not search_term.strip():
+            return queryset, False
+        found, is_beginning = events_like(queryset, search_term)
+        if is_beginning and request.method == "GET" and found.order_by().exists():
+            text = _("No event has exactly the id “%s”: the ids of these begin with it.")
+            messages.info(request, text % search_term.strip()[:100])
+        return found, False
 
     @admin.display(description=gettext_lazy("Event"))
     def name(self, event: WorkflowEventRecord) -> SafeString:
@@ -155,7 +164,7 @@ class EventAdmin(ReadOnlyAdmin):
         payload = event.payload if isinstance(event.payload, dict) else {}
         changes = redact(payload.get("changes"))
         if not isinstance(changes, dict) or not changes:
-            return NONE
+            return _values(redact(payload.get("values")))
         head = format_html(
             "<thead><tr><th>{}</th><th>{}</th><th>{}</th></tr></thead>",
             _("Field"), _("Old"), _("New"),
@@ -238,9 +247,10 @@ class EventAdmin(ReadOnlyAdmin):
         back = reverse("admin:general_manager_workfloweventrecord_change", args=[event.pk])
         if request.method == "POST" and form.is_valid():
             chosen = form.cleaned_data["to"]
+            seen = seen_of(request.POST)
             done = _("Owed again to %d handler(s).") % len(chosen)
             with acting_as(request.user):
-                perform_one(self, request, event, done, lambda: replay(event, chosen))
+                perform_one(self, request, event, done, lambda: replay(event, chosen, seen=seen))
             drain_outbox_soon(event._state.db or "default")
             return HttpResponseRedirect(back)
         return confirm_page(
@@ -253,6 +263,7 @@ class EventAdmin(ReadOnlyAdmin):
             ),
             form=form if known else None,
             obj=event,
+            seen=request.POST.get(SEEN) or sign(statuses(known)),
             why_not=None if known else _("No handler of this process wants this event."),
             preview=_("%d handler(s) want this event; those that failed are chosen.") % len(known),
         )
@@ -261,6 +272,19 @@ class EventAdmin(ReadOnlyAdmin):
 def _status(recipient: Recipient) -> str:
     status = recipient.status
     return str(STATE_NAMES.get(status, status)) if status else _("not had it yet")
+
+
+def _values(values: Any) -> SafeString | str:
+    """What a creation or a deletion carries: field, value."""
+    if not isinstance(values, dict) or not values:
+        return NONE
+    head = format_html("<thead><tr><th>{}</th><th>{}</th></tr></thead>", _("Field"), _("Value"))
+    rows = format_html_join(
+        "", "<tr><th>{}</th><td>{}</td></tr>",
+        ((name, _side({"new": value}, "new")) for name, value in values.items()),
+    )  # fmt: skip
+    table = '<table class="gm-table gm-changes">{}<tbody>{}</tbody></table>'
+    return format_html(table, head, rows)
 
 
 def _side(change: Any, side: str) -> str:

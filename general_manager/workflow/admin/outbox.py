@@ -1,6 +1,7 @@
 """The outbox: what is still owed. Usually empty, and it says so."""
 
-from typing import Any
+from hashlib import sha256
+from typing import Any, Final
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -14,10 +15,11 @@ from django.utils.translation import gettext_lazy
 
 from general_manager.workflow.actors import acting_as
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
-from general_manager.workflow.admin.confirming import confirm_many, confirm_page
+from general_manager.workflow.admin.confirming import ManyRows, confirm_many, confirm_page
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.formats import NONE, ago, ahead, badge, json_block
 from general_manager.workflow.admin.links import event_link
+from general_manager.workflow.exceptions import ChangedMeanwhileError
 from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import OutboxStatus, WorkflowOutbox
 from general_manager.workflow.outbox import drain
@@ -30,23 +32,38 @@ MOST_NOW = 100
 def release_selected(
     page: "OutboxAdmin", request: HttpRequest, queryset: "QuerySet[Any]"
 ) -> HttpResponse | None:
-    return confirm_many(
-        page,
-        request,
-        queryset,
-        action="release_selected",
-        title=_("Release claims"),
-        done=_("Released."),
-        sentence=_(
-            "The entries are taken from the workers that have them and are due at once. What those "
-            "workers still write for them is rolled back."
-        ),
-        allows=lambda row: None if row.status == OutboxStatus.CLAIMED else _("It is not claimed."),
-        perform=lambda row, values: (
-            WorkflowOutbox.objects.using(row._state.db).filter(pk=row.pk).release_claims()
-        ),
-        is_grave=True,
+    return confirm_many(page, request, queryset, RELEASE)
+
+
+def _claim(row: WorkflowOutbox) -> str:
+    """Which claim it is, without the token that proves it."""
+    return sha256((row.claim_token or "").encode()).hexdigest()[:16]
+
+
+def _release(row: WorkflowOutbox, seen: Any, values: dict[str, Any]) -> None:
+    """Take the claim that was confirmed, and no later one."""
+    same = WorkflowOutbox.objects.using(row._state.db).filter(
+        pk=row.pk, claim_token=row.claim_token
     )
+    if _claim(row) != seen or not same.release_claims():
+        raise ChangedMeanwhileError(_("Its claim is not the one that you saw."))
+
+
+RELEASE: Final = ManyRows(
+    action="release_selected",
+    title=gettext_lazy("Release claims"),
+    done=gettext_lazy("Released."),
+    sentence=gettext_lazy(
+        "The entries are taken from the workers that have them and are due at once. What those "
+        "workers still write for them is rolled back."
+    ),
+    refusals=lambda rows: {
+        row.pk: _("It is not claimed.") for row in rows if row.status != OutboxStatus.CLAIMED
+    },
+    seen=_claim,
+    perform=_release,
+    is_grave=True,
+)
 
 
 @admin.register(WorkflowOutbox)

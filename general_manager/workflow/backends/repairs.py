@@ -137,6 +137,8 @@ def why_not_continued(
 ) -> Mapping[int, str]:
     """Why these cannot be continued, apart from their steps; two statements for all of them."""
     over = [one for one in records if one.state in CONTINUABLE]
+    if not over:
+        return {one.pk: f"It is {one.state}." for one in records}
     history = WorkflowHistory.objects.using(executions.db)
     continued = history.filter(kind=HistoryKind.CONTINUED, execution__in=[one.pk for one in over])
     successors = dict(continued.values_list("execution_id", "detail"))
@@ -157,13 +159,19 @@ def why_not_continued(
     return found
 
 
-def steps_in_doubt(
-    executions: ExecutionQuerySet, records: Collection[WorkflowExecutionRecord]
+def once_steps(
+    executions: ExecutionQuerySet,
+    records: Collection[WorkflowExecutionRecord],
+    status: StepStatus,
 ) -> dict[int, list[str]]:
-    """The names of `once=True` steps that began and did not finish, by execution."""
-    rows = WorkflowStep.objects.using(executions.db).filter(status=StepStatus.BEGUN)
+    """The names of `once=True` steps with this status, by execution; one statement.
+
+    Only of what could be continued: there, those that have only begun are in doubt.
+    """
+    rows = WorkflowStep.objects.using(executions.db).filter(status=status, once=True)
     found: dict[int, list[str]] = {}
-    mine = rows.filter(execution__in=[one.pk for one in records]).order_by("pk")
+    over = [one.pk for one in records if one.state in CONTINUABLE]
+    mine = rows.filter(execution__in=over).order_by("pk")
     for key, name in mine.values_list("execution_id", "name"):
         found.setdefault(key, []).append(name)
     return found
