@@ -154,6 +154,10 @@ class LocalWorkflowEngine:
         """Every execution in memory, oldest first. Timers do not fire."""
         return self._memory.snapshots()
 
+    def latest(self, count: int) -> list[WorkflowExecution]:
+        """The *count* executions that were started last, newest first. Timers do not fire."""
+        return self._memory.snapshots(latest=count)
+
     def question(self, execution_id: str) -> str | None:
         """The name of the wait that `resume` would answer, if there is one."""
         return self._memory.get(execution_id).waiting_for
