@@ -6,6 +6,7 @@ Nothing here needs Django to be configured, so events can be built and tested an
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from json import dumps, loads
@@ -13,6 +14,16 @@ from typing import Any, Final
 from uuid import uuid4
 
 from general_manager.workflow.ids import MAX_ID_LENGTH, require_id
+
+__all__ = [
+    "MANAGER_CREATED",
+    "MANAGER_DELETED",
+    "MANAGER_UPDATED",
+    "WorkflowEvent",
+    "manager_created_event",
+    "manager_deleted_event",
+    "manager_updated_event",
+]
 
 MANAGER_CREATED: Final = "general_manager.manager.created"
 MANAGER_UPDATED: Final = "general_manager.manager.updated"
@@ -91,6 +102,19 @@ def subjects_in(term: str) -> set[str]:
 
 def _as_json(value: Any) -> str:
     return dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def stored_event(*fields: Any) -> WorkflowEvent:
+    """The event with these *fields*, in order, which a table holds: they were checked on their way
+    in, and what another program stored must not make its row undeliverable.
+    """
+    event = object.__new__(WorkflowEvent)
+    for name, value in zip(_NAMES, fields, strict=True):
+        object.__setattr__(event, name, value)
+    return event
+
+
+_NAMES: Final = tuple(one.name for one in dataclass_fields(WorkflowEvent))
 
 
 def manager_created_event(

@@ -40,6 +40,8 @@ from general_manager.workflow.exceptions import (
 from general_manager.workflow.redaction import readable
 from general_manager.workflow.steps import WaitSnapshot
 
+__all__ = ["resume_url"]
+
 SALT: Final = "general_manager.workflow.links"
 VIEW: Final = "general_manager:resume"
 TEMPLATE: Final = "general_manager/resume.html"

@@ -52,7 +52,69 @@ class Standing:
         return once_steps(self._rows, self.records, StepStatus.DONE)
 
     @property
-    def _not_continuable(standing: Standing) -> Refusals:
+    def _rows(self) -> ExecutionQuerySet:
+        using = self.records[0]._state.db if self.records else None
+        return WorkflowExecutionRecord.objects.using(using or DEFAULT_DB_ALIAS)
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One verb. *refusals* says of which of some executions it is refused, and why: it asks what
+    the engine asks, for all of them at once. *perform* raises if it lost a race.
+    """
+
+    name: str
+    label: Promise
+    done: Promise
+    permission: str
+    form: type[ActForm]
+    sentence: Promise
+    refusals: Callable[[Standing], Refusals]
+    perform: Callable[[Record, Values], WorkflowExecution]
+    is_grave: bool = False
+
+    def why_not(self, record: Record, standing: Standing | None = None) -> Text | None:
+        return self.refusals(standing or Standing([record])).get(record.pk)
+
+    def perform_as_seen(self, record: Record, seen: Any, values: Values) -> WorkflowExecution:
+        """Act on what was confirmed, or raise `ChangedMeanwhileError` with nothing done."""
+        using = record._state.db or DEFAULT_DB_ALIAS
+        with transaction.atomic(using=using):
+            rows = WorkflowExecutionRecord.objects.using(using).select_for_update()
+            now = rows.get(pk=record.pk)
+            require_same(seen, situation(now))
+            return self.perform(now, values)
+
+
+def engine() -> CeleryWorkflowEngine:
+    """The engine of what is stored, also where the project runs another one."""
+    found = get_workflow_engine()
+    return found if isinstance(found, CeleryWorkflowEngine) else CeleryWorkflowEngine()
+
+
+def _each(rule: Callable[[Record], Text | None]) -> Callable[[Standing], Refusals]:
+    def refusals(standing: Standing) -> Refusals:
+        found = {one.pk: rule(one) for one in standing.records}
+        return {key: reason for key, reason in found.items() if reason}
+
+    return refusals
+
+
+def _asks(record: Record) -> Text | None:
+    if record.waiting_for is not None and record.state in ACTIVE_STATES:
+        return None
+    return _("It is not waiting for an answer.")
+
+
+def _is_active(record: Record) -> Text | None:
+    return None if record.state in ACTIVE_STATES else _("It has ended.")
+
+
+def _rests(record: Record) -> Text | None:
+    return why_not_woken(record.state, record.waiting_for, rests=not record.ready) or None
+
+
+def _not_continuable(standing: Standing) -> Refusals:
     in_doubt = {
         key: _("Step “%s” is in doubt: resolve it first.") % names[0]
         for key, names in standing.begun.items()

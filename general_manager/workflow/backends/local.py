@@ -47,11 +47,13 @@ from general_manager.workflow.exceptions import (
     RetryAfter,
     StepInDoubt,
 )
+from general_manager.workflow.handler_modules import resolve_handler
 from general_manager.workflow.ids import new_id
-from general_manager.workflow.importing import resolve
 from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.signals import execution_changed
 from general_manager.workflow.steps import WaitSnapshot
+
+__all__ = ["LocalWorkflowEngine"]
 
 logger = logging.getLogger(__name__)
 
@@ -134,17 +136,12 @@ class LocalWorkflowEngine(OperatorVerbs):
         return preview_retry(self._memory, execution_id, before, repeat_once=repeat_once)
 
     def time_out(self, execution_id: str, *, wait: str | None = None) -> WorkflowExecution:
-        """Have the open wait end now as if nobody had answered in time: `WaitTimeout`.
-
-        *wait* makes sure that it waits for that. Raises what `resume` raises.
-        """
         record = time_out_early(self._memory, execution_id, wait)
         if record.wake_at is None:
             self._run(record)
         return self._snapshot(record)
 
     def find_wait(self, execution_id: str, name: str) -> WaitSnapshot | None:
-        """How the wait *name* stands; `None` if the execution has not come to it."""
         self._fire(self._memory.get(execution_id))
         return find_wait(self._memory, execution_id, name)
 
@@ -176,6 +173,10 @@ class LocalWorkflowEngine(OperatorVerbs):
 
     def _find(self, wanted: Wanted, limit: int) -> list[WorkflowExecution]:
         return find_executions(self._memory, wanted, limit)
+
+    def latest(self, count: int) -> list[WorkflowExecution]:
+        """The *count* executions that were started last, newest first. Timers do not fire."""
+        return self._memory.snapshots(latest=count)
 
     def question(self, execution_id: str) -> str | None:
         """The name of the wait that `resume` would answer, if there is one."""
@@ -285,10 +286,10 @@ class LocalWorkflowEngine(OperatorVerbs):
 def _handler_of(record: Record) -> WorkflowHandler | None:
     if record.definition.handler is not None:
         return record.definition.handler
-    path = record.definition.metadata.get("handler_path", record.metadata.get("handler_path"))
+    path = record.definition.metadata.get("handler_path")
     if path is None:
         return None
-    handler = resolve(str(path))
+    handler = resolve_handler(str(path))
     if not callable(handler):
         raise PermanentFailure(f'metadata["handler_path"] names {path!r}, which is not callable')
     return cast(WorkflowHandler, handler)

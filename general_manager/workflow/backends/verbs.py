@@ -6,6 +6,7 @@ from typing import Any
 from general_manager.workflow.checkpoints import Resolutions, RetryPreview, Wanted
 from general_manager.workflow.encoding import encode
 from general_manager.workflow.engine import WorkflowExecution
+from general_manager.workflow.steps import WaitSnapshot
 
 
 class OperatorVerbs(ABC):
@@ -61,6 +62,17 @@ class OperatorVerbs(ABC):
         self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
     ) -> RetryPreview:
         """What `retry_from_checkpoint` would keep, run again and ask again, or why it refuses."""
+
+    @abstractmethod
+    def time_out(self, execution_id: str, *, wait: str | None = None) -> WorkflowExecution:
+        """Have the open wait end now as if nobody had answered in time: `WaitTimeout`.
+
+        *wait* makes sure that it waits for that. Raises what `resume` raises.
+        """
+
+    @abstractmethod
+    def find_wait(self, execution_id: str, name: str) -> WaitSnapshot | None:
+        """How the wait *name* stands; `None` if the execution has not come to it."""
 
     @abstractmethod
     def _continue(
