@@ -11,7 +11,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
 from general_manager.workflow.admin.confirming import (
@@ -27,10 +27,19 @@ from general_manager.workflow.admin.letter_acts import ACTS, LetterAct, why_not
 from general_manager.workflow.admin.links import event_link
 from general_manager.workflow.admin.seen import SEEN, dead_since, seen_of, sign
 from general_manager.workflow.admin.telling import told
-from general_manager.workflow.models import DeadLetter, DeliveryStatus, WorkflowHistory
+from general_manager.workflow.event_registry import get_event_registry
+from general_manager.workflow.lookup import events_like
+from general_manager.workflow.models import (
+    DeadLetter,
+    DeliveryStatus,
+    WorkflowEventRecord,
+    WorkflowHistory,
+)
 from general_manager.workflow.timeline import Moment, last_line
 
 MOST_ATTEMPTS: Final = 100
+MOST_FOUND: Final = 1_000
+"""Events whose dead letters one search shows."""
 
 
 def _refusals(letters: list[Any]) -> dict[Any, Any]:
@@ -68,6 +77,10 @@ class DeadLetterAdmin(ReadOnlyAdmin):
     list_display = ("handler", "event", "tried", "failed", "why")
     list_display_links = ("handler",)
     list_filter = (HandlerFilter,)
+    search_fields = ("outbox__event__event_id",)
+    search_help_text = gettext_lazy(
+        "The id of the event, or the beginning of it; or a business object, such as Invoice 7"
+    )
     list_select_related = ("outbox__event",)
     list_defer = ("traceback", "outbox__event__payload", "outbox__event__metadata")
     actions = (*(bulk_action(act) for act in ACTS.values()), export_as_csv)
@@ -77,8 +90,8 @@ class DeadLetterAdmin(ReadOnlyAdmin):
             gettext_lazy("Facts"),
             {
                 "fields": (
-                    "state", "registration_id", "event", "tried", "started_at", "first_failed_at",
-                    "finished_at",
+                    "state", "registration_id", "event", "tried", "calls", "started_at",
+                    "first_failed_at", "finished_at",
                 )
             },
         ),
@@ -91,6 +104,17 @@ class DeadLetterAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> "QuerySet[DeadLetter]":
         return super().get_queryset(request).filter(status=DeliveryStatus.DEAD_LETTER)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: "QuerySet[Any]", search_term: str
+    ) -> tuple["QuerySet[Any]", bool]:
+        if not search_term.strip():
+            return queryset, False
+        events, _is_beginning = events_like(
+            WorkflowEventRecord.objects.using(queryset.db).all(), search_term
+        )
+        keys = list(events.order_by().values_list("pk", flat=True)[:MOST_FOUND])
+        return queryset.filter(outbox__event__in=keys), False
 
     @admin.display(description=gettext_lazy("Handler"))
     def handler(self, letter: DeadLetter) -> SafeString:
@@ -109,8 +133,28 @@ class DeadLetterAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("Attempts"))
     def tried(self, letter: DeadLetter) -> str:
-        crashes = _(", worker died %d times") % letter.crashes if letter.crashes else ""
-        return f"{letter.passes}{crashes}"
+        text = ngettext("%d pass", "%d passes", letter.passes) % letter.passes
+        if letter.crashes:
+            died = ngettext("worker died %d time", "worker died %d times", letter.crashes)
+            text = f"{text}, {died % letter.crashes}"
+        return text
+
+    @admin.display(description=gettext_lazy("Calls"))
+    def calls(self, letter: DeadLetter) -> str:
+        """Tries times passes, which nobody expects who set only one of the two."""
+        passes = ngettext("%d pass", "%d passes", letter.passes) % letter.passes
+        known = get_event_registry().find_registration(letter.registration_id)
+        if known is None:
+            return _("%s; how often each tries is not known: not registered in this process") % (
+                passes
+            )
+        tries = known.retries + 1
+        return _("%(passes)s of up to %(tries)d (retries=%(retries)d): up to %(sum)d calls") % {
+            "passes": passes,
+            "tries": tries,
+            "retries": known.retries,
+            "sum": letter.passes * tries,
+        }
 
     @admin.display(description=gettext_lazy("Failed"))
     def failed(self, letter: DeadLetter) -> SafeString:

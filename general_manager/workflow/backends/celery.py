@@ -131,8 +131,7 @@ class CeleryWorkflowEngine(OperatorVerbs):
     ) -> WorkflowExecution:
         """Answer the open wait; a worker goes on after the caller's commit.
 
-        An execution that waits without an open `wait_for` is completed by this. *label*: what the
-        button said that gave the answer, for the page behind a link.
+        An execution that waits without an open `wait_for` is completed by this.
         """
         answer, label = encode(signal, root="signal"), encode(label, root="label")
         executions = self._executions
