@@ -18,8 +18,8 @@ from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.templatetags.static import static
 from django.urls import reverse
+from django.utils.cache import add_never_cache_headers
 from django.utils.translation import gettext as _
-from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods
 
@@ -111,6 +111,7 @@ def _guarded(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
             f"default-src 'none'; style-src {styles}; form-action 'self'; base-uri 'none'; "
             "frame-ancestors 'none'"
         )
+        add_never_cache_headers(response)
         response["X-Frame-Options"] = "DENY"
         response["X-Content-Type-Options"] = "nosniff"
         # Not "no-referrer": with it, browsers post the form from the origin "null", which Django's
@@ -138,7 +139,6 @@ def _unavailable() -> HttpResponse:
 
 @transaction.non_atomic_requests  # with ATOMIC_REQUESTS, a database that is away is found too late
 @_guarded
-@never_cache
 @csrf_protect
 @require_http_methods(["GET", "HEAD", "POST"])
 def resume_view(request: HttpRequest, token: str) -> HttpResponse:

@@ -18,7 +18,6 @@ from general_manager.workflow import (
     WorkflowEvent,
     get_workflow_engine,
     manager_created_event,
-    manager_deleted_event,
     manager_updated_event,
 )
 from general_manager.workflow.models import (
@@ -250,12 +249,12 @@ def test_i2_a_link_of_a_page_that_is_out_of_date_says_so(boss, begin, workers):
     page = text_of(boss.get(detail(asked)))
     [link] = re.findall(r'href="([^"]*/act/answer/[^"]*)"', page)
     link = link.replace("&amp;", "&")
-    assert "“" not in text_of(boss.get(link)).split("<form")[1]
+    assert 'name="answer"' in text_of(boss.get(link))
     get_workflow_engine().resume(asked.execution_id, "from a mail")
     workers.run()
     page = text_of(boss.get(link))
     assert "It was waiting for “first” on the page that you come from" in page
-    assert "name=&quot;answer&quot;" not in page
+    assert 'name="answer"' not in page
     assert buttons(page) == ["Back"]
 
 
@@ -390,6 +389,7 @@ def test_b4_each_row_that_is_skipped_has_its_own_reason(boss, begin, celery_engi
     doubtful = begin(flows.charge_then_note, ValueError("line lost"))
     continued = begin(flows.two_steps, ValueError("boom"))
     celery_engine.retry_from_checkpoint(continued.execution_id)
+    workers.run()
     replaced = begin(flows.two_steps, ValueError("boom"), correlation_id="key")
     holder = begin(flows.ask, correlation_id="key")
     waiting = begin(flows.ask)
@@ -540,14 +540,15 @@ def test_i2_an_event_is_delivered_again_as_it_stood_when_that_was_confirmed(boss
     assert WorkflowDeliveryAttempt.objects.get().status == "completed"
 
 
-@pytest.mark.parametrize("make", [manager_created_event, manager_deleted_event])
-def test_b14_the_values_of_a_creation_are_a_table(boss, outbox, make):
-    outbox.publish(
-        make(manager="Project", identification={"id": 42}, values={"name": "Apollo", "token": "x"},
-             event_id="e")
+def test_b14_the_values_of_a_creation_are_a_table(boss, outbox):
+    event = manager_created_event(
+        manager="Project", identification={"id": 42}, values={"name": "Apollo", "password": "x9"},
+        event_id="e",
     )  # fmt: skip
+    outbox.publish(event)
     page = text_of(boss.get(reverse("admin:general_manager_event_by_id", args=["e"]), follow=True))
     assert "<tr><th>name</th><td>Apollo</td></tr>" in page
+    assert "x9" not in page
 
 
 # What is shown
