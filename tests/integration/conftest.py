@@ -102,8 +102,9 @@ def hidden_fields(page: Any) -> dict[str, str]:
     return parser.found
 
 
-def confirm(client: Any, url: str, *, follow: bool = False, **values: Any) -> Any:
-    """Open the page of an act, and say yes to what it shows."""
+def confirm(client: Any, url: str, **values: Any) -> Any:
+    """Open the page of an act, and say yes to what it shows; *follow* as the client takes it."""
+    follow = values.pop("follow", False)
     page = client.get(url)
     assert page.status_code == 200, page
     return client.post(url, {**hidden_fields(page), **values}, follow=follow)

@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -395,7 +396,7 @@ def test_b4_each_row_that_is_skipped_has_its_own_reason(boss, begin, celery_engi
     waiting = begin(flows.ask)
     page = select(boss, "retry_selected", failed, doubtful, continued, replaced, holder, waiting)
     text = text_of(page)
-    assert "1 of 6 can be." in text
+    assert "1 of 6 can be retried." in text
     for record, reason in [
         (doubtful, "Step “charge” is in doubt"),
         (continued, "It was continued as execution"),
@@ -415,7 +416,7 @@ def test_b4_the_page_and_the_act_ask_the_same(boss, begin, celery_engine):
     """What the page counts can be done, one by one."""
     records = [begin(flows.two_steps, ValueError("boom")) for _ in range(3)]
     page = select(boss, "retry_selected", *records)
-    assert "3 of 3 can be." in text_of(page)
+    assert "3 of 3 can be retried." in text_of(page)
     boss.post(EXECUTIONS, hidden_fields(page))
     assert WorkflowExecutionRecord.objects.count() == 6
 
@@ -455,7 +456,7 @@ def test_i2_a_selection_that_was_not_confirmed_is_not_touched(boss, begin):
 def test_many_rows_are_confirmed_in_one_field(boss, begin, settings):
     settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 60
     records = [begin(flows.ask) for _ in range(3)]
-    values = WorkflowExecutionRecord.objects.filter(pk=records[0].pk).values().get()
+    values: Any = WorkflowExecutionRecord.objects.filter(pk=records[0].pk).values().get()
     del values["id"]
     WorkflowExecutionRecord.objects.bulk_create(
         WorkflowExecutionRecord(**{**values, "execution_id": f"x{number}"}) for number in range(90)
@@ -464,7 +465,7 @@ def test_many_rows_are_confirmed_in_one_field(boss, begin, settings):
         EXECUTIONS,
         {"action": "cancel_selected", "_selected_action": [records[0].pk], "select_across": "1"},
     )
-    assert "93 of 93 can be." in text_of(page)
+    assert "93 of 93 can be cancelled." in text_of(page)
     boss.post(EXECUTIONS, hidden_fields(page))
     assert WorkflowExecutionRecord.objects.filter(state="cancelled").count() == 93
 
@@ -510,7 +511,7 @@ def test_b4_a_letter_whose_event_a_worker_has_is_refused_with_that_reason(boss, 
     WorkflowOutbox.objects.update(status="claimed", claim_token="t")
     assert "delivering its event right now" in text_of(boss.get(letter_act(dead, "replay")))
     page = select(boss, "replay_selected", dead, url=LETTERS)
-    assert "0 of 1 can be." in text_of(page)
+    assert "0 of 1 can be replayed." in text_of(page)
     assert "delivering its event right now" in text_of(page)
 
 

@@ -105,7 +105,7 @@ class Wish:
     def form_arguments(self) -> dict[str, Any]:
         arguments: dict[str, Any] = {"record": self._record}
         if self.preview is not None:
-            arguments["repeats"] = bool(self.preview.repeats_once)
+            arguments["repeats"] = self.preview.repeats_once
         return arguments
 
     @property
@@ -144,7 +144,6 @@ class Wish:
         if self.preview is not None:
             context["before"] = self.before
             context["keep_url"] = act_url(record, RETRY.name) if self.before else ""
-            context["repeats_once"] = self.preview.repeats_once
             context["steps"] = list(_fates(record, self.preview))
         return context
 

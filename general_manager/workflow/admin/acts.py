@@ -71,6 +71,8 @@ class Act:
     sentence: Promise
     refusals: Callable[[Standing], Refusals]
     perform: Callable[[Record, Values], WorkflowExecution]
+    counted: Text = ""
+    """A sentence with the numbers *able* and *total* in it, for many at once."""
     is_grave: bool = False
 
     def why_not(self, record: Record, standing: Standing | None = None) -> Text | None:
@@ -171,6 +173,7 @@ WAKE: Final = Act(
     sentence=_("The delay before the next attempt, or the sleep, ends now."),
     refusals=_each(_rests),
     perform=lambda record, values: engine().wake(record.execution_id),
+    counted=_("%(able)d of %(total)d can be woken."),
 )
 RETRY: Final = Act(
     name="retry",
@@ -188,6 +191,7 @@ RETRY: Final = Act(
         before=values.get("before"),
         repeat_once=bool(values.get("repeat_once")),
     ),
+    counted=_("%(able)d of %(total)d can be retried."),
 )
 RESOLVE: Final = Act(
     name="resolve",
@@ -241,6 +245,7 @@ CANCEL: Final = Act(
     perform=lambda record, values: engine().cancel(
         record.execution_id, reason=values.get("reason") or None
     ),
+    counted=_("%(able)d of %(total)d can be cancelled."),
     is_grave=True,
 )
 ACTS: Final = {act.name: act for act in (ANSWER, TIME_OUT, WAKE, RETRY, RESOLVE, CORRECT, CANCEL)}

@@ -98,6 +98,8 @@ class ManyRows:
     refusals: Callable[[list[Any]], Mapping[Any, Text]]
     seen: Callable[[Any], Any]
     perform: Callable[[Any, Any, dict[str, Any]], Any]
+    counted: Text
+    """A sentence with the numbers *able* and *total* in it."""
     form_class: type[forms.Form] | None = None
     is_grave: bool = False
 
@@ -155,7 +157,7 @@ def _ask(
         action_checkbox_name=ACTION_CHECKBOX_NAME,
         selected=str(rows[0].pk) if rows else "",
         confirmed=sign([[row.pk, act.seen(row)] for row in able]),
-        able=len(able),
+        counted=str(act.counted) % {"able": len(able), "total": len(rows)},
         total=len(rows),
         refused=refused[:MOST_REASONS],
         refused_more=max(0, len(refused) - MOST_REASONS),

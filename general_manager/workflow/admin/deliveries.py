@@ -56,6 +56,7 @@ def bulk_action(act: LetterAct) -> Any:
         refusals=_refusals,
         seen=dead_since,
         perform=act.perform_as_seen,
+        counted=act.counted,
         form_class=act.form,
         is_grave=act.is_grave,
     )

@@ -48,6 +48,7 @@ def bulk_action(act: Act) -> Any:
         refusals=lambda rows: act.refusals(Standing(rows)),
         seen=situation,
         perform=act.perform_as_seen,
+        counted=act.counted,
         form_class=act.form,
         is_grave=act.is_grave,
     )

@@ -1,5 +1,6 @@
 """The forms of the acts: what a person must say, and confirm where it is easily a mistake."""
 
+from collections.abc import Sequence
 from json import JSONDecodeError, loads
 from typing import Any
 
@@ -79,16 +80,14 @@ class AnswerForm(ActForm):
 class RetryForm(ActForm):
     """The box is there only where something would happen twice."""
 
-    repeat_once = forms.BooleanField(
-        label=_("Run these again, although they are marked once=True"), required=False
-    )
+    repeat_once = forms.BooleanField()
 
-    def __init__(self, *args: Any, repeats: bool = False, **kw: Any) -> None:
+    def __init__(self, *args: Any, repeats: Sequence[str] = (), **kw: Any) -> None:
         super().__init__(*args, **kw)
+        label = _("Run again, although marked once=True: %s") % ", ".join(repeats)
+        self.fields["repeat_once"].label = label
         if not repeats:
             del self.fields["repeat_once"]
-        else:
-            self.fields["repeat_once"].required = True
 
 
 class ResolveForm(ActForm):

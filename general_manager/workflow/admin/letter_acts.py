@@ -52,6 +52,7 @@ class LetterAct:
     form: type[forms.Form]
     sentence: Promise
     perform: Callable[[DeliveryQuerySet, dict[str, Any]], int]
+    counted: Promise
     is_grave: bool = False
 
     def perform_as_seen(
@@ -88,6 +89,7 @@ REPLAY: Final = LetterAct(
         "repeated; what the handler did outside of the database before it failed may happen again."
     ),
     perform=_replay,
+    counted=_("%(able)d of %(total)d can be replayed."),
 )
 DISCARD: Final = LetterAct(
     name="discard",
@@ -97,6 +99,7 @@ DISCARD: Final = LetterAct(
     form=DiscardForm,
     sentence=_("The handler will never get this event."),
     perform=lambda rows, values: rows.discard(values["reason"]),
+    counted=_("%(able)d of %(total)d can be discarded."),
     is_grave=True,
 )
 ACTS: Final = {act.name: act for act in (REPLAY, DISCARD)}

@@ -62,6 +62,7 @@ RELEASE: Final = ManyRows(
     },
     seen=_claim,
     perform=_release,
+    counted=gettext_lazy("%(able)d of %(total)d can be released."),
     is_grave=True,
 )
 
