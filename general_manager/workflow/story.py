@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from general_manager.escaping import cut, visible
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.health import in_words
+from general_manager.workflow.lookup import events_like, executions_like
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from general_manager.workflow.redaction import readable, redact
 from general_manager.workflow.timeline import (
@@ -16,6 +18,8 @@ from general_manager.workflow.timeline import (
     timeline_of_execution,
 )
 
+MOST_FOUND: Final = 20
+"""Executions, and events, of each database that one term lists."""
 MOST: Final = 4_000
 """Characters of a payload that a terminal has patience for."""
 
@@ -68,12 +72,46 @@ def find_story(known_id: str) -> Story | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An execution or an event among others that a term names."""
+
+    kind: str
+    id: str
+    about: str
+    at: datetime
+
+    def to_json(self) -> dict[str, str]:
+        at = self.at.isoformat()
+        return {"kind": self.kind, "id": self.id, "about": self.about, "at": at}
+
+
+def find_all(term: str) -> list[Found]:
+    """The latest executions and events that *term* names: a correlation id, a business object such
+    as ``Invoice 7``, or the beginning of an id. Executions first.
+    """
+    executions: list[Found] = []
+    events: list[Found] = []
+    for alias in outboxes():
+        rows, _ = executions_like(WorkflowExecutionRecord.objects.using(alias).all(), term)
+        columns = rows.only("execution_id", "workflow_id", "state", "created_at", "correlation_id")
+        for one in columns.order_by("-pk")[:MOST_FOUND]:
+            about = f"{one.workflow_id} {one.state}"
+            executions.append(Found("execution", one.execution_id, about, one.created_at))
+        stored, _ = events_like(WorkflowEventRecord.objects.using(alias).all(), term)
+        for event in stored.defer("payload", "metadata").order_by("-pk")[:MOST_FOUND]:
+            about = event.event_name or event.event_type
+            events.append(Found("event", event.event_id, about, event.published_at))
+    return executions + events
+
+
 def _of_execution(execution: WorkflowExecutionRecord) -> Story:
     facts = {
         "workflow": execution.workflow_id,
         "version": execution.version,
         "state": execution.state,
         "waiting_for": execution.waiting_for,
+        "waiting_since": execution.waiting_since,
         "correlation_id": execution.correlation_id,
         "caused_by": execution.caused_by,
         "error": execution.error,
@@ -114,6 +152,7 @@ def _moment_to_json(moment: Moment) -> dict[str, Any]:
         "offset_seconds": moment.offset.total_seconds(),
         "what": moment.what,
         "about": moment.about,
+        "number": moment.number,
         "by": moment.by,
         "detail": moment.detail,
         "took_seconds": None if moment.took is None else moment.took.total_seconds(),
@@ -128,6 +167,8 @@ def _moment_lines(moment: Moment) -> Iterator[str]:
     seconds = moment.offset.total_seconds()
     offset = f"+{seconds:.3f} s" if seconds < 60 else f"+{in_words(moment.offset)}"
     words = [moment.what.replace("_", " "), visible(moment.about)]
+    if moment.number is not None:
+        words.insert(1, f"{moment.number} in" if moment.about else str(moment.number))
     if moment.what == "created" and moment.execution_id is not None:
         words.append(f"(execution {visible(moment.execution_id)})")
     if moment.took is not None:

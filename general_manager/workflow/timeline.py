@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from django.db.models import QuerySet
+from django.db.models import Case, F, JSONField, TextField, Value, When
+from django.db.models.functions import Cast, Length
 from django.utils import timezone
 
+from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.models import (
     DeliveryStatus,
     WorkflowDeliveryAttempt,
@@ -16,6 +18,7 @@ from general_manager.workflow.models import (
     WorkflowHistory,
     WorkflowStep,
 )
+from general_manager.workflow.redaction import readable, redact_named
 from general_manager.workflow.steps import StepStatus
 from general_manager.workflow.tables import Tables, whole_tables
 
@@ -24,6 +27,15 @@ LONG: Final = timedelta(minutes=1)
 
 LARGE: Final = ("input_data", "output_data", "metadata", "retry")
 """Columns that a timeline does not need."""
+LARGEST: Final = 20_000
+"""Characters of a result that is read at all."""
+
+MOST_SHOWN: Final = 600
+"""Characters of a result that are shown."""
+
+ENDS_OF_WAITS: Final = (
+    HistoryKind.RESUMED, HistoryKind.WAIT_TIMED_OUT, HistoryKind.WAIT_ENDED,
+)  # fmt: skip
 
 MOST: Final = 500
 """Steps, attempts and history entries of one kind; the rest is said to be there, not shown."""
@@ -41,6 +53,8 @@ class Moment:
     took: timedelta | None = None
     event_id: str | None = None
     execution_id: str | None = None
+    number: int | None = None
+    """Of an attempt that failed."""
     offset: timedelta = timedelta(0)
     gap: timedelta | None = None
     """How long nothing happened before, if that was long."""
@@ -56,13 +70,12 @@ def timeline_of_execution(
     using = execution._state.db or "default"
     tables = (tables or whole_tables()).using(using)
     moments = list(_of_execution(execution))
-    steps = WorkflowStep.objects.using(using).filter(execution=execution).order_by("pk")
-    for number, step in enumerate(steps.defer("result")[: MOST + 1]):
-        # By the time of the first that is left out: there the reader misses it.
-        left_out = number == MOST
-        moments += [_left_out(step.started_at, "steps")] if left_out else _of_step(step)
     history = WorkflowHistory.objects.using(using).filter(execution=execution)
-    moments += _of_history(history)
+    steps, notes = shown_steps(execution), list(history.order_by("pk")[: MOST + 1])
+    moments += _of_steps(steps[:MOST], notes[:MOST])
+    # By the time of the first that is left out: there the reader misses it.
+    moments += [_left_out(one.started_at, "steps") for one in steps[MOST:]]
+    moments += [_left_out(one.at, "history") for one in notes[MOST:]]
     if execution.caused_by is not None:
         found = tables.events.filter(event_id=execution.caused_by).defer("payload", "metadata")
         for event in tables.seen(found):
@@ -100,7 +113,9 @@ def _of_event(event: WorkflowEventRecord, tables: Tables) -> Iterator[Moment]:
     yield from (_left_out(one.started_at, "deliveries") for one in found[MOST:])
     attempts = WorkflowHistory.objects.using(tables.deliveries.db)
     rows = attempts.filter(delivery__in=list(deliveries)).select_related("delivery")
-    history = list(_of_history(rows))
+    notes = list(rows.order_by("pk")[: MOST + 1])
+    history = [_of_history(row) for row in notes[:MOST]]
+    yield from (_left_out(one.at, "history") for one in notes[MOST:])
     yield from history
     last = {one.about: one.at for one in history}
     for delivery in deliveries.values():
@@ -143,29 +158,65 @@ def _of_execution(execution: WorkflowExecutionRecord) -> Iterator[Moment]:
         )
 
 
-def _of_step(step: WorkflowStep) -> Iterator[Moment]:
+def shown_steps(execution: WorkflowExecutionRecord) -> list[WorkflowStep]:
+    """The steps of an execution, in the order in which they began; one more than `MOST` at most.
+
+    Results that nobody reads on a page stay in the database; of those `result_in_short` says the
+    size.
+    """
+    rows = WorkflowStep.objects.using(execution._state.db or "default").filter(execution=execution)
+    size = Length(Cast("result", TextField()))
+    small = Case(When(size__lte=LARGEST, then=F("result")), default=Value(None, JSONField()))
+    return list(rows.defer("result").annotate(size=size, shown=small).order_by("pk")[: MOST + 1])
+
+
+def _of_steps(steps: list[WorkflowStep], history: list[WorkflowHistory]) -> Iterator[Moment]:
+    """Each outcome once: who ended a wait is told with the outcome that the wait has."""
+    ended = {row.step: row for row in history if row.kind in ENDS_OF_WAITS and row.step}
+    names = {step.name for step in steps if step.answerable and step.finished_at is not None}
+    for step in steps:
+        yield from _of_step(step, ended.get(step.name) if step.name in names else None)
+    for row in history:
+        if row.kind not in ENDS_OF_WAITS or row.step not in names:
+            yield _of_history(row)
+
+
+def _of_step(step: WorkflowStep, end: WorkflowHistory | None) -> Iterator[Moment]:
     if step.answerable or step.until is not None:
-        until = f"until {in_zone(step.until):%Y-%m-%d %H:%M:%S}" if step.until is not None else ""
-        yield Moment(
-            step.started_at, "waits" if step.answerable else "sleeps", step.name, "", until
-        )
+        until = f"until {in_zone(step.until):%Y-%m-%d %H:%M:%S %Z}" if step.until else ""
+        what = "waits" if step.answerable else "sleeps"
+        yield Moment(step.started_at, what, step.name, detail=until)
     if step.status == StepStatus.BEGUN:
         yield Moment(step.started_at, "in_doubt", step.name)
     elif step.finished_at is not None:
-        took = step.finished_at - step.started_at
-        what = "answered" if step.answerable else "step"
+        took = max(step.finished_at - step.started_at, timedelta(0))
+        by = end.by if end is not None else ""
+        is_by_hand = end is not None and end.kind == HistoryKind.WAIT_ENDED
+        what, detail = "step", result_in_short(step)
         if step.status == StepStatus.TIMED_OUT:
-            what = "timed_out" if step.answerable else "woke"
-        yield Moment(step.finished_at, what, step.name, took=max(took, timedelta(0)))
+            what = ("wait_ended" if is_by_hand else "timed_out") if step.answerable else "woke"
+            detail = ""
+        elif step.answerable:
+            what, detail = "answered", _answer(step)
+        yield Moment(step.finished_at, what, step.name, by=by, detail=detail, took=took)
 
 
-def _of_history(rows: "QuerySet[WorkflowHistory]") -> Iterator[Moment]:
-    for number, row in enumerate(rows.order_by("pk")[: MOST + 1]):
-        if number == MOST:
-            yield _left_out(row.at, "history")
-            return
-        about = row.delivery.registration_id if row.delivery is not None else ""
-        yield Moment(row.at, row.kind, about, row.by, row.detail)
+def result_in_short(step: WorkflowStep) -> str:
+    """What it returned, redacted, by its own name too; nothing for nothing."""
+    shown, size = getattr(step, "shown", None), getattr(step, "size", None) or 0
+    if shown is None:
+        return f"{size:,} characters of JSON" if size > LARGEST else ""
+    return readable(redact_named(step.name, shown), most=MOST_SHOWN)
+
+
+def _answer(step: WorkflowStep) -> str:
+    answer = result_in_short(step) or "null"
+    return f"{step.label}: {answer}" if step.label else answer
+
+
+def _of_history(row: WorkflowHistory) -> Moment:
+    about = row.step if row.delivery is None else row.delivery.registration_id
+    return Moment(row.at, row.kind, about, row.by, row.detail, number=row.number)
 
 
 def _left_out(at: datetime, of_what: str) -> Moment:

@@ -18,7 +18,6 @@ from django.utils import timezone
 
 from general_manager.workflow import WorkflowDefinition, WorkflowEvent
 from general_manager.workflow.admin import export, links
-from general_manager.workflow.admin import outbox as outbox_page
 from general_manager.workflow.admin.executions import ExecutionAdmin
 from general_manager.workflow.admin.export import cell
 from general_manager.workflow.engine import HistoryKind
@@ -31,6 +30,7 @@ from general_manager.workflow.models import (
     WorkflowStep,
 )
 from general_manager.workflow.timeline import MOST, timeline_of_execution
+from tests.integration.conftest import confirm, hidden_fields
 from tests.testapp import flows
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -177,21 +177,13 @@ def test_i7_releasing_a_claim_that_its_worker_has_settled_is_not_logged(boss):
     entry = WorkflowOutbox.objects.create(
         event=event(), status="claimed", claim_token="old", claimed_at=timezone.now()
     )
-    sent = {"action": "release_selected", "_selected_action": [entry.pk], "confirmed": "yes"}
-
-    real = outbox_page._release
-
-    def late(row):
-        WorkflowOutbox.objects.filter(pk=row.pk).update(claim_token="another's")
-        real(row)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outbox_page, "_release", late)
-        told = text_of(boss.post(OUTBOX, sent, follow=True))
-    assert "no longer claimed by that worker" in told
+    sent = {"action": "release_selected", "_selected_action": [entry.pk]}
+    confirmed = hidden_fields(boss.post(OUTBOX, sent))
+    WorkflowOutbox.objects.update(claim_token="another's")
+    assert "Nothing was done" in text_of(boss.post(OUTBOX, confirmed, follow=True))
     assert WorkflowOutbox.objects.get().status == "claimed"
     assert not LogEntry.objects.exists()
-    boss.post(OUTBOX, sent)
+    boss.post(OUTBOX, hidden_fields(boss.post(OUTBOX, sent)))
     assert WorkflowOutbox.objects.get().status == "pending"
     assert LogEntry.objects.get().get_change_message() == "Released."
 
@@ -216,7 +208,7 @@ def test_i7_an_act_that_cannot_be_logged_is_not_done(boss, celery_engine, monkey
     monkeypatch.setattr(ExecutionAdmin, "log_change", fail)
     url = reverse("admin:general_manager_execution_act", args=[record.pk, "cancel"])
     with pytest.raises(RuntimeError, match="the log is full"):
-        boss.post(url, {"confirmed": "yes"})
+        confirm(boss, url)
     assert WorkflowExecutionRecord.objects.get().state == "pending"
     assert not WorkflowHistory.objects.exists()
 
@@ -366,13 +358,10 @@ def test_b6_separators_in_numbers_are_in_no_key_of_a_form_and_no_url(boss, celer
     record = execution(pk=1_234_567, state="waiting", waiting_for="approval")
     execution(pk=2_345_678, execution_id="x-2", state="pending")
     keys = [record.pk, 2_345_678]
-    page = text_of(boss.post(EXECUTIONS, {"action": "cancel_selected", "_selected_action": keys}))
-    form = re.findall(r'<input type="hidden" name="(?!csrf)(\w+)" value="([^"]*)"', page)
-    sent: dict[str, list[str]] = {}
-    for name, value in form:
-        sent.setdefault(name, []).append(value)
-    assert sent["_selected_action"] == ["2345678", "1234567"]
-    assert boss.post(EXECUTIONS, {**sent, "reason": "x"}).status_code == 302
+    sent = {"action": "cancel_selected", "_selected_action": keys}
+    confirmed = hidden_fields(boss.post(EXECUTIONS, sent))
+    assert re.fullmatch(r"\d+", confirmed["_selected_action"])
+    assert boss.post(EXECUTIONS, {**confirmed, "reason": "x"}).status_code == 302
     assert set(WorkflowExecutionRecord.objects.values_list("state", flat=True)) == {"cancelled"}
     for url in (EXECUTIONS, f"{EXECUTIONS}{record.pk}/change/", f"{OVERVIEW}?refresh=30"):
         text = text_of(boss.get(url))

@@ -19,6 +19,7 @@ from django.test import override_settings
 from django.urls import reverse
 from django.utils import timezone
 
+from general_manager.workflow.admin.seen import sign
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
     WorkflowEventRecord,
@@ -28,6 +29,7 @@ from general_manager.workflow.models import (
     WorkflowStep,
 )
 from tests.integration import urls_scoped
+from tests.integration.conftest import hidden_fields
 from tests.integration.urls_scoped import MINE
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -274,8 +276,9 @@ def test_i1_a_search_is_no_oracle(client, hostile, term):
 
 
 def posts(page):
-    """What a form, a script or an attacker may send to any url."""
+    """What a form, a script or an attacker may send to any url; also what we signed ourselves."""
     keys = [str(key) for key in keys_of(page)]
+    named = sign([[int(key), how] for key in keys for how in (["x"], None)])
     odd = ["x", "\x00", "9" * 30, "-1", "1,234", "", "é"]
     actions = [one[0].__name__ if not isinstance(one[0], str) else one[0]
                for one in page._get_base_actions()]  # fmt: skip
@@ -288,6 +291,7 @@ def posts(page):
         for extra in (
             {},
             {"confirmed": "yes", "reason": "r"},
+            {"confirmed": named, "reason": "r"},
             {"select_across": "1", "index": "x"},
         ):
             yield {"action": action, "_selected_action": [*odd, *keys], **extra}
@@ -474,7 +478,14 @@ def test_i3_no_act_reaches_rows_out_of_scope(tenant, tenants, site, prefix, cele
                 event_id = WorkflowEventRecord.objects.get(source="theirs").event_id
                 assert "theirs" not in text.replace(event_id, "").replace("theirs..1", ""), url
     assert of_others() == before
-    assert WorkflowExecutionRecord.objects.filter(version=MINE, state="cancelled").exists()
+    # What is selected across everything, and confirmed, is one's own.
+    start = f"{prefix}general_manager/workflowexecutionrecord/"
+    keys = list(WorkflowExecutionRecord.objects.values_list("pk", flat=True))
+    sent = {"action": "cancel_selected", "_selected_action": keys, "select_across": "1"}
+    tenant.post(start, {**hidden_fields(tenant.post(start, sent)), "reason": "r"})
+    assert of_others() == before
+    states = WorkflowExecutionRecord.objects.filter(version=MINE).values_list("state", flat=True)
+    assert set(states) == {"failed", "completed", "cancelled"}
 
 
 @pytest.mark.parametrize(("site", "prefix"), SITES)

@@ -17,38 +17,59 @@ from django.utils.translation import gettext_lazy, ngettext
 from general_manager.escaping import visible
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
 from general_manager.workflow.admin.bounds import Bounded
-from general_manager.workflow.admin.confirming import confirm_many, confirm_page, perform_one
+from general_manager.workflow.admin.confirming import (
+    ManyRows,
+    confirm_many,
+    confirm_page,
+    perform_one,
+)
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.filters import HandlerFilter
 from general_manager.workflow.admin.formats import NONE, ago, badge, isolated, text_block
-from general_manager.workflow.admin.letter_acts import ACTS, LetterAct
+from general_manager.workflow.admin.letter_acts import ACTS, LetterAct, why_not
 from general_manager.workflow.admin.links import event_link, find_events
 from general_manager.workflow.admin.pages import list_url
 from general_manager.workflow.admin.scope import Reader, is_whole_asked
+from general_manager.workflow.admin.seen import SEEN, dead_since, seen_of, sign
 from general_manager.workflow.admin.telling import told
-from general_manager.workflow.models import DeadLetter, DeliveryStatus, WorkflowHistory
+from general_manager.workflow.event_registry import get_event_registry
+from general_manager.workflow.lookup import events_like
+from general_manager.workflow.models import (
+    DeadLetter,
+    DeliveryStatus,
+    WorkflowEventRecord,
+    WorkflowHistory,
+)
 from general_manager.workflow.timeline import Moment, last_line
 
 MOST_ATTEMPTS: Final = 100
+MOST_FOUND: Final = 1_000
+"""Events whose dead letters one search shows."""
+
+
+def _refusals(letters: list[Any]) -> dict[Any, Any]:
+    reasons = {letter.pk: why_not(letter) for letter in letters}
+    return {key: reason for key, reason in reasons.items() if reason is not None}
 
 
 def bulk_action(act: LetterAct) -> Any:
+    many = ManyRows(
+        action=f"{act.name}_selected",
+        title=act.label,
+        done=act.done,
+        sentence=act.sentence,
+        refusals=_refusals,
+        seen=dead_since,
+        perform=act.perform_as_seen,
+        counted=act.counted,
+        form_class=act.form,
+        is_grave=act.is_grave,
+    )
+
     def selected(
         page: "DeadLetterAdmin", request: HttpRequest, queryset: "QuerySet[Any]"
     ) -> HttpResponse | None:
-        return confirm_many(
-            page,
-            request,
-            queryset,
-            action=f"{act.name}_selected",
-            title=act.label,
-            done=act.done,
-            sentence=act.sentence,
-            allows=lambda row: None,
-            perform=act.perform,
-            form_class=act.form,
-            is_grave=act.is_grave,
-        )
+        return confirm_many(page, request, queryset.select_related("outbox"), many)
 
     selected.__name__ = f"{act.name}_selected"
     selected.short_description = act.label  # type: ignore[attr-defined]
@@ -62,6 +83,10 @@ class DeadLetterAdmin(ReadOnlyAdmin):
     list_display = ("handler", "event", "tried", "failed", "why")
     list_display_links = ("handler",)
     list_filter = (HandlerFilter,)
+    search_fields = ("outbox__event__event_id",)
+    search_help_text = gettext_lazy(
+        "The id of the event, or the beginning of it; or a business object, such as Invoice 7"
+    )
     list_select_related = ("outbox",)
     list_defer = ("traceback", "outbox__owed_to")
     actions = (*(bulk_action(act) for act in ACTS.values()), export_as_csv)
@@ -71,8 +96,8 @@ class DeadLetterAdmin(ReadOnlyAdmin):
             gettext_lazy("Facts"),
             {
                 "fields": (
-                    "state", "registration_id", "event", "tried", "started_at", "first_failed_at",
-                    "finished_at",
+                    "state", "registration_id", "event", "tried", "calls", "started_at",
+                    "first_failed_at", "finished_at",
                 )
             },
         ),
@@ -92,6 +117,17 @@ class DeadLetterAdmin(ReadOnlyAdmin):
         find_events(rows, reader, lambda letter: letter.outbox.event_id)
         return rows
 
+    def get_search_results(
+        self, request: HttpRequest, queryset: "QuerySet[Any]", search_term: str
+    ) -> tuple["QuerySet[Any]", bool]:
+        if not search_term.strip():
+            return queryset, False
+        events, _is_beginning = events_like(
+            self.reader(request).rows(WorkflowEventRecord).using(queryset.db), search_term
+        )
+        keys = list(events.order_by().values_list("pk", flat=True)[:MOST_FOUND])
+        return queryset.filter(outbox__event__in=keys), False
+
     @admin.display(description=gettext_lazy("Handler"))
     def handler(self, letter: DeadLetter) -> SafeString:
         return format_html("<code>{}</code>", isolated(letter.registration_id))
@@ -110,10 +146,28 @@ class DeadLetterAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("Attempts"))
     def tried(self, letter: DeadLetter) -> str:
-        if not letter.crashes:
-            return str(letter.passes)
-        crashes = ngettext(", worker died %d time", ", worker died %d times", letter.crashes)
-        return f"{letter.passes}{crashes % letter.crashes}"
+        text = ngettext("%d pass", "%d passes", letter.passes) % letter.passes
+        if letter.crashes:
+            died = ngettext("worker died %d time", "worker died %d times", letter.crashes)
+            text = f"{text}, {died % letter.crashes}"
+        return text
+
+    @admin.display(description=gettext_lazy("Calls"))
+    def calls(self, letter: DeadLetter) -> str:
+        """Tries times passes, which nobody expects who set only one of the two."""
+        passes = ngettext("%d pass", "%d passes", letter.passes) % letter.passes
+        known = get_event_registry().find_registration(letter.registration_id)
+        if known is None:
+            return _("%s; how often each tries is not known: not registered in this process") % (
+                passes
+            )
+        tries = known.retries + 1
+        return _("%(passes)s of up to %(tries)d (retries=%(retries)d): up to %(sum)d calls") % {
+            "passes": passes,
+            "tries": tries,
+            "retries": known.retries,
+            "sum": letter.passes * tries,
+        }
 
     @admin.display(description=gettext_lazy("Failed"))
     def failed(self, letter: DeadLetter) -> SafeString:
@@ -160,6 +214,7 @@ class DeadLetterAdmin(ReadOnlyAdmin):
             extra["badge"] = badge(letter.status)
             extra["attempts"] = told(moments, letter.links)
             extra["acts"] = [act for act in ACTS.values() if may(request, act.permission)]
+            extra["seen"] = sign(dead_since(letter))
             extra["title"] = _("Dead letter")
             extra["subtitle"] = None  # the head says it, and more
         return super().change_view(request, object_id, form_url, extra)
@@ -172,11 +227,18 @@ class DeadLetterAdmin(ReadOnlyAdmin):
         if not may(request, act.permission):
             raise PermissionDenied
         form: forms.Form = act.form(request.POST or None)
+        now = dead_since(letter)
         if request.method == "POST" and form.is_valid():
+            seen = seen_of(request.POST)
+            values = form.cleaned_data
             perform_one(
-                self, request, letter, act.done, lambda: act.perform(letter, form.cleaned_data)
+                self, request, letter, act.done, lambda: act.perform_as_seen(letter, seen, values)
             )
             return HttpResponseRedirect(list_url(self))
+        came_from = seen_of(request.GET)
+        reason = why_not(letter)
+        if came_from not in (None, now):
+            reason = _("It has failed again since you looked: go back and look again.")
         return confirm_page(
             self,
             request,
@@ -184,6 +246,8 @@ class DeadLetterAdmin(ReadOnlyAdmin):
             sentence=act.sentence,
             form=form,
             obj=letter,
+            seen=request.POST.get(SEEN) or sign(now),
+            why_not=reason,
             is_grave=act.is_grave,
         )
 

@@ -72,7 +72,7 @@ class EventFields:
         return badge(event.entry_seen.status) if event.entry_seen is not None else NONE
 
     @admin.display(description=gettext_lazy("About"))
-    def subject(self, event: Any) -> SafeString | str:
+    def concerns(self, event: Any) -> SafeString | str:
         payload = event.payload if isinstance(event.payload, dict) else {}
         manager = payload.get("manager")
         if not isinstance(manager, str):
@@ -85,7 +85,7 @@ class EventFields:
         payload = event.payload if isinstance(event.payload, dict) else {}
         changes = payload.get("changes")
         if not isinstance(changes, dict) or not changes:
-            return NONE
+            return _values(payload.get("values"))
         head = format_html(
             "<thead><tr><th>{}</th><th>{}</th><th>{}</th></tr></thead>",
             _("Field"), _("Old"), _("New"),
@@ -96,10 +96,7 @@ class EventFields:
             ((isolated(name[:SHORT]), _side(name, one, "old"), _side(name, one, "new"))
              for name, one in listed),
         )  # fmt: skip
-        left = len(changes) - MOST_CHANGES
-        if left > 0:
-            text = ngettext("… and %s more field", "… and %s more fields", left) % f"{left:,}"
-            rows += format_html('<tr><td colspan="3">{}</td></tr>', text)
+        rows += _more_fields(changes, columns=3)
         table = '<table class="gm-table gm-changes">{}<tbody>{}</tbody></table>'
         return format_html(table, head, rows)
 
@@ -140,6 +137,28 @@ class EventFields:
 
 def _and_more(listed: SafeString | str, *, is_all: bool) -> SafeString | str:
     return listed if is_all else format_html("{}<br>{}", listed, _("… and more"))
+
+
+def _more_fields(fields: dict[str, Any], *, columns: int) -> SafeString:
+    left = len(fields) - MOST_CHANGES
+    if left <= 0:
+        return SafeString("")
+    text = ngettext("… and %s more field", "… and %s more fields", left) % f"{left:,}"
+    return format_html('<tr><td colspan="{}">{}</td></tr>', str(columns), text)
+
+
+def _values(values: Any) -> SafeString | str:
+    """What a creation or a deletion carries: field, value."""
+    if not isinstance(values, dict) or not values:
+        return NONE
+    head = format_html("<thead><tr><th>{}</th><th>{}</th></tr></thead>", _("Field"), _("Value"))
+    rows = format_html_join(
+        "", "<tr><th>{}</th><td>{}</td></tr>",
+        ((isolated(name[:SHORT]), _side(name, {"new": value}, "new"))
+         for name, value in islice(values.items(), MOST_CHANGES)),
+    )  # fmt: skip
+    rows += _more_fields(values, columns=2)
+    return format_html('<table class="gm-table gm-changes">{}<tbody>{}</tbody></table>', head, rows)
 
 
 def _side(name: str, change: Any, side: str) -> SafeString | str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, QuerySet
@@ -12,7 +12,7 @@ from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from general_manager.escaping import is_storable, visible
+from general_manager.escaping import visible
 from general_manager.workflow.actors import acting_as
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
 from general_manager.workflow.admin.confirming import confirm_page, perform_one
@@ -22,10 +22,12 @@ from general_manager.workflow.admin.filters import EventTypeFilter
 from general_manager.workflow.admin.formats import STATE_NAMES
 from general_manager.workflow.admin.pages import object_url
 from general_manager.workflow.admin.scope import Reader
+from general_manager.workflow.admin.seen import SEEN, seen_of, sign
 from general_manager.workflow.admin.telling import told
+from general_manager.workflow.lookup import events_like
 from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import DeliveryStatus, WorkflowEventRecord
-from general_manager.workflow.replaying import Recipient, recipients, replay
+from general_manager.workflow.replaying import Recipient, recipients, replay, statuses
 from general_manager.workflow.timeline import timeline_of_event
 
 
@@ -50,7 +52,9 @@ class EventAdmin(EventFields, ReadOnlyAdmin):
     list_filter = (EventTypeFilter,)
     list_defer = ("payload", "metadata")
     search_fields = ("event_id",)
-    search_help_text = gettext_lazy("A whole event id")
+    search_help_text = gettext_lazy(
+        "An event id, or the beginning of one; or a business object, such as Invoice 7"
+    )
     actions = (export_as_csv,)
     change_form_template = "admin/general_manager/event.html"
     fieldsets = (
@@ -58,7 +62,7 @@ class EventAdmin(EventFields, ReadOnlyAdmin):
             gettext_lazy("Facts"),
             {
                 "fields": (
-                    "event_name", "event_type", "event_id", "subject", "source", "occurred_at",
+                    "event_name", "event_type", "event_id", "concerns", "source", "occurred_at",
                     "published_at", "entry",
                 )
             },
@@ -96,10 +100,13 @@ class EventAdmin(EventFields, ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[Any]", search_term: str
     ) -> tuple["QuerySet[Any]", bool]:
-        term = search_term.strip()
-        if not is_storable(term):
-            return queryset.none(), False
-        return (queryset.filter(event_id=term) if term else queryset), False
+        if not search_term.strip():
+            return queryset, False
+        found, is_beginning = events_like(queryset, search_term)
+        if is_beginning and request.method == "GET" and found.order_by().exists():
+            text = _("No event has exactly the id “%s”: the ids of these begin with it.")
+            messages.info(request, text % visible(search_term.strip()[:100]))
+        return found, False
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -150,8 +157,15 @@ class EventAdmin(EventFields, ReadOnlyAdmin):
                 "Queued for redelivery to %d handlers.",
                 len(chosen),
             )
+            seen = seen_of(request.POST)
             with acting_as(request.user):
-                perform_one(self, request, event, text % len(chosen), lambda: replay(event, chosen))
+                perform_one(
+                    self,
+                    request,
+                    event,
+                    text % len(chosen),
+                    lambda: replay(event, chosen, seen=seen),
+                )
             drain_outbox_soon(event._state.db or "default")
             return HttpResponseRedirect(object_url(self, event))
         matched = ngettext(
@@ -169,6 +183,7 @@ class EventAdmin(EventFields, ReadOnlyAdmin):
             ),
             form=form if known else None,
             obj=event,
+            seen=request.POST.get(SEEN) or sign(statuses(known)),
             why_not=None if known else _("No handler of this process matches this event."),
             preview=matched % len(known),
         )

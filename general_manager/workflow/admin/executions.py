@@ -1,22 +1,22 @@
 """Executions: the list, and one execution with its timeline and what may be done to it."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from general_manager.escaping import is_storable, visible
-from general_manager.workflow.admin.acts import ACTS, IN_BULK, Act
+from general_manager.escaping import MAX_TITLE, visible
+from general_manager.workflow.admin.acting import Button, act_page, button
+from general_manager.workflow.admin.acts import ACTS, IN_BULK, Act, Standing
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
-from general_manager.workflow.admin.confirming import confirm_many, confirm_page, perform_one
+from general_manager.workflow.admin.confirming import ManyRows, confirm_many
 from general_manager.workflow.admin.execution_fields import ExecutionFields
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.filters import (
@@ -27,15 +27,16 @@ from general_manager.workflow.admin.filters import (
     WorkflowFilter,
 )
 from general_manager.workflow.admin.formats import (
-    UUID_LENGTH,
     badge,
 )
-from general_manager.workflow.admin.links import Links, find_subjects
+from general_manager.workflow.admin.links import find_subjects
 from general_manager.workflow.admin.pages import object_url
 from general_manager.workflow.admin.scope import Reader
+from general_manager.workflow.admin.seen import situation
 from general_manager.workflow.admin.telling import told
 from general_manager.workflow.engine import WorkflowState
-from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.lookup import executions_like
+from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from general_manager.workflow.timeline import timeline_of_execution
 
 FAILURE: Any = (gettext_lazy("Failure"), {"fields": ("error_text", "trace")})
@@ -43,23 +44,23 @@ FAILURE: Any = (gettext_lazy("Failure"), {"fields": ("error_text", "trace")})
 
 def bulk_action(act: Act) -> Any:
     """The act on selected rows, as an action of the list."""
+    many = ManyRows(
+        action=f"{act.name}_selected",
+        title=act.label,
+        done=act.done,
+        sentence=act.sentence,
+        refusals=lambda rows: act.refusals(Standing(rows)),
+        seen=situation,
+        perform=act.perform_as_seen,
+        counted=act.counted,
+        form_class=act.form,
+        is_grave=act.is_grave,
+    )
 
     def selected(
         page: "ExecutionAdmin", request: HttpRequest, queryset: "QuerySet[Any]"
     ) -> HttpResponse | None:
-        return confirm_many(
-            page,
-            request,
-            queryset,
-            action=f"{act.name}_selected",
-            title=act.label,
-            done=act.done,
-            sentence=act.sentence,
-            allows=act.allows,
-            perform=act.perform,
-            form_class=partial(act.form),  # type: ignore[arg-type]
-            is_grave=act.is_grave,
-        )
+        return confirm_many(page, request, queryset, many)
 
     selected.__name__ = f"{act.name}_selected"
     selected.short_description = act.label  # type: ignore[attr-defined]
@@ -74,7 +75,10 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
     list_defer = ("input_data", "output_data", "metadata", "traceback", "retry")
     list_filter = (StateFilter, WorkflowFilter, StartedFilter, EndedFilter, OverdueFilter)
     search_fields = ("execution_id",)
-    search_help_text = gettext_lazy("A whole execution id, or how a correlation id begins")
+    search_help_text = gettext_lazy(
+        "An execution id, a correlation id, the id of its event, or the beginning of one; or a "
+        "business object, such as Invoice 7"
+    )
     actions = (*(bulk_action(act) for act in IN_BULK), export_as_csv)
     change_form_template = "admin/general_manager/execution.html"
     fieldsets = (
@@ -127,16 +131,14 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[Any]", search_term: str
     ) -> tuple["QuerySet[Any]", bool]:
-        term = search_term.strip()
-        if not term:
+        if not search_term.strip():
             return queryset, False
-        if not is_storable(term):
-            return queryset.none(), False
-        if len(term) == UUID_LENGTH and term.count("-") == 4:
-            # Correlation ids are often UUIDs too, for example those of events.
-            is_it = Q(execution_id=term.lower()) | Q(correlation_id=term)
-            return queryset.filter(is_it), False
-        return queryset.filter(correlation_id__startswith=term), False
+        events = self.reader(request).rows(WorkflowEventRecord)
+        found, is_beginning = executions_like(queryset, search_term, events)
+        if is_beginning and request.method == "GET" and found.order_by().exists():
+            text = _("No id or correlation id is exactly “%s”: these begin with it.")
+            messages.info(request, text % visible(search_term.strip()[:100]))
+        return found, False
 
     def get_urls(self) -> list[URLPattern]:
         act = self.admin_site.admin_view(self.act_view)
@@ -167,13 +169,11 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
             extra["subtitle"] = None  # the head says it, and more
         return super().change_view(request, object_id, form_url, extra)
 
-    def _acts(self, request: HttpRequest, record: WorkflowExecutionRecord) -> Sequence[Act]:
+    def _acts(self, request: HttpRequest, record: WorkflowExecutionRecord) -> Sequence[Button]:
         """Only what is legal now and permitted to this user."""
-        return [
-            act
-            for act in ACTS.values()
-            if act.allows(record) is None and may(request, act.permission)
-        ]
+        permitted = [act for act in ACTS.values() if may(request, act.permission)]
+        now = Standing([record])
+        return [button(record, act) for act in permitted if act.why_not(record, now) is None]
 
     def by_id_view(self, request: HttpRequest, execution_id: str | None = None) -> HttpResponse:
         """In the path, or as ``?id=``, which carries every text."""
@@ -187,27 +187,8 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
             raise Http404
         if not may(request, act.permission):
             raise PermissionDenied
-        why_not = act.allows(record)
-        form = act.form(request.POST or None, record=record)
-        if request.method == "POST" and form.is_valid():
-            # Also where it is not allowed any more: the engine tells what happened meanwhile.
-            result = perform_one(
-                self, request, record, act.done, lambda: act.perform(record, form.cleaned_data)
-            )
-            fresh = result.execution_id if result is not None else record.execution_id
-            return HttpResponseRedirect(Links(self.reader(request)).to_execution(fresh))
-        return confirm_page(
-            self,
-            request,
-            title=act.label,
-            sentence=act.sentence,
-            form=form,
-            obj=record,
-            **_head(record),
-            question=visible(record.waiting_for or "") if name == "answer" else None,
-            why_not=why_not,
-            is_grave=act.is_grave,
-        )
+        self.complete([record], self.reader(request))
+        return act_page(self, request, record, act)
 
     def has_resume_execution_permission(self, request: HttpRequest) -> bool:
         return may(request, "resume_execution")
@@ -224,6 +205,6 @@ def _head(record: WorkflowExecutionRecord) -> dict[str, Any]:
     return {
         "execution": record,
         "badge": badge(record.state),
-        "name": visible(record.workflow_id),
-        "known_as": visible(record.execution_id),
+        "name": visible(record.workflow_id[:MAX_TITLE]),
+        "known_as": visible(record.execution_id[:MAX_TITLE]),
     }

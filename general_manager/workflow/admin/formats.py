@@ -56,8 +56,12 @@ def isolated(value: object) -> SafeString:
 
 
 def shortened(value: str) -> str:
-    """Our own ids begin with the time, so they differ at the end."""
-    return f"…{value[-8:]}" if len(value) == UUID_LENGTH else value[:24]
+    """The beginning, because that is what a search finds by an index. What begins with the time, as
+    our own ids do, differs behind it.
+    """
+    if len(value) == UUID_LENGTH and value.count("-") == 4:
+        return f"{value[:18]}…" if value[14] == "7" else f"{value[:8]}…"
+    return value if len(value) <= 24 else f"{value[:23]}…"
 
 
 def ago(moment: datetime | None) -> SafeString:

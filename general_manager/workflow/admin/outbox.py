@@ -1,6 +1,7 @@
 """The outbox: what is still owed. Usually empty, and it says so."""
 
-from typing import Any
+from hashlib import sha256
+from typing import Any, Final
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -15,6 +16,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from general_manager.workflow.actors import acting_as
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
 from general_manager.workflow.admin.confirming import (
+    ManyRows,
     confirm_many,
     confirm_page,
     write_down_for_all,
@@ -24,7 +26,7 @@ from general_manager.workflow.admin.formats import NONE, ago, ahead, badge, isol
 from general_manager.workflow.admin.links import event_link, find_events
 from general_manager.workflow.admin.pages import list_url
 from general_manager.workflow.admin.scope import Reader, is_whole_asked
-from general_manager.workflow.exceptions import WorkflowError
+from general_manager.workflow.exceptions import ChangedMeanwhileError
 from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import OutboxStatus, WorkflowOutbox
 from general_manager.workflow.outbox import drain
@@ -37,36 +39,39 @@ MOST_NOW = 100
 def release_selected(
     page: "OutboxAdmin", request: HttpRequest, queryset: "QuerySet[Any]"
 ) -> HttpResponse | None:
-    return confirm_many(
-        page,
-        request,
-        queryset,
-        action="release_selected",
-        title=_("Release claims"),
-        done=_("Released."),
-        sentence=_(
-            "The entries are taken from the workers that have them and are due at once. What those "
-            "workers still write for them is rolled back."
-        ),
-        allows=lambda row: None if row.status == OutboxStatus.CLAIMED else _("It is not claimed."),
-        perform=lambda row, values: _release(row),
-        is_grave=True,
+    return confirm_many(page, request, queryset, RELEASE)
+
+
+def _claim(row: WorkflowOutbox) -> str:
+    """Which claim it is, without the token that proves it."""
+    return sha256((row.claim_token or "").encode()).hexdigest()[:16]
+
+
+def _release(row: WorkflowOutbox, seen: Any, values: dict[str, Any]) -> None:
+    """Take the claim that was confirmed, and no later one."""
+    same = WorkflowOutbox.objects.using(row._state.db).filter(
+        pk=row.pk, claim_token=row.claim_token
     )
+    if _claim(row) != seen or not same.release_claims():
+        raise ChangedMeanwhileError(_("Its claim is not the one that you saw."))
 
 
-def _release(entry: WorkflowOutbox) -> None:
-    """Of the claim that was seen: the entry may be another worker's by now."""
-    rows = WorkflowOutbox.objects.using(entry._state.db)
-    held = rows.filter(pk=entry.pk, claim_token=entry.claim_token)
-    if not held.release_claims():
-        raise NotClaimedError
-
-
-class NotClaimedError(WorkflowError):
-    """Its worker was faster."""
-
-    def __str__(self) -> str:
-        return "It is no longer claimed by that worker."
+RELEASE: Final = ManyRows(
+    action="release_selected",
+    title=gettext_lazy("Release claims"),
+    done=gettext_lazy("Released."),
+    sentence=gettext_lazy(
+        "The entries are taken from the workers that have them and are due at once. What those "
+        "workers still write for them is rolled back."
+    ),
+    refusals=lambda rows: {
+        row.pk: _("It is not claimed.") for row in rows if row.status != OutboxStatus.CLAIMED
+    },
+    seen=_claim,
+    perform=_release,
+    counted=gettext_lazy("%(able)d of %(total)d can be released."),
+    is_grave=True,
+)
 
 
 @admin.register(WorkflowOutbox)

@@ -32,23 +32,28 @@ WORDS: Final[dict[str, tuple[Promise, str]]] = {
     "in_doubt": (gettext_lazy("In doubt: began, and nobody knows how it ended:"), "failed"),
     "waits": (gettext_lazy("Waits for"), "waiting"),
     "sleeps": (gettext_lazy("Sleeps:"), "waiting"),
-    "answered": (gettext_lazy("Has the answer to"), "completed"),
+    "answered": (gettext_lazy("Answer received:"), "completed"),
     "timed_out": (gettext_lazy("Nobody answered in time:"), "waiting"),
-    "woke": (gettext_lazy("Slept enough:"), "completed"),
-    "recovered": (gettext_lazy("Its worker died; recovered"), "failed"),
+    "wait_ended": (gettext_lazy("Timed out by hand:"), "waiting"),
+    "woke": (gettext_lazy("Sleep ended:"), "completed"),
+    "recovered": (gettext_lazy("Recovered after its worker died"), "failed"),
     "attempt_failed": (gettext_lazy("An attempt failed"), "failed"),
     "overdue": (gettext_lazy("Ran longer than its timeout"), "failed"),
     "strayed": (gettext_lazy("Left to a process that knows the handler"), "waiting"),
-    "resumed": (gettext_lazy("Answered"), "completed"),
-    "wait_timed_out": (gettext_lazy("Went on without an answer"), "waiting"),
+    "resumed": (gettext_lazy("Answer received:"), "completed"),
+    "wait_timed_out": (gettext_lazy("Nobody answered in time:"), "waiting"),
     "woken": (gettext_lazy("Woken early"), "running"),
     "resolved": (gettext_lazy("A step in doubt was resolved"), "running"),
     "continued": (gettext_lazy("Continued by execution"), "running"),
-    "continues": (gettext_lazy("Continues failed execution"), "running"),
-    "replayed": (gettext_lazy("Owed again"), "running"),
+    "continues": (gettext_lazy("Continues execution"), "running"),
+    "forgotten": (gettext_lazy("Taken back, to happen again:"), "running"),
+    "replayed": (gettext_lazy("Queued for redelivery"), "running"),
     "discarded": (gettext_lazy("Given up"), "cancelled"),
     "left_out": (gettext_lazy("Not shown:"), "waiting"),
 }
+
+REPEATS_ITS_NAME: Final = ("resumed", "wait_timed_out", "wait_ended")
+"""Their detail is the name of the wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,13 @@ def told(moments: Iterable[Moment], links: Links) -> list[Line]:
 
 def _line(moment: Moment, links: Links, day: str) -> Line:
     words, tone = WORDS.get(moment.what, (moment.what, "running"))
+    about = moment.about
+    detail = moment.detail
+    if moment.what == "attempt_failed" and moment.number is not None:
+        words = _("Attempt %d failed") % moment.number
+        about = _("in step “%s”") % moment.about if moment.about else _("between two steps")
+    elif moment.what in REPEATS_ITS_NAME and detail == about:
+        detail = ""
     url = ""
     if moment.event_id is not None:
         url = links.to_event(moment.event_id)
@@ -94,9 +106,9 @@ def _line(moment: Moment, links: Links, day: str) -> Line:
         day=day,
         offset=f"+{seconds:.3f} s" if seconds < 60 else f"+{in_short(moment.offset)}",
         words=str(words),
-        about=visible(moment.about[:SHORT]),
+        about=visible(about[:SHORT]),
         by=visible(moment.by[:SHORT]),
-        detail=visible(moment.detail[:1000], lines=True),
+        detail=visible(detail[:1000], lines=True),
         took=in_short(moment.took) if moment.took is not None else "",
         tone=tone,
         gap=_("%(time)s later") % {"time": in_short(moment.gap)} if moment.gap else "",

@@ -138,8 +138,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         locked = entries.filter(pk__in={one for _, one in dead}).order_by("pk").select_for_update()
         free = set(locked.values_list("pk", flat=True))
         keys = [key for key, entry in dead if entry in free]
-        rows = self.model._default_manager.using(self.db).filter(pk__in=keys)
-        return list(rows.filter(status=DeliveryStatus.DEAD_LETTER).values_list("pk", flat=True))
+        return list(self.dead().filter(pk__in=keys).values_list("pk", flat=True))
 
     def _reopen(self, keys: Collection[int], kind: HistoryKind) -> int:
         rows = self.model._default_manager.using(self.db).filter(pk__in=keys)
