@@ -218,7 +218,7 @@ def test_status_names_what_is_wrong_with_a_remedy_and_exits_with_one(outbox):
     with pytest.raises(SystemExit):
         run("workflow_status", "--format=json", stdout=out)
     assert [one["code"] for one in json.loads(out.getvalue())["troubles"]] == [
-        "no-beat", "dead-letters",
+        "no-worker", "no-beat", "dead-letters",
     ]  # fmt: skip
 
 

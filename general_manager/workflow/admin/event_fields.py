@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from general_manager.escaping import cut
+from general_manager.escaping import cut, visible
 from general_manager.workflow.admin.bounds import SHORT, Bounded
 from general_manager.workflow.admin.formats import (
     BREAK,
@@ -93,7 +93,7 @@ class EventFields:
         listed = islice(changes.items(), MOST_CHANGES)
         rows = format_html_join(
             "", "<tr><th>{}</th><td>{}</td><td>{}</td></tr>",
-            ((isolated(name[:SHORT]), _side(name, one, "old"), _side(name, one, "new"))
+            ((visible(name[:SHORT]), _side(name, one, "old"), _side(name, one, "new"))
              for name, one in listed),
         )  # fmt: skip
         rows += _more_fields(changes, columns=3)
@@ -154,17 +154,17 @@ def _values(values: Any) -> SafeString | str:
     head = format_html("<thead><tr><th>{}</th><th>{}</th></tr></thead>", _("Field"), _("Value"))
     rows = format_html_join(
         "", "<tr><th>{}</th><td>{}</td></tr>",
-        ((isolated(name[:SHORT]), _side(name, {"new": value}, "new"))
+        ((visible(name[:SHORT]), _side(name, {"new": value}, "new"))
          for name, value in islice(values.items(), MOST_CHANGES)),
     )  # fmt: skip
     rows += _more_fields(values, columns=2)
     return format_html('<table class="gm-table gm-changes">{}<tbody>{}</tbody></table>', head, rows)
 
 
-def _side(name: str, change: Any, side: str) -> SafeString | str:
+def _side(name: str, change: Any, side: str) -> str:
     value = change.get(side) if isinstance(change, dict) else change
     if is_secret(name) or is_secret(side):
         return REDACTED
     if isinstance(value, str):
-        return isolated(cut(value, MOST_SHOWN))
-    return NONE if value is None else isolated(readable(value, most=MOST_SHOWN))
+        return visible(cut(value, MOST_SHOWN))
+    return NONE if value is None else readable(value, most=MOST_SHOWN)

@@ -47,7 +47,7 @@ def badge(state: str) -> SafeString:
 def short_id(value: str) -> SafeString:
     """The part of an id that tells it from its neighbours; the whole of it is its title."""
     whole = visible(value)
-    return format_html('<code title="{}"><bdi>{}</bdi></code>', whole, visible(shortened(value)))
+    return format_html('<bdi><code title="{}">{}</code></bdi>', whole, visible(shortened(value)))
 
 
 def isolated(value: object) -> SafeString:
