@@ -178,7 +178,7 @@ def _perform_each(
     for key, seen in confirmed:
         row = rows.get(key)
         if row is None:
-            lost.append(_("%s is no longer there.") % key)
+            lost.append(_("%s: it is no longer in this list.") % key)
             continue
         try:
             with acting_as(request.user):

@@ -5,7 +5,7 @@ from typing import Any, Final
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import QuerySet, prefetch_related_objects
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
@@ -43,6 +43,7 @@ MOST_FOUND: Final = 1_000
 
 
 def _refusals(letters: list[Any]) -> dict[Any, Any]:
+    prefetch_related_objects(letters, "outbox")
     reasons = {letter.pk: why_not(letter) for letter in letters}
     return {key: reason for key, reason in reasons.items() if reason is not None}
 
@@ -64,7 +65,7 @@ def bulk_action(act: LetterAct) -> Any:
     def selected(
         page: "DeadLetterAdmin", request: HttpRequest, queryset: "QuerySet[Any]"
     ) -> HttpResponse | None:
-        return confirm_many(page, request, queryset.select_related("outbox"), many)
+        return confirm_many(page, request, queryset, many)
 
     selected.__name__ = f"{act.name}_selected"
     selected.short_description = act.label  # type: ignore[attr-defined]
