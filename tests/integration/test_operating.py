@@ -1,7 +1,9 @@
 """Operators cannot wreck what they repair: what the pages ask, refuse, show and find."""
 
+import json
 import re
 from datetime import timedelta
+from io import StringIO
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,6 +11,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
+from django.core.management import CommandError, call_command
 from django.test import override_settings
 from django.urls import reverse
 from django.utils import timezone
@@ -254,7 +257,7 @@ def test_i2_a_link_of_a_page_that_is_out_of_date_says_so(boss, begin, workers):
     get_workflow_engine().resume(asked.execution_id, "from a mail")
     workers.run()
     page = text_of(boss.get(link))
-    assert "It was waiting for “first” on the page that you come from" in page
+    assert "“first” has been answered: &quot;from a mail&quot; (" in page
     assert 'name="answer"' not in page
     assert buttons(page) == ["Back"]
 
@@ -270,6 +273,28 @@ def test_i2_a_retry_goes_back_to_where_it_was_confirmed(boss, begin, workers):
     workers.run()
     fresh = WorkflowExecutionRecord.objects.latest("pk")
     assert (fresh.state, fresh.waiting_for) == ("waiting", "approval")
+
+
+def test_i2_a_link_of_a_page_says_what_has_become_of_its_execution(boss, begin):
+    asked = begin(flows.ask_twice)
+    [link] = re.findall(r'href="([^"]*/act/cancel/[^"]*)"', text_of(boss.get(detail(asked))))
+    get_workflow_engine().cancel(asked.execution_id)
+    page = text_of(boss.get(link))
+    assert "It was waiting for “first” on the page that you come from" in page
+    assert "it is cancelled now" in page
+    assert buttons(page) == ["Back"]
+
+
+def test_an_answer_is_acted_on_in_this_process_where_there_are_no_workers(boss, celery_engine):
+    once = {"WORKFLOW_MODE": "production", "WORKFLOW_ASYNC": False}
+    with override_settings(GENERAL_MANAGER=once):
+        execution = celery_engine.start(WorkflowDefinition("trip", handler=flows.ask_twice))
+        asked = WorkflowExecutionRecord.objects.get(execution_id=execution.execution_id)
+        for name in ("first", "second"):
+            assert state(asked) == "waiting"
+            assert asked.waiting_for == name
+            confirm(boss, act(asked, "answer"), answer="1")
+        assert state(asked) == "completed"
 
 
 # Going back
@@ -715,6 +740,49 @@ def test_b8_the_local_engine_finds_by_the_business_object_too(engine, event_regi
     assert len(engine.find_executions(subject="Project 42")) == 1
     assert len(engine.find_executions(subject="Project:4")) == 1
     assert engine.find_executions(subject="Project") == []
+
+
+def trace(*arguments):
+    out = StringIO()
+    call_command("workflow_trace", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_b8_a_trace_is_found_by_what_people_have_in_hand(outbox, begin, workers):
+    record = begin(flows.ask, correlation_id="loan-1")
+    other = begin(flows.ask, correlation_id="loan-13")
+    for term in ("loan-1", record.execution_id, record.execution_id[:23]):
+        assert trace(term).startswith(f"Execution {record.execution_id}\n")
+    several = trace("loan-")
+    assert "Several match" in several
+    assert record.execution_id in several
+    assert other.execution_id in several
+    found = json.loads(trace("loan-", "--format", "json"))["found"]
+    assert {one["id"] for one in found} == {record.execution_id, other.execution_id}
+    outbox.register("manager_updated", handler=start_from_event)
+    outbox.publish(
+        manager_updated_event(
+            manager="Project", identification={"id": 7, "year": 2026}, changes={}, event_id="e7"
+        )
+    )
+    assert trace('Project {"year": 2026, "id": 7}').startswith("Event e7\n")
+    workers.deliver()
+    workers.run()
+    [caused] = WorkflowExecutionRecord.objects.filter(caused_by="e7")
+    assert caused.execution_id in trace('Project:{"id": 7, "year": 2026}')
+    with pytest.raises(CommandError, match="no execution with the id 'Project 8'"):
+        trace("Project 8")
+
+
+def test_b9_a_trace_has_results_and_answers_redacted(begin, workers):
+    record = begin(tells_secrets)
+    get_workflow_engine().resume(record.execution_id, {"approved": True, "password": "hunter2"})
+    workers.run()
+    text = trace(record.execution_id)
+    assert '"number": 7' in text
+    assert '"approved": true' in text
+    assert "hunter2" not in text
+    assert text.count("answered approval") == 1
 
 
 @pytest.mark.parametrize(

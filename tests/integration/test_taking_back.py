@@ -200,6 +200,15 @@ def test_a_name_that_is_not_recorded_is_refused_in_words(world):
     assert kinds(world, failed) == ["resumed"]
 
 
+@pytest.mark.parametrize("name", [5, ["approval"], b"approval"])
+def test_what_is_no_name_is_a_type_error(world, name):
+    failed = answered(world, early, True)
+    with pytest.raises(TypeError, match="before must be the name"):
+        world.engine.retry_from_checkpoint(failed.execution_id, before=name)
+    with pytest.raises(TypeError, match="step must be the name"):
+        world.engine.resolve_step(failed.execution_id, name, happened=True)
+
+
 def test_the_question_of_a_wait_may_be_named_as_well(world):
     failed = answered(world, early, True)
     fresh = world.engine.retry_from_checkpoint(failed.execution_id, before="approval: ask")

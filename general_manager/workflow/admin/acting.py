@@ -9,6 +9,8 @@ from django.contrib.admin import ModelAdmin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 
 from general_manager.escaping import MAX_TITLE, visible
@@ -21,8 +23,9 @@ from general_manager.workflow.admin.seen import SEEN, in_words, seen_of, sign, s
 from general_manager.workflow.checkpoints import RetryPreview
 from general_manager.workflow.exceptions import ChangedMeanwhileError
 from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.redaction import readable
 from general_manager.workflow.steps import ASK_SUFFIX
-from general_manager.workflow.timeline import result_in_short, shown_steps
+from general_manager.workflow.timeline import MOST_SHOWN, result_in_short, shown_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,9 @@ class Wish:
         came_from = seen_of(self._request.GET)
         now = situation(self._record)
         if came_from is not None and came_from != [now]:
+            answered = self._answered(came_from)
+            if answered:
+                return answered
             return _("It was %(was)s on the page that you come from, and it is %(now)s now.") % {
                 "was": in_words(came_from[0]) if came_from else "", "now": in_words(now),
             }  # fmt: skip
@@ -132,6 +138,22 @@ class Wish:
             return _("It would run a step again that is marked once=True: that needs the "
                      "permission to resolve steps in doubt.")  # fmt: skip
         return self.preview.refusal or None
+
+    def _answered(self, came_from: Any) -> str:
+        """By which answer the question was settled that the page was about, if it was."""
+        about = came_from[0] if isinstance(came_from, list) and came_from else None
+        if not isinstance(about, list) or about[0] != "asks":
+            return ""
+        wait = engine().find_wait(self._record.execution_id, about[1])
+        if wait is None or wait.ended_at is None:
+            return ""
+        at = date_format(timezone.localtime(wait.ended_at), "DATETIME_FORMAT")
+        if wait.outcome == "timed_out":
+            return _("“%(name)s” timed out (%(at)s).") % {"name": wait.name, "at": at}
+        answer = wait.label or readable(wait.answer, most=MOST_SHOWN)
+        return _("“%(name)s” has been answered: %(answer)s (%(at)s).") % {
+            "name": wait.name, "answer": answer, "at": at,
+        }  # fmt: skip
 
     def context(self) -> dict[str, Any]:
         record = self._record

@@ -202,7 +202,7 @@ def _perform_each(
     for key, seen in confirmed:
         row = rows.get(key)
         if row is None:
-            lost.append(_("%s is no longer there.") % key)
+            lost.append(_("%s: it is no longer in this list.") % key)
             continue
         try:
             with transaction.atomic(using=_log_database()), acting_as(request.user):

@@ -6,7 +6,7 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import QuerySet, prefetch_related_objects
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.utils.html import format_html
@@ -48,6 +48,7 @@ MOST_FOUND: Final = 1_000
 
 
 def _refusals(letters: list[Any]) -> dict[Any, Any]:
+    prefetch_related_objects(letters, "outbox")
     reasons = {letter.pk: why_not(letter) for letter in letters}
     return {key: reason for key, reason in reasons.items() if reason is not None}
 
@@ -69,7 +70,7 @@ def bulk_action(act: LetterAct) -> Any:
     def selected(
         page: "DeadLetterAdmin", request: HttpRequest, queryset: "QuerySet[Any]"
     ) -> HttpResponse | None:
-        return confirm_many(page, request, queryset.select_related("outbox"), many)
+        return confirm_many(page, request, queryset, many)
 
     selected.__name__ = f"{act.name}_selected"
     selected.short_description = act.label  # type: ignore[attr-defined]

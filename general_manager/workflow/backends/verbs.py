@@ -23,6 +23,8 @@ class OperatorVerbs(ABC):
         in doubt, if its correlation id is taken by now, and if a `once=True` step would run again,
         unless *repeat_once*. `preview_retry` says all of it beforehand.
         """
+        if before is not None:
+            _require_name("before", before)
         return self._continue(execution_id, {}, before=before, repeat_once=repeat_once)
 
     def resolve_step(
@@ -40,6 +42,7 @@ class OperatorVerbs(ABC):
         A `once=True` step that has a result takes the new one, or runs again, and what ended after
         it is forgotten; another `once=True` step among that only if *repeat_once*.
         """
+        _require_name("step", step)
         verdict = {step: (bool(happened), encode(result, root="result"))}
         return self._continue(execution_id, verdict, before=None, repeat_once=repeat_once)
 
@@ -81,3 +84,8 @@ class OperatorVerbs(ABC):
 
     @abstractmethod
     def _find(self, wanted: Wanted, limit: int) -> list[WorkflowExecution]: ...
+
+
+def _require_name(argument: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{argument} must be the name of a step, a wait or a sleep, not {value!r}")
