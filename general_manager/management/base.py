@@ -14,6 +14,7 @@ from django.db import Error
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
+from general_manager.escaping import visible
 from general_manager.parsing import WrongValue
 from general_manager.parsing import age as parse_age
 from general_manager.workflow.actors import acting_as
@@ -39,7 +40,8 @@ class WorkflowCommand(BaseCommand):
         except Error as error:
             reason = str(error).strip().rstrip(".") or type(error).__name__
             raise CommandError(
-                f"The database could not be asked: {reason}. Is it there, and migrated?",
+                f"The database could not be asked: {visible(reason, lines=True)}. "
+                "Is it there, and migrated?",
                 returncode=CANNOT_ASK,
             ) from error
         except ImproperlyConfigured as error:

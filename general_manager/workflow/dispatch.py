@@ -4,7 +4,6 @@ A message is only a nudge: the row is the truth, and Beat finds what no message 
 broker that is away is logged once, left alone for a while, and forgotten.
 """
 
-import logging
 import os
 from collections.abc import Iterable
 from threading import Lock
@@ -15,7 +14,9 @@ from celery import current_app
 from kombu.pools import connections as pooled_connections
 from kombu.pools import producers
 
-logger = logging.getLogger(__name__)
+from general_manager.escaping import get_logger
+
+logger = get_logger(__name__)
 
 PREFIX: Final = "general_manager.workflow.tasks"
 DRAIN: Final = f"{PREFIX}.drain_outbox"

@@ -57,7 +57,10 @@ class EventRegistry(ABC):
 
         *event* with a dot is a canonical type, without one a readable name; both match exactly.
         A failing handler is tried *retries* more times unless *retry_on*, given the exception,
-        says no; then *dead_letter_handler* gets the event and the exception, once. An event that
+        says no; then *dead_letter_handler* gets the event and the exception, once. The database
+        registry does that in each of `WORKFLOW_MAX_RETRIES` passes, with a growing delay between
+        them, so a handler is called up to ``(retries + 1) * WORKFLOW_MAX_RETRIES`` times; the
+        in-memory registry makes one pass. An event that
         *validator* raises for is a dead letter at once. *registration_id* names the registration
         for good; without it a name is made of the key, the dotted paths and the order.
         *atomic*: what the handler wrote to the database is rolled back when it fails.

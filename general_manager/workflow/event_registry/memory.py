@@ -1,6 +1,5 @@
 """Events delivered at once, in this process: nothing to set up, nothing kept."""
 
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from time import sleep
@@ -9,6 +8,7 @@ from typing import Final
 from django.db import transaction
 from django.dispatch import Signal
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.aside import aside, tell
 from general_manager.workflow.event_registry.base import EventRegistry, copied, encoded
 from general_manager.workflow.event_registry.registration import (
@@ -28,7 +28,7 @@ from general_manager.workflow.signals import (
 )
 from general_manager.workflow.transactions import is_in_transaction
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LONGEST_REST: Final = 1.0
 """Seconds that `RetryAfter` may hold up the caller: here, retries happen while it waits."""

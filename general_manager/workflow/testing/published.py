@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.db import connections
+from django.utils.translation import ngettext
 
 from general_manager.workflow.event_registry.memory import HeldEvent
 from general_manager.workflow.events import WorkflowEvent
@@ -73,7 +74,8 @@ def assert_published(
     ]
     if len(found) == count or (count is None and found):
         return
-    wanted = "at least one event" if count is None else f"{count} event{'s' * (count != 1)}"
+    words = "at least one event" if count is None else ngettext("%d event", "%d events", count)
+    wanted = words if count is None else words % count
     about = f" with {dict(payload)!r} in the payload" if payload else ""
     listed = "\n".join(f"  {one.event_name or one.event_type}: {one.payload!r}" for one in events)
     raise AssertionError(
