@@ -57,7 +57,7 @@ def button(record: WorkflowExecutionRecord, act: Act) -> Button:
 def act_page(
     page: "ModelAdmin[Any]", request: HttpRequest, record: WorkflowExecutionRecord, act: Act
 ) -> HttpResponse:
-    """Whoever may do it sees the question, and its answer is the act or nothing."""
+    """The question on GET; on POST the act that was confirmed, or nothing."""
     wish = Wish(request, record, act)
     form = act.form(request.POST or None, **wish.form_arguments)
     if request.method == "POST" and form.is_valid():
