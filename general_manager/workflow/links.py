@@ -76,12 +76,12 @@ def resume_url(
 ) -> str:
     """A link that answers *wait* of *execution*, or of the one with that id, with *signal*.
 
-    Whoever has the link may use it until it *expires*; it shows a page that asks for confirmation:
-    *title* is its heading, *text* the question, *label* what its button says and what later
-    visitors read as the answer. All of it can be read in the link, not changed. Starts with
-    `WORKFLOW_BASE_URL`. Raises `NoReverseMatch` if the project's urls do not include
-    ``general_manager.urls``, `EncodingError` for a signal that is not JSON, `StepUsageError` for
-    the `None` that `current_execution_id` returns outside of a handler.
+    Anyone who has the link can use it until it *expires*; its page asks for confirmation: *title*
+    is its heading, *text* the question, *label* what its button says and what later visitors read
+    as the answer. All of it can be read in the link, not changed. Starts with `WORKFLOW_BASE_URL`.
+    Raises `NoReverseMatch` if the project's urls do not include
+    ``general_manager.urls``, `EncodingError` for a signal that is not JSON, `StepUsageError`
+    for the `None` that `current_execution_id` returns outside of a handler.
     """
     if execution is None:
         raise StepUsageError(
