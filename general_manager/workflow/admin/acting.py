@@ -54,9 +54,7 @@ def button(record: WorkflowExecutionRecord, act: Act) -> Button:
     return Button(act.label, act_url(record, act.name, **{SEEN: seen}), act.is_grave)
 
 
-def act_page(
-    page: "ModelAdmin[Any]", request: HttpRequest, record: WorkflowExecutionRecord, act: Act
-) -> HttpResponse:
+def act_page(page: "ModelAdmin[Any]", request: HttpRequest, record: Any, act: Act) -> HttpResponse:
     """The question on GET; on POST the act that was confirmed, or nothing."""
     wish = Wish(request, record, act)
     form = act.form(request.POST or None, **wish.form_arguments)
