@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -206,9 +207,8 @@ def _create_databases(server: str, name: str) -> None:
 
 
 def _create_mariadb_databases(name: str) -> None:
-    from MySQLdb import connect
-
-    server = connect(
+    driver: Any = import_module("MySQLdb")  # only where such a server is
+    server = driver.connect(
         host=os.environ.get("TEST_MARIADB_HOST", "127.0.0.1"),
         user=os.environ.get("TEST_MARIADB_USER", "root"),
         password=os.environ.get("TEST_MARIADB_PASSWORD", ""),

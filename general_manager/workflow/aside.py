@@ -1,16 +1,16 @@
 """User code that is called on the side, and must not touch what surrounds it."""
 
-import logging
 from types import TracebackType
 from typing import Any
 
 from django.dispatch import Signal
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.exceptions import ends_the_process
 from general_manager.workflow.runs import enter_run, leave_run
 from general_manager.workflow.transactions import caller_savepoints
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class aside:  # noqa: N801 - used as a function is, and too often for a generator's cost

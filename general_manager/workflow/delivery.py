@@ -1,6 +1,5 @@
 """One event to one registration: fenced by the claim, recorded, retried, buried."""
 
-import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +9,7 @@ from django.db.models.functions import Coalesce
 from django.dispatch import Signal
 
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.workflow.aside import tell
 from general_manager.workflow.connections import persist
 from general_manager.workflow.encoding import error_text, traceback_text
@@ -32,7 +32,7 @@ from general_manager.workflow.verdicts import (
     rest_after,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 INTERRUPTED_REST = timedelta(seconds=5)
 """After a delivery that the database interrupted twice in a row."""

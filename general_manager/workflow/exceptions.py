@@ -5,6 +5,26 @@ from datetime import timedelta
 
 from general_manager.exceptions import GeneralManagerError
 
+__all__ = [
+    "ActionAlreadyRegisteredError",
+    "ActionNotFoundError",
+    "EncodingError",
+    "ExecutionOverdue",
+    "HandlerNotAllowedError",
+    "HandlerNotImportableError",
+    "PermanentFailure",
+    "RetryAfter",
+    "StepInDoubt",
+    "StepUsageError",
+    "WaitTimeout",
+    "WorkerDied",
+    "WorkflowCancelledError",
+    "WorkflowError",
+    "WorkflowExecutionNotFoundError",
+    "WorkflowInvalidStateError",
+    "WorkflowWaitMismatchError",
+]
+
 LONGEST_REST_SECONDS = 365 * 24 * 3600.0
 """No retry is put off for more than a year: later dates leave the calendar of some databases."""
 
@@ -124,6 +144,10 @@ class WorkflowCancelledError(WorkflowInvalidStateError):
 
 class WorkflowWaitMismatchError(WorkflowInvalidStateError):
     """An answer to a question that the execution is not asking."""
+
+
+class ChangedMeanwhileError(WorkflowError):
+    """What was confirmed is no longer so; nothing was done."""
 
 
 class WaitTimeout(WorkflowError):

@@ -1,12 +1,12 @@
 """Run one stored execution: claim it, call its handler, write what came of it."""
 
-import logging
 from contextlib import nullcontext, suppress
 from datetime import timedelta
 from random import uniform
 from typing import Final, cast
 
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.workflow.aside import tell
 from general_manager.workflow.connections import persist, unit_of_work
 from general_manager.workflow.encoding import error_text, traceback_text
@@ -31,7 +31,7 @@ from general_manager.workflow.runs import Interrupted, Run, Suspended
 from general_manager.workflow.signals import execution_changed
 from general_manager.workflow.transactions import caller_savepoints
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MISSING_HANDLER_REST: Final = 15.0
 """Seconds, about, after which an execution is shown to another process because this one cannot
@@ -123,7 +123,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
             raise
         if savepoints is not None:
             store.write_back()
-        _settle_failure(record, using, error)
+        _settle_failure(record, using, error, step=run_.where(error))
         return False
     stopped = run_.stopped
     state = None
@@ -173,7 +173,9 @@ def _leave_to_another(record: WorkflowExecutionRecord, using: str, error: Except
     WorkflowExecutionRecord.objects.using(using).put_back(record, rest, error_text(error))
 
 
-def _settle_failure(record: WorkflowExecutionRecord, using: str, error: BaseException) -> None:
+def _settle_failure(
+    record: WorkflowExecutionRecord, using: str, error: BaseException, *, step: str = ""
+) -> None:
     rest = persist(using, lambda: _rest_after(record, using, error))
     if rest is not None and find_handler(record.execution_id) is not None:
         rest, cause, error = None, error, _not_importable(record)
@@ -182,11 +184,12 @@ def _settle_failure(record: WorkflowExecutionRecord, using: str, error: BaseExce
         _fail(record, using, error)
         return
     executions = WorkflowExecutionRecord.objects.using(using)
+    delay, number = rest
     why = error_text(error)
-    if persist(using, lambda: executions.postpone(record, rest, why)):
+    if persist(using, lambda: executions.postpone(record, delay, why, step=step, number=number)):
         logger.warning(
             "Workflow %s (%s) failed; the next attempt follows in %s",
-            record.workflow_id, record.execution_id, rest, exc_info=error,
+            record.workflow_id, record.execution_id, delay, exc_info=error,
         )  # fmt: skip
         _tell(record, using)
 
@@ -197,8 +200,8 @@ def _not_importable(record: WorkflowExecutionRecord) -> Exception:
 
 def _rest_after(
     record: WorkflowExecutionRecord, using: str, error: BaseException
-) -> timedelta | None:
-    """How long until the next attempt, or `None` if there is none.
+) -> tuple[timedelta, int] | None:
+    """How long until the next attempt, and which one failed; `None` if there is no other.
 
     The policy is the one that the execution was started with.
     """
@@ -217,8 +220,8 @@ def _rest_after(
         return None
     asked = wanted_delay(error)
     if asked is not None:
-        return asked
-    return Retry(**{**policy, "stop_on": ()}).delay(attempts)
+        return asked, attempts
+    return Retry(**{**policy, "stop_on": ()}).delay(attempts), attempts
 
 
 def _fail(record: WorkflowExecutionRecord, using: str, error: BaseException) -> None:

@@ -6,7 +6,6 @@ new one takes its place: one lease's trouble is its own. A process in which a le
 renewed for as long as it lasts takes no new work, says so, and asks again until it can.
 """
 
-import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,7 +18,9 @@ from typing import Final
 
 from django.db import connections
 
-logger = logging.getLogger(__name__)
+from general_manager.escaping import get_logger
+
+logger = get_logger(__name__)
 
 Renewal = Callable[[], object]
 

@@ -1,6 +1,5 @@
 """Bring what the outbox owes to the handlers that want it."""
 
-import logging
 from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,6 +12,7 @@ from uuid import uuid4
 from django.db import DatabaseError
 
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.connections import persist, unit_of_work
 from general_manager.workflow.databases import outboxes
@@ -31,7 +31,7 @@ from general_manager.workflow.models.outbox import EVENT_FIELDS
 from general_manager.workflow.shutdown import is_announced
 from general_manager.workflow.verdicts import Outcome
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 EVENT_COLUMNS: Final = (*EVENT_FIELDS, "published_at")
 

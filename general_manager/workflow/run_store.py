@@ -37,7 +37,9 @@ class DatabaseRunStore:
         self._is_inside = False
         self._block = own_transaction(using)
         self._began = monotonic()
-        self._outside: dict[str, tuple[StepStatus, Any]] = {}
+        self._position = 0
+        """The latest place in the order of outcomes that this run knows."""
+        self._outside: dict[str, dict[str, Any]] = {}
         """What was recorded outside of a step's transaction, and stands whatever is undone."""
 
     def load(self) -> dict[str, StepRecord]:
@@ -46,7 +48,9 @@ class DatabaseRunStore:
             return {}
         rows = self._rows.filter(execution_id=self._record.pk)
         found = persist(self._using, lambda: list(rows))
-        return {row.name: row.as_record() for row in found}
+        known = {row.name: row.as_record() for row in found}
+        self._position = max((one.position for one in known.values()), default=0)
+        return known
 
     def check(self) -> None:
         held = WorkflowExecutionRecord.objects.using(self._using).held(self._record)
@@ -72,23 +76,24 @@ class DatabaseRunStore:
 
     def write_back(self) -> None:
         """After a rollback in a caller's transaction: what happened outside happened."""
-        for name, (status, result) in self._outside.items():
-            self._rows.add(self._record, name, status, result=result)
+        for name, values in self._outside.items():
+            self._rows.add(self._record, name, **values)
 
     def begin(self, name: str) -> None:
         begun = StepStatus.BEGUN
-        if not self._written(lambda: self._rows.add(self._record, name, begun), name, begun):
+        values: dict[str, Any] = {"status": begun, "once": True, "position": self._next()}
+        if not self._written(lambda: self._rows.add(self._record, name, **values), name, begun):
             raise self._lost()
-        self._outside[name] = (begun, None)
+        self._outside[name] = values
 
     def finish(self, name: str, result: Any) -> None:
         rows, done = self._rows, StepStatus.DONE
+        values: dict[str, Any] = {"status": done, "result": result, "position": self._next()}
         took = timedelta(seconds=monotonic() - self._began)
 
         def write() -> bool:
-            return rows.add(self._record, name, done, result=result, took=took) or rows.finish(
-                self._record, name, result
-            )
+            added = rows.add(self._record, name, took=took, **values)
+            return added or rows.finish(self._record, name, result, self._position)
 
         if self._is_inside:
             if not write():
@@ -96,7 +101,7 @@ class DatabaseRunStore:
         else:
             if not self._written(write, name, done):
                 raise self._lost()
-            self._outside[name] = (done, result)
+            self._outside[name] = {**self._outside.get(name, {}), **values}
         executions = WorkflowExecutionRecord.objects.using(self._using)
         persist(self._using, lambda: executions.progressed(self._record))
 
@@ -113,20 +118,35 @@ class DatabaseRunStore:
     def _open_wait(self, name: str, timeout: timedelta | None, *, answerable: bool) -> StepRecord:
         executions = WorkflowExecutionRecord.objects.using(self._using)
         with transaction.atomic(using=self._using):
-            opened = self._rows.add(self._record, name, StepStatus.OPEN, answerable=answerable)
-            if not opened:
+            if not self._rows.add(
+                self._record, name, StepStatus.OPEN, position=0, answerable=answerable
+            ):
                 return self._known(name)
+            wait = self._rows.open_wait(self._record, name, timeout).as_record()
             if answerable:
-                executions.filter(pk=self._record.pk).update(waiting_for=name)
-            return self._rows.open_wait(self._record, name, timeout).as_record()
+                row = executions.filter(pk=self._record.pk)
+                row.update(waiting_for=name, waiting_since=wait.started_at)
+            return wait
 
     def _settle_wait(self, name: str) -> StepRecord:
         self.check()
-        if self._rows.time_out(self._record, name):
-            WorkflowExecutionRecord.objects.using(self._using).progressed(self._record)
-            history = WorkflowHistory.objects.using(self._using)
-            history.note(HistoryKind.WAIT_TIMED_OUT, execution=self._record, detail=name)
-        return self._rows.get(execution_id=self._record.pk, name=name).as_record()
+        ended = self._rows.time_out(self._record, name, self._position + 1)
+        wait = self._rows.get(execution_id=self._record.pk, name=name).as_record()
+        self._position = max(self._position, wait.position)
+        if ended:
+            executions = WorkflowExecutionRecord.objects.using(self._using)
+            executions.progressed(self._record)
+            if wait.answerable:
+                executions.stopped_asking(self._record, name)
+                history = WorkflowHistory.objects.using(self._using)
+                history.note(
+                    HistoryKind.WAIT_TIMED_OUT, execution=self._record, detail=name, step=name
+                )
+        return wait
+
+    def _next(self) -> int:
+        self._position += 1
+        return self._position
 
     def _written(self, write: Callable[[], bool], name: str, status: StepStatus) -> bool:
         if persist(self._using, write):

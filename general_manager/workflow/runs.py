@@ -72,6 +72,10 @@ class RunStore(Protocol):
         ...
 
 
+LONGEST_CHAIN: Final = 20
+"""Causes of an error that are looked through for the step that raised it."""
+
+
 class StopRun(BaseException):
     """Unwinds a handler that must not go on. Handlers' ``except Exception`` let it pass."""
 
@@ -105,6 +109,8 @@ class Run:
         self._records = store.load()
         self._used: set[str] = set()
         self._inside: str | None = None
+        self._trouble: tuple[str, BaseException] | None = None
+        """The step that raised last, and what it raised."""
         self._around = Surroundings(store.using)
         self._again: list[Callable[[], object]] = []
 
@@ -115,6 +121,17 @@ class Run:
         """
         if self._inside is not None:
             self._again.append(act)
+
+    def where(self, error: BaseException) -> str:
+        """The step that raised *error*, or what led to it; empty if it came from between steps."""
+        seen: BaseException | None = error
+        for _ in range(LONGEST_CHAIN):  # a cause may be its own cause
+            if seen is None or self._trouble is None:
+                break
+            if seen is self._trouble[1]:
+                return self._trouble[0]
+            seen = seen.__cause__ or seen.__context__
+        return error.name if isinstance(error, StepInDoubt | WaitTimeout) else ""
 
     def call(self, handler: WorkflowHandler, input_data: dict[str, Any]) -> dict[str, Any]:
         """Run *handler* and return its encoded output.
@@ -167,7 +184,11 @@ class Run:
             if once:
                 self._ask(self._store.begin, name)
             take = self._take_in_transaction if atomic else self._take
-            result = take(name, call)
+            try:
+                result = take(name, call)
+            except Exception as error:
+                self._trouble = (name, error)
+                raise
         return copy_encoded(result)
 
     def _take(self, name: str, call: Callable[[], Any]) -> Any:

@@ -1,14 +1,15 @@
 """What a dead worker or a lost message left behind, and timers: find them, send them again."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from random import uniform
 from typing import Final
 
 from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.backend_registry import get_workflow_engine
 from general_manager.workflow.backends.celery import CeleryWorkflowEngine
@@ -22,7 +23,7 @@ from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowHea
 from general_manager.workflow.outbox import drain
 from general_manager.workflow.pruning import prune_once
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BATCH: Final = 200
 """Executions found at once."""
@@ -52,14 +53,19 @@ def tick() -> bool:
     jitter = min(settings.beat_max_jitter, interval * 0.9) * uniform(0.5, 1)  # noqa: S311 - spread
     # Without any, Beat's own inaccuracy would drop every other tick.
     spread = max(jitter, interval * 0.1)
-    beats = WorkflowHeartbeat.objects.using(router.db_for_write(WorkflowHeartbeat))
-    if not beats.beat("tick", whereabouts(), unless_within=interval - spread):
+    if not _say_that_it_is_done(unless_within=interval - spread):
         return False
     drain()
     sweep()
     if settings.retention is not None:
         prune_once(settings.retention)
     return True
+
+
+def _say_that_it_is_done(*, unless_within: timedelta = timedelta(0)) -> bool:
+    """False if somebody said so less than *unless_within* ago. Health asks for it."""
+    beats = WorkflowHeartbeat.objects.using(router.db_for_write(WorkflowHeartbeat))
+    return beats.beat("tick", whereabouts(), unless_within=unless_within)
 
 
 def sweep(*, hand_on: bool | None = None) -> int:
@@ -116,6 +122,8 @@ def work_off(*, limit: int | None = None) -> Iterator[Turn]:
     left alone; what another process has is its own. Raises `DatabaseError` if a database fails,
     when the others are done.
     """
+    if keeps_rows_here():
+        _say_that_it_is_done()
     done = Turn()
     failed: dict[str, DatabaseError] = {}
     while turn := _take_turn(_batch(limit, done.entries), _batch(limit, done.executions), failed):

@@ -11,11 +11,13 @@ from django.utils import timezone
 from health_check.exceptions import ServiceUnavailable, ServiceWarning
 from health_check.views import HealthCheckView
 
-from general_manager.workflow import PermanentFailure, WorkflowEvent
+from general_manager.workflow import PermanentFailure, WorkflowDefinition, WorkflowEvent
+from general_manager.workflow.health import check_health
 from general_manager.workflow.health_backend import WorkflowHealthCheck
 from general_manager.workflow.models import WorkflowHeartbeat, WorkflowOutbox
 from general_manager.workflow.overview import look
 from general_manager.workflow.sweep import tick
+from tests.testapp import flows
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
 
@@ -48,6 +50,20 @@ def test_a_healthy_project_answers_200_and_tells_strangers_no_more(outbox, clien
 def test_a_project_in_trouble_answers_503(outbox, client):
     response = client.get(URL)
     assert (response.status_code, response.json()) == (503, {"ok": False})
+
+
+def test_a1_without_workers_health_says_that_no_process_does_what_is_due(celery_engine, client):
+    settings = {"WORKFLOW_MODE": "production", "WORKFLOW_ASYNC": False}
+    with override_settings(GENERAL_MANAGER=settings):
+        assert check_health().troubles == []  # nothing waits for anything
+        celery_engine.start(WorkflowDefinition("w", handler=flows.ask))
+        assert [one.code for one in check_health().troubles] == ["no-timer"]
+        assert "Beat" not in check_health().troubles[0].message
+        tick()
+        assert check_health().troubles == []
+        WorkflowHeartbeat.objects.update(at=timezone.now() - timedelta(hours=1))
+        (trouble,) = check_health().troubles
+        assert trouble.message == "No process has looked for work that is due for 1 h."
 
 
 def test_trouble_in_the_outbox_of_another_database_is_trouble_too(outbox, client, workers):
@@ -89,7 +105,7 @@ def test_staff_who_may_see_executions_see_what_is_wrong(outbox, client):
     client.force_login(staff("view_workflowexecutionrecord"))
     response = client.get(URL)
     assert response.status_code == 503
-    assert [one["code"] for one in response.json()["troubles"]] == ["no-beat"]
+    assert [one["code"] for one in response.json()["troubles"]] == ["no-worker", "no-beat"]
 
 
 def test_a_database_that_is_away_is_503_without_its_name(outbox, client, request):
@@ -98,6 +114,46 @@ def test_a_database_that_is_away_is_503_without_its_name(outbox, client, request
     response = client.get(URL)
     assert (response.status_code, response.json()) == (503, {"ok": False})
     assert b"db.internal" not in response.content
+
+
+def beats(tick=0, beat=0, worker=0):
+    """Heartbeats so many seconds old; `None`: none at all."""
+    now = timezone.now()
+    for duty, age in (("tick", tick), ("beat:host:1", beat), ("worker:one@host", worker)):
+        if age is not None:
+            WorkflowHeartbeat.objects.create(duty=duty, at=now - timedelta(seconds=age))
+
+
+@pytest.mark.parametrize(
+    ("ages", "codes"),
+    [
+        ({}, []),
+        # Only the worker is stopped: it took its heartbeat back, or was killed.
+        ({"tick": 70, "worker": None}, ["no-worker"]),
+        ({"tick": 120, "worker": 120}, ["no-worker"]),
+        ({"tick": 70, "worker": 70}, ["no-tick"]),
+        ({"tick": None, "worker": None}, ["no-worker"]),
+        # Only Beat.
+        ({"tick": 70, "beat": None}, ["no-beat"]),
+        ({"tick": 200, "beat": 200}, ["no-beat"]),
+        # Both.
+        ({"tick": None, "beat": None, "worker": None}, ["no-worker", "no-beat"]),
+        # The tick is heard by nobody: a worker hangs, or consumes other queues.
+        ({"tick": 70}, ["no-tick"]),
+        ({"tick": 10, "worker": None}, []),
+    ],
+)
+def test_b10_a_worker_that_is_gone_is_not_taken_for_a_beat_that_is_gone(outbox, ages, codes):
+    beats(**ages)
+    assert [one.code for one in check_health().troubles] == codes
+
+
+def test_b10_the_words_for_a_lost_tick_name_who_is_there(outbox):
+    beats(tick=600, beat=0, worker=0)
+    [trouble] = check_health().troubles
+    assert trouble.message == (
+        "No tick of Beat for 10 min. Beat is running; the workers have not run its tick."
+    )
 
 
 def test_health_is_asked_and_never_posted_to(client):

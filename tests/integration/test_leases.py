@@ -291,7 +291,12 @@ def test_a_connection_that_cannot_be_closed_ends_no_thread(monkeypatch):
 
     monkeypatch.setattr(type(connections["default"]), "close", refuse)
     keeper = _Keeper()
-    number = keeper.add(lambda: renewed.append(connections["default"].ensure_connection()), 0.01)
+
+    def renew():
+        connections["default"].ensure_connection()
+        renewed.append(1)
+
+    number = keeper.add(renew, 0.01)
     wait_until(lambda: len(renewed) > 2, "renewals")
     assert closed
     keeper.remove(number)
@@ -365,6 +370,8 @@ def test_a_worker_whose_clock_is_hours_off_writes_the_right_next_attempt(outbox,
     drain("default", hand_on=False)
     assert calls == [1]
     after = WorkflowOutbox.objects.get().available_at
+    assert before is not None
+    assert after is not None
     assert abs(after - before) < timedelta(seconds=30)
 
 
@@ -385,6 +392,7 @@ def test_all_times_of_a_delivery_and_a_step_are_the_databases(outbox, celery_eng
         .get(),
     ]
     for row in WorkflowStep.objects.all():
+        assert row.finished_at is not None
         assert row.started_at <= row.finished_at
         times += [row.started_at, row.finished_at]
     assert [one for one in times if one is None or one > off - timedelta(hours=4)] == []
@@ -394,6 +402,7 @@ def test_a_steps_time_is_how_long_it_took(celery_engine, monkeypatch):
     execution = celery_engine.start(WorkflowDefinition("w", handler=take_a_moment))
     run(execution.execution_id, "default")
     for row in WorkflowStep.objects.all():
+        assert row.finished_at is not None
         assert timedelta(seconds=0.1) < row.finished_at - row.started_at < timedelta(seconds=30)
 
 

@@ -6,6 +6,7 @@ does. Nothing waits for the end of a lease here: what the network interrupts, it
 
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from threading import Timer
 from typing import Any
 
@@ -265,7 +266,7 @@ def test_a_lease_is_renewed_over_a_fresh_connection_wherever_the_old_one_was_los
             proxy.fail_once(fault, number)
             keeper = _Keeper()
             turn = keeper.add(renewing(seen), 0.01)
-            wait_until(lambda seen=seen: 1 in seen, "a renewal")
+            wait_until(partial(seen.__contains__, 1), "a renewal")
             keeper.remove(turn)
             proxy.fail(None)
     assert WorkflowExecutionRecord.objects.get().wake_at is not None

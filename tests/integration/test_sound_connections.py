@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from celery import current_app
@@ -88,22 +89,24 @@ def turn_it_off_behind_djangos_back():
 
 def be_struck_in_commit():
     """As by a time limit that strikes in COMMIT: Django cannot set autocommit back."""
+    wrapper: Any = connection
 
     def strike():
-        connection.set_autocommit = refuse
+        wrapper.set_autocommit = refuse
         raise SoftTimeLimitExceeded
 
     def refuse(*_, **__):
         raise DatabaseError("a transaction is in progress")
 
-    connection._commit = strike
+    wrapper._commit = strike
     try:
         with pytest.raises(DatabaseError), transaction.atomic():
             Tag.objects.create(name="left open")
     finally:
-        del connection._commit, connection.set_autocommit
+        del wrapper._commit, wrapper.set_autocommit
 
 
+WRAPPER: Any = type(connections["default"])
 SPOILERS = [
     leave_autocommit_off,
     begin_raw,
@@ -233,15 +236,21 @@ def test_looking_at_a_connection_that_works_costs_no_statement(celery_engine):
 
 def test_a_connection_is_asked_after_idleness_or_an_error_only(monkeypatch):
     asked = []
-    connection.ensure_connection()
+
+    def ask():
+        asked.append(1)
+        return True
+
+    wrapper: Any = connections["default"]
+    wrapper.ensure_connection()
     refresh(connection)
-    monkeypatch.setattr(connection, "is_usable", lambda: asked.append(1) or True)
+    monkeypatch.setattr(wrapper, "is_usable", ask)
     refresh(connection)
     assert asked == []
     connection.errors_occurred = True
     refresh(connection)
     assert (len(asked), connection.errors_occurred) == (1, False)
-    connection._general_manager_used -= IDLE_SECONDS + 1
+    wrapper._general_manager_used -= IDLE_SECONDS + 1
     refresh(connection)
     assert len(asked) == 2
 
@@ -291,7 +300,7 @@ def test_a_failure_to_leave_a_committed_transaction_is_not_taken_for_a_failure(
     outbox, workers, monkeypatch
 ):
     """On MariaDB that is a statement of its own, which may find the connection gone."""
-    real, after = type(connections["default"])._set_autocommit, []
+    real, after = WRAPPER._set_autocommit, []
 
     def stumble(self, autocommit):
         if autocommit and flows.calls and not after:
@@ -305,7 +314,7 @@ def test_a_failure_to_leave_a_committed_transaction_is_not_taken_for_a_failure(
 
     outbox.register("x", handler=handle)
     outbox.publish(make_event())
-    monkeypatch.setattr(type(connections["default"]), "_set_autocommit", stumble)
+    monkeypatch.setattr(WRAPPER, "_set_autocommit", stumble)
     workers.deliver()
     assert flows.calls == ["1"]
     assert after == ["stumbled", "hook"]
@@ -314,7 +323,7 @@ def test_a_failure_to_leave_a_committed_transaction_is_not_taken_for_a_failure(
 
 def test_what_cannot_be_committed_is_the_handlers_failure(outbox, workers, monkeypatch):
     """A constraint that is checked there, say."""
-    real = type(connections["default"])._commit
+    real = WRAPPER._commit
 
     def refuse(self):
         if flows.calls:
@@ -324,7 +333,7 @@ def test_what_cannot_be_committed_is_the_handlers_failure(outbox, workers, monke
 
     outbox.register("x", handler=lambda event: flows.note("called"))
     outbox.publish(make_event())
-    monkeypatch.setattr(type(connections["default"]), "_commit", refuse)
+    monkeypatch.setattr(WRAPPER, "_commit", refuse)
     workers.deliver()
     row = WorkflowDeliveryAttempt.objects.get()
     assert (row.status, row.error) == ("failed", "a constraint")
@@ -463,10 +472,12 @@ def test_what_ends_the_process_releases_the_rest_of_its_chunk_at_once(
     outbox, celery_engine, workers, error, monkeypatch
 ):
     sent = []
-    monkeypatch.setattr(
-        "general_manager.workflow.messages.send",
-        lambda task, arguments, app=None: sent.append(arguments) or True,
-    )
+
+    def send(task, arguments, app=None):
+        sent.append(arguments)
+        return True
+
+    monkeypatch.setattr("general_manager.workflow.messages.send", send)
     outbox.register("x", handler=lambda event: flows.stumble() if event.event_id == "1" else None)
     outbox.publish_many([make_event(str(number)) for number in range(4)])
     flows.troubles.append(error)
@@ -510,6 +521,7 @@ def test_a_verdict_in_an_exception_group_is_recognised(
     assert row.state == ("failed" if status == "dead_letter" else "pending")
     if status == "failed":
         for due in (delivery.available_at, row.wake_at):
+            assert due is not None
             assert timedelta(minutes=45) < due - timezone.now() < timedelta(minutes=55)
 
 
@@ -543,7 +555,7 @@ def test_a_time_limit_after_a_commit_undoes_nothing(outbox, workers):
 
 
 def test_a_time_limit_in_our_own_commit_charges_nobody(outbox, celery_engine, workers, monkeypatch):
-    real, strikes = type(connections["default"])._commit, []
+    real, strikes = WRAPPER._commit, []
 
     def strike_once(self):
         if flows.calls and not strikes:
@@ -553,7 +565,7 @@ def test_a_time_limit_in_our_own_commit_charges_nobody(outbox, celery_engine, wo
 
     outbox.register("x", handler=lambda event: flows.write(event.event_id))
     outbox.publish(make_event())
-    monkeypatch.setattr(type(connections["default"]), "_commit", strike_once)
+    monkeypatch.setattr(WRAPPER, "_commit", strike_once)
     workers.deliver()
     workers.let_rest_pass()
     workers.deliver()

@@ -24,7 +24,7 @@ def _apps_end_here(monkeypatch):
     before.set_current()
     for app in set(_state._get_active_apps()) - known:  # type: ignore[attr-defined]
         app.close()
-        _state._deregister_app(app)
+        _state._deregister_app(app)  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
 from general_manager.workflow.models.inserts import insert_new
 
@@ -45,4 +46,4 @@ class WorkflowHeartbeat(models.Model):
         constraints = (models.UniqueConstraint(fields=["duty"], name="gm_heartbeat_duty"),)
 
     def __str__(self) -> str:
-        return f"{self.duty} at {self.at}"
+        return visible(f"{self.duty} at {self.at}"[:MAX_TITLE])
