@@ -6,7 +6,6 @@ socket says whether the server has hung up. Only a connection that failed, or wa
 strikes in COMMIT, a raw BEGIN, or `set_autocommit(False)` leave them behind what is so.
 """
 
-import logging
 import select
 from collections.abc import Callable, Iterator
 from time import monotonic, sleep
@@ -14,7 +13,9 @@ from typing import Any, Final, TypeVar
 
 from django.db import Error, InterfaceError, OperationalError, connections
 
-logger = logging.getLogger(__name__)
+from general_manager.escaping import get_logger
+
+logger = get_logger(__name__)
 
 Result = TypeVar("Result")
 

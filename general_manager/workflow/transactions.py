@@ -1,6 +1,5 @@
 """Transactions of ours, of a caller and of a handler: which is which, and what undoes what."""
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
@@ -10,6 +9,7 @@ from django.db import connections, transaction
 
 from general_manager.atomic import honest_atomic
 from general_manager.conf import is_configured
+from general_manager.escaping import get_logger
 from general_manager.workflow.connections import (
     discard,
     has_died,
@@ -22,7 +22,7 @@ from general_manager.workflow.connections import (
 )
 from general_manager.workflow.exceptions import StepUsageError, TransactionLeftOpen
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def caller_savepoints() -> AbstractContextManager[None] | None:
