@@ -3,7 +3,6 @@
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from json import dumps
 from time import monotonic
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ from django.db import Error
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
-from general_manager.escaping import visible
+from general_manager.escaping import visible, visible_json
 from general_manager.parsing import WrongValue
 from general_manager.parsing import age as parse_age
 from general_manager.workflow.actors import acting_as
@@ -71,7 +70,7 @@ class WorkflowCommand(BaseCommand):
         self.stdout.write(text)
 
     def say_json(self, value: object) -> None:
-        self.stdout.write(dumps(value, indent=2, ensure_ascii=False, default=str))
+        self.stdout.write(visible_json(value))
 
 
 def add_format(parser: CommandParser) -> None:
