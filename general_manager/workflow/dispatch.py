@@ -140,8 +140,13 @@ def find_broker_trouble() -> str | None:
 def find_time_limit() -> float | None:
     """After how many seconds Celery stops one of our tasks, softly or not; `None` for never."""
     app: Any = current_app
-    tasks = [app.tasks[name] for name in (DRAIN, DELIVER, RUN, TICK)]
-    limits = [limit for task in tasks for limit in (task.time_limit, task.soft_time_limit)]
+    limits = []
+    for task in (app.tasks[name] for name in (DRAIN, DELIVER, RUN, TICK)):
+        # Celery 5.5 gives a task the project's limits only while it runs.
+        limits += [
+            task.time_limit or app.conf.task_time_limit,
+            task.soft_time_limit or app.conf.task_soft_time_limit,
+        ]
     return min((float(limit) for limit in limits if limit), default=None)
 
 

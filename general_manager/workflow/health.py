@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from general_manager.conf import get_workflow_settings
+from general_manager.durations import in_words
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.engine import ACTIVE_STATES
 from general_manager.workflow.models import WorkflowOutbox
@@ -215,12 +216,3 @@ def _of_timer(seen: Overview) -> Iterator[Trouble]:
 def number(count: int) -> str:
     """A capped count in words: ``10,000+`` stands for more."""
     return f"{MOST:,}+" if count > MOST else f"{count:,}"
-
-
-def in_words(duration: timedelta) -> str:
-    """As people say it: ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
-    seconds = duration.total_seconds()
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size or (seconds >= size and unit != "min"):
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"

@@ -33,6 +33,7 @@ from general_manager.workflow.engine import (
     WorkflowState,
 )
 from general_manager.workflow.exceptions import (
+    StepUsageError,
     WorkflowError,
     WorkflowExecutionNotFoundError,
     WorkflowInvalidStateError,
@@ -64,7 +65,7 @@ class Answer:
 
 
 def resume_url(
-    execution: WorkflowExecution | str,
+    execution: WorkflowExecution | str | None,
     wait: str,
     signal: Any = None,
     *,
@@ -75,12 +76,18 @@ def resume_url(
 ) -> str:
     """A link that answers *wait* of *execution*, or of the one with that id, with *signal*.
 
-    Whoever has the link may use it until it *expires*; it shows a page that asks for confirmation:
-    *title* is its heading, *text* the question, *label* what its button says and what later
-    visitors read as the answer. All of it can be read in the link, not changed. Starts with
-    `WORKFLOW_BASE_URL`. Raises `NoReverseMatch` if the project's urls do not include
-    ``general_manager.urls``, `EncodingError` for a signal that is not JSON.
+    Anyone who has the link can use it until it *expires*; its page asks for confirmation: *title*
+    is its heading, *text* the question, *label* what its button says and what later visitors read
+    as the answer. All of it can be read in the link, not changed. Starts with `WORKFLOW_BASE_URL`.
+    Raises `NoReverseMatch` if the project's urls do not include
+    ``general_manager.urls``, `EncodingError` for a signal that is not JSON, `StepUsageError`
+    for the `None` that `current_execution_id` returns outside of a handler.
     """
+    if execution is None:
+        raise StepUsageError(
+            "resume_url() was given None for an execution, as current_execution_id() returns "
+            "outside a workflow's handler: pass an execution or its id."
+        )
     execution_id = execution if isinstance(execution, str) else execution.execution_id
     seconds = int(expires.total_seconds())
     words = [encode(one, root="label, title or text") for one in (label, title, text)]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from general_manager.durations import in_words
 from general_manager.escaping import cut, is_storable, visible
 from general_manager.workflow.databases import outboxes
-from general_manager.workflow.health import in_words
 from general_manager.workflow.lookup import events_like, executions_like
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from general_manager.workflow.redaction import readable, redact

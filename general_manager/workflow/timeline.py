@@ -171,7 +171,7 @@ def shown_steps(execution: WorkflowExecutionRecord) -> list[WorkflowStep]:
 
 
 def _of_steps(steps: list[WorkflowStep], history: list[WorkflowHistory]) -> Iterator[Moment]:
-    """Each outcome once: who ended a wait is told with the outcome that the wait has."""
+    """Each outcome once: who ended a wait stands with the outcome that the wait has."""
     ended = {row.step: row for row in history if row.kind in ENDS_OF_WAITS and row.step}
     names = {step.name for step in steps if step.answerable and step.finished_at is not None}
     for step in steps:

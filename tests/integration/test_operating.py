@@ -297,6 +297,29 @@ def test_an_answer_is_acted_on_in_this_process_where_there_are_no_workers(boss, 
         assert state(asked) == "completed"
 
 
+def test_i2_a_form_that_is_shown_again_is_still_about_what_was_seen(boss, begin, workers):
+    asked = begin(flows.ask_twice)
+    sent = {**hidden_fields(boss.get(act(asked, "answer"))), "answer": "{no"}
+    get_workflow_engine().resume(asked.execution_id, "from a mail")
+    workers.run()
+    page = text_of(boss.post(act(asked, "answer"), sent))
+    assert "“first” has been answered" in page
+    assert buttons(page) == ["Back"]
+
+
+@pytest.mark.parametrize("seen", ["x", 5, {}, [], ["asks"], [["asks"]], [[]], None])
+def test_i2_what_else_was_signed_is_not_what_was_seen(boss, begin, seen):
+    from general_manager.workflow.admin.seen import sign
+
+    asked = begin(flows.ask_twice)
+    before = everything()
+    for name in ("answer", "cancel", "retry"):
+        url = act(asked, name)
+        boss.post(url, {"seen": sign(seen), "confirmed": "yes", **VALUES.get(name, {})})
+        assert boss.get(url, {"seen": sign(seen)}).status_code == 200
+    assert everything() == before
+
+
 # Going back
 
 
@@ -472,7 +495,9 @@ def test_i2_rows_are_those_that_were_confirmed_whatever_the_list_shows_by_then(b
 
 def test_i2_a_selection_that_was_not_confirmed_is_not_touched(boss, begin):
     asked = begin(flows.ask)
-    for confirmed in ("yes", "", "forged:x"):
+    others = hidden_fields(select(boss, "wake_selected", begin(flows.nap)))["confirmed"]
+    one = hidden_fields(boss.get(act(asked, "cancel")))["seen"]
+    for confirmed in ("yes", "", "forged:x", others, one):
         answer = select(boss, "cancel_selected", asked, confirmed=confirmed)
         assert answer.status_code == 302
     assert state(asked) == "waiting"

@@ -6,9 +6,10 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from general_manager.conf import get_workflow_settings
+from general_manager.durations import in_words
 from general_manager.escaping import visible
 from general_manager.management.base import WorkflowCommand, add_format
-from general_manager.workflow.health import Health, check_health, in_words, number
+from general_manager.workflow.health import Health, check_health, number
 
 
 class Command(WorkflowCommand):

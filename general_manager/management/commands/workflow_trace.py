@@ -17,6 +17,8 @@ class Command(WorkflowCommand):
         parser.add_argument(
             "id",
             metavar="WHAT",
+            # Not required by argparse: call_command(..., id=...) fails inside Django for what is.
+            nargs="?",
             help="the id of an event or execution, or the beginning of one; a correlation id; or a "
             "business object, such as Invoice:7",
         )
@@ -24,6 +26,8 @@ class Command(WorkflowCommand):
 
     def act(self, options: dict[str, Any]) -> None:
         term = options["id"]
+        if not term:
+            raise CommandError("Which one? Give the id of an event or an execution.")
         story = find_story(term)
         if story is None:
             found = find_all(term)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.contrib.admin import ModelAdmin
@@ -19,7 +19,14 @@ from general_manager.workflow.admin.base import may
 from general_manager.workflow.admin.confirming import confirm_page, perform_one
 from general_manager.workflow.admin.formats import badge
 from general_manager.workflow.admin.links import subject_link
-from general_manager.workflow.admin.seen import SEEN, in_words, seen_of, sign, situation
+from general_manager.workflow.admin.seen import (
+    SEEN,
+    WITH_DETAIL,
+    in_words,
+    seen_of,
+    sign,
+    situation,
+)
 from general_manager.workflow.checkpoints import RetryPreview
 from general_manager.workflow.exceptions import ChangedMeanwhileError
 from general_manager.workflow.models import WorkflowExecutionRecord
@@ -48,7 +55,7 @@ def button(record: WorkflowExecutionRecord, act: Act) -> Button:
 
 
 def act_page(page: "ModelAdmin[Any]", request: HttpRequest, record: Any, act: Act) -> HttpResponse:
-    """Whoever may do it sees the question, and its answer is the act or nothing."""
+    """The question on GET; on POST the act that was confirmed, or nothing."""
     wish = Wish(request, record, act)
     form = act.form(request.POST or None, **wish.form_arguments)
     if request.method == "POST" and form.is_valid():
@@ -75,6 +82,19 @@ def act_page(page: "ModelAdmin[Any]", request: HttpRequest, record: Any, act: Ac
     )
 
 
+RETRY_PARTS: Final = 3
+"""A situation, where to go back to, and what that would do."""
+
+
+def _checked(seen: Any) -> list[Any] | None:
+    """What a page of an act signed, whose first part is a situation; `None` for anything else."""
+    if not isinstance(seen, list) or not seen or not isinstance(seen[0], list):
+        return None
+    how = seen[0]
+    is_whole = bool(how) and all(isinstance(one, str) for one in how)
+    return seen if is_whole and len(how) == (1 if how[0] not in WITH_DETAIL else 2) else None
+
+
 class Wish:
     """One request for one act: what it is about, and why it may not be."""
 
@@ -82,14 +102,14 @@ class Wish:
         self._request = request
         self._record = record
         self._act = act
-        self._confirmed = seen_of(request.POST)
+        self._confirmed = _checked(seen_of(request.POST))
         self.before: str | None = None
         self.preview: RetryPreview | None = None
         if act is RETRY:
             self.before = request.GET.get("before") or None
             if request.method == "POST":
-                parts = self._confirmed if isinstance(self._confirmed, list) else []
-                self.before = parts[1] if len(parts) > 1 else None
+                parts = self._confirmed or []
+                self.before = parts[1] if len(parts) == RETRY_PARTS else None
             self.preview = engine().preview_retry(
                 record.execution_id, before=self.before, repeat_once=True
             )
@@ -117,20 +137,20 @@ class Wish:
 
     def perform(self, values: dict[str, Any]) -> Any:
         confirmed = self._confirmed
-        how = confirmed[0] if isinstance(confirmed, list) and confirmed else None
-        if how is not None and confirmed[1:] != self.seen[1:]:
+        how = None if confirmed is None else confirmed[0]
+        if confirmed is not None and confirmed[1:] != self.seen[1:]:
             raise ChangedMeanwhileError(_("What it would do has changed since you were asked."))
         return self._act.perform_as_seen(self._record, how, {**values, "before": self.before})
 
     def why_not(self) -> Text | None:
-        came_from = seen_of(self._request.GET)
+        came_from = self._confirmed or _checked(seen_of(self._request.GET))
         now = situation(self._record)
-        if came_from is not None and came_from != [now]:
-            answered = self._answered(came_from)
+        if came_from is not None and came_from[:1] != [now]:
+            answered = self._answered(came_from[0])
             if answered:
                 return answered
             return _("It was %(was)s on the page that you come from, and it is %(now)s now.") % {
-                "was": in_words(came_from[0]) if came_from else "", "now": in_words(now),
+                "was": in_words(came_from[0]), "now": in_words(now),
             }  # fmt: skip
         if self.preview is None:
             return self._act.why_not(self._record)
@@ -139,10 +159,9 @@ class Wish:
                      "permission to resolve steps in doubt.")  # fmt: skip
         return self.preview.refusal or None
 
-    def _answered(self, came_from: Any) -> str:
+    def _answered(self, about: list[str]) -> str:
         """By which answer the question was settled that the page was about, if it was."""
-        about = came_from[0] if isinstance(came_from, list) and came_from else None
-        if not isinstance(about, list) or about[0] != "asks":
+        if about[0] != "asks":
             return ""
         wait = engine().find_wait(self._record.execution_id, about[1])
         if wait is None or wait.ended_at is None:

@@ -142,8 +142,10 @@ def confirm_many(
     """
     if CONFIRMED in request.POST:
         form = act.form_class(request.POST) if act.form_class is not None else None
-        confirmed = unsign(request.POST[CONFIRMED])
-        if not isinstance(confirmed, list):
+        signed = unsign(request.POST[CONFIRMED])
+        # A mapping, so that what another page signed is not taken for it.
+        confirmed = signed.get(act.action) if isinstance(signed, dict) else None
+        if confirmed is None:
             messages.error(request, _("Nothing was done: select the rows and confirm again."))
             return None
         rows = _rows_of(page, request, [key for key, _seen in confirmed])
@@ -188,7 +190,7 @@ def _ask(
         action=act.action,
         action_checkbox_name=ACTION_CHECKBOX_NAME,
         selected=str(rows[0].pk) if rows else "",
-        confirmed=sign([[row.pk, act.seen(row)] for row in able]),
+        confirmed=sign({act.action: [[row.pk, act.seen(row)] for row in able]}),
         counted=str(act.counted) % {"able": len(able), "total": len(rows)},
         total=len(rows),
         refused=refused[:MOST_REASONS],

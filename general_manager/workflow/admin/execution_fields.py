@@ -9,6 +9,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from general_manager.durations import in_words
 from general_manager.escaping import visible
 from general_manager.workflow.admin.bounds import SHORT, Bounded
 from general_manager.workflow.admin.formats import (
@@ -17,7 +18,6 @@ from general_manager.workflow.admin.formats import (
     ago,
     ahead,
     badge,
-    in_short,
     isolated,
     json_block,
     short_id,
@@ -84,7 +84,7 @@ class ExecutionFields:
     def duration(self, record: WorkflowExecutionRecord) -> str:
         if record.started_at is None:
             return NONE
-        return in_short((record.ended_at or timezone.now()) - record.started_at)
+        return in_words((record.ended_at or timezone.now()) - record.started_at)
 
     @admin.display(description=gettext_lazy("Counts"))
     def counts(self, record: WorkflowExecutionRecord) -> str:

@@ -10,6 +10,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from general_manager.durations import in_words
 from general_manager.escaping import visible
 from general_manager.workflow.admin.bounds import NotRead
 from general_manager.workflow.redaction import readable
@@ -68,7 +69,7 @@ def ago(moment: datetime | None) -> SafeString:
     """How long ago, with the exact time as title."""
     if moment is None:
         return SafeString(NONE)
-    text = _("%(age)s ago") % {"age": in_short(timezone.now() - moment)}
+    text = _("%(age)s ago") % {"age": in_words(timezone.now() - moment)}
     at = in_zone(moment).isoformat()
     return format_html('<time datetime="{0}" title="{0}" dir="auto">{1}</time>', at, text)
 
@@ -78,20 +79,7 @@ def ahead(moment: datetime) -> str:
     left = moment - timezone.now()
     if left <= timedelta(0):
         return _("due now")
-    return _("in %(time)s") % {"time": in_short(left)}
-
-
-def in_short(duration: timedelta) -> str:
-    """``0.25 s``, ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
-    seconds = max(0.0, duration.total_seconds())
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return _("in %(time)s") % {"time": in_words(left)}
 
 
 def json_block(value: Any) -> SafeString:

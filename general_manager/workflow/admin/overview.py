@@ -12,10 +12,11 @@ from django.utils.formats import date_format
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 
+from general_manager.durations import in_words
 from general_manager.escaping import visible
 from general_manager.workflow.admin.base import APP, ReadOnlyAdmin
 from general_manager.workflow.admin.bounds import SHORT
-from general_manager.workflow.admin.formats import NONE, STATE_NAMES, ago, in_short
+from general_manager.workflow.admin.formats import NONE, STATE_NAMES, ago
 from general_manager.workflow.admin.links import Links
 from general_manager.workflow.admin.local_mode import remembered
 from general_manager.workflow.admin.pages import frame
@@ -129,7 +130,7 @@ def _outbox_rows(seen: Seen, links: Links, reader: Reader) -> Iterator[Row]:
     """What this person may see of the outbox; who ticks and works is the same for everybody."""
     outbox = links.to_list(WorkflowOutbox)
     if reader.may_view(WorkflowOutbox):
-        oldest = in_short(seen.at - seen.oldest_owed) if seen.oldest_owed else NONE
+        oldest = in_words(seen.at - seen.oldest_owed) if seen.oldest_owed else NONE
         yield Row(_("Undelivered"), number(seen.owed), outbox)
         yield Row(_("Age of the oldest"), oldest, outbox if seen.oldest_owed else "")
         yield Row(_("Being delivered"), number(seen.claimed), outbox)

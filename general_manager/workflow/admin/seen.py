@@ -30,6 +30,10 @@ def unsign(text: str | None) -> Any:
         return None
 
 
+WITH_DETAIL: Final = ("asks", "sleeps", "retries")
+"""Situations of which one more thing matters: which question, which sleep, which attempt."""
+
+
 def situation(record: WorkflowExecutionRecord) -> list[str]:
     """How an execution stands, as far as it matters to who acts on it.
 
@@ -49,7 +53,7 @@ def situation(record: WorkflowExecutionRecord) -> list[str]:
 def in_words(seen: Any) -> str:
     """A situation as a sentence says it."""
     kind, *about = seen if isinstance(seen, list) and seen else [""]
-    if kind == "asks":
+    if kind == "asks" and about:
         return _("waiting for “%s”") % about[0]
     words = {
         "sleeps": _("sleeping"),
@@ -61,7 +65,7 @@ def in_words(seen: Any) -> str:
         "dead_letter": _("a dead letter"),
         "discarded": _("discarded"),
     }
-    return words.get(kind, str(kind)) or _("unknown")
+    return words.get(str(kind), _("something else"))
 
 
 def dead_since(letter: WorkflowDeliveryAttempt) -> list[str]:

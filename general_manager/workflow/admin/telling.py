@@ -10,9 +10,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from general_manager.durations import in_words
 from general_manager.escaping import visible
 from general_manager.workflow.admin.bounds import SHORT
-from general_manager.workflow.admin.formats import in_short
 from general_manager.workflow.admin.links import Links
 from general_manager.workflow.timeline import Moment, in_zone
 
@@ -104,13 +104,13 @@ def _line(moment: Moment, links: Links, day: str) -> Line:
     return Line(
         at=in_zone(moment.at),
         day=day,
-        offset=f"+{seconds:.3f} s" if seconds < 60 else f"+{in_short(moment.offset)}",
+        offset=f"+{seconds:.3f} s" if seconds < 60 else f"+{in_words(moment.offset)}",
         words=str(words),
         about=visible(about[:SHORT]),
         by=visible(moment.by[:SHORT]),
         detail=visible(detail[:1000], lines=True),
-        took=in_short(moment.took) if moment.took is not None else "",
+        took=in_words(moment.took) if moment.took is not None else "",
         tone=tone,
-        gap=_("%(time)s later") % {"time": in_short(moment.gap)} if moment.gap else "",
+        gap=_("%(time)s later") % {"time": in_words(moment.gap)} if moment.gap else "",
         url=url,
     )

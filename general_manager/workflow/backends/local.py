@@ -190,6 +190,14 @@ class LocalWorkflowEngine(OperatorVerbs):
         """Fire every timer that is due; the number of executions that ran."""
         return sum(self._fire(record) for record in self._memory.due())
 
+    def timers(self) -> list[timedelta]:
+        """How long until each timeout, end of a sleep and next attempt; negative if it is due."""
+        return self._memory.timers()
+
+    def move_timers(self, by: timedelta) -> None:
+        """Have everything that is to happen later happen *by* sooner, for tests."""
+        self._memory.move_timers(by)
+
     def _fire(self, record: Record) -> bool:
         if not self._memory.wake(record):
             return False

@@ -155,6 +155,21 @@ class ExecutionMemory:
                 if record.wake_at is not None and record.wake_at <= now
             ]
 
+    def timers(self) -> list[timedelta]:
+        now = self.clock()
+        with self.lock:
+            records = self._records.values()
+            return [one.wake_at - now for one in records if one.wake_at is not None]
+
+    def move_timers(self, by: timedelta) -> None:
+        with self.lock:
+            for record in self._records.values():
+                if record.wake_at is not None:
+                    record.wake_at -= by
+                for name, step in record.steps.items():
+                    if step.until is not None:
+                        record.steps[name] = replace(step, until=step.until - by)
+
     def begin(self, record: Record) -> int | None:
         """Pending to running: the number of the run, or `None` if another has it."""
         with self.lock:

@@ -1,6 +1,7 @@
 """What may be done to executions in memory besides the four verbs of every engine."""
 
 from dataclasses import replace
+from itertools import islice
 
 from general_manager.workflow.backends.memory import ExecutionMemory, Record
 from general_manager.workflow.checkpoints import (
@@ -158,10 +159,12 @@ def find_wait(memory: ExecutionMemory, execution_id: str, name: str) -> WaitSnap
 def find_executions(memory: ExecutionMemory, wanted: Wanted, limit: int) -> list[WorkflowExecution]:
     """The latest executions that are *wanted*."""
     subjects = None if wanted.subject is None else subjects_in(wanted.subject)
-    return [
-        record.snapshot()
-        for record in memory.latest()
-        if wanted.workflow_id in (None, record.definition.workflow_id)
-        and wanted.correlation_id in (None, record.correlation_id)
-        and (subjects is None or record.subject in subjects)
-    ][:limit]
+    with memory.lock:
+        found = (
+            record
+            for record in memory.latest()
+            if wanted.workflow_id in (None, record.definition.workflow_id)
+            and wanted.correlation_id in (None, record.correlation_id)
+            and (subjects is None or record.subject in subjects)
+        )
+        return [record.snapshot() for record in islice(found, limit)]

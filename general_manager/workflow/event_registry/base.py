@@ -11,6 +11,7 @@ from weakref import WeakSet
 from django.db import transaction
 
 from general_manager.workflow.encoding import copy_encoded, encode_mapping
+from general_manager.workflow.event_registry.keys import warn_of_unmatched, warn_of_unpublished
 from general_manager.workflow.event_registry.registration import (
     DeadLetterHandler,
     EventHandler,
@@ -67,6 +68,7 @@ class EventRegistry(ABC):
         An identical registration is the one that is there already. Raises `TypeError` or
         `ValueError` that name the wrong argument, with nothing registered.
         """
+        warn_of_unpublished(event)
         return self.add(
             Registration(
                 event,
@@ -175,6 +177,7 @@ def encoded(event: WorkflowEvent) -> WorkflowEvent:
     """
     if not isinstance(event, WorkflowEvent):
         raise TypeError(f"Only a WorkflowEvent can be published, not {event!r}")
+    warn_of_unmatched(event)
     return replace(
         event,
         payload=encode_mapping(event.payload, root="payload"),

@@ -130,8 +130,8 @@ class WorkflowStep(models.Model):
         choices=[(one.value, one.value) for one in StepStatus],
     )
     result = models.JSONField(null=True)
-    #: Its place in the order of outcomes, counted by the run that holds the execution, or by
-    #: whoever ends a wait under the execution's lock. Equal places: neither was known to the other.
+    #: Its place in the order of outcomes, counted by the run that holds the execution, or, at
+    #: the end of a wait, under the execution's lock. Equal places: neither was known to the other.
     position = models.PositiveIntegerField(db_default=0)
     #: Marked `once=True`: it never runs again unless an operator says so.
     once = models.BooleanField(db_default=False)
