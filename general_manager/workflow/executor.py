@@ -7,23 +7,17 @@ from random import uniform
 from typing import Final
 
 from general_manager.conf import get_workflow_settings
-from general_manager.workflow.aside import tell
+from general_manager.workflow.aside import tell_state
 from general_manager.workflow.encoding import error_text, traceback_text
-from general_manager.workflow.engine import Retry, WorkflowState
-from general_manager.workflow.exceptions import (
-    ExecutionOverdue,
-    PermanentFailure,
-    RetryAfter,
-    StepInDoubt,
-    WorkerDied,
-)
+from general_manager.workflow.engine import WorkflowState
+from general_manager.workflow.exceptions import ExecutionOverdue, WorkerDied
 from general_manager.workflow.importing import resolve
 from general_manager.workflow.leases import keeping
 from general_manager.workflow.messages import run_execution_soon
 from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.rules import next_attempt_in
 from general_manager.workflow.run_store import DatabaseRunStore
 from general_manager.workflow.runs import Run, Suspended
-from general_manager.workflow.signals import execution_changed
 from general_manager.workflow.transactions import caller_savepoints
 
 logger = logging.getLogger(__name__)
@@ -86,6 +80,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
         _leave_to_another(record, using, error)
         return False
     executions.found_handler(record)
+    _tell(WorkflowState.RUNNING, record, using)
     store = DatabaseRunStore(record, using)
     run_ = Run(record.execution_id, store)
     # Inside a caller's transaction the handler's failure undoes its own writes, no more.
@@ -105,7 +100,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
     elif stopped is None and executions.complete(record, output):
         state = WorkflowState.COMPLETED
     if state is not None:
-        _tell(record, using)
+        _tell(state, record, using)
     return state is WorkflowState.PENDING
 
 
@@ -130,27 +125,14 @@ def _settle_failure(record: WorkflowExecutionRecord, using: str, error: Exceptio
             "Workflow %s (%s) failed; the next attempt follows in %s",
             record.workflow_id, record.execution_id, rest, exc_info=error,
         )  # fmt: skip
-        _tell(record, using)
+        _tell(WorkflowState.PENDING, record, using)
 
 
 def _rest_after(record: WorkflowExecutionRecord, using: str, error: Exception) -> timedelta | None:
-    """How long until the next attempt, or `None` if there is none.
-
-    The policy is the one that the execution was started with.
-    """
-    policy = record.retry
-    if policy is None or isinstance(error, PermanentFailure | StepInDoubt):
+    if record.retry is None:
         return None
-    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
-    if kinds & set(policy["stop_on"]):
-        return None
-    executions = WorkflowExecutionRecord.objects.using(using)
-    attempts = executions.attempts_of(record) + 1
-    if attempts >= policy["max_attempts"]:
-        return None
-    if isinstance(error, RetryAfter):
-        return timedelta(seconds=error.seconds)
-    return Retry(**{**policy, "stop_on": ()}).delay(attempts)
+    attempts = WorkflowExecutionRecord.objects.using(using).attempts_of(record) + 1
+    return next_attempt_in(record.retry, attempts, error)
 
 
 def _fail(record: WorkflowExecutionRecord, using: str, error: BaseException) -> None:
@@ -159,11 +141,9 @@ def _fail(record: WorkflowExecutionRecord, using: str, error: BaseException) -> 
         logger.error(
             "Workflow %s (%s) failed", record.workflow_id, record.execution_id, exc_info=error
         )
-        _tell(record, using)
+        _tell(WorkflowState.FAILED, record, using)
 
 
-def _tell(record: WorkflowExecutionRecord, using: str) -> None:
-    """Observers get the row as it now is; without observers nobody reads it again."""
-    if execution_changed.receivers:
-        now = WorkflowExecutionRecord.objects.using(using).get(pk=record.pk)
-        tell(execution_changed, WorkflowExecutionRecord, execution=now.snapshot())
+def _tell(state: WorkflowState, record: WorkflowExecutionRecord, using: str) -> None:
+    executions = WorkflowExecutionRecord.objects.using(using)
+    tell_state(state, lambda: executions.get(pk=record.pk).snapshot())

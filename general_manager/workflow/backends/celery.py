@@ -10,13 +10,12 @@ from django.utils import timezone
 
 from general_manager.conf import get_workflow_settings, require_time_zones
 from general_manager.workflow.actors import current_cause
-from general_manager.workflow.aside import aside, tell
+from general_manager.workflow.aside import aside, tell_state
 from general_manager.workflow.backends.repairs import continue_failed, wake_early
-from general_manager.workflow.encoding import encode, encode_mapping
+from general_manager.workflow.encoding import encode, encode_mapping, error_text
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryEntry,
-    WorkflowCancelledError,
     WorkflowDefinition,
     WorkflowExecution,
     WorkflowInvalidStateError,
@@ -34,7 +33,14 @@ from general_manager.workflow.models.execution import (
     ExecutionQuerySet,
 )
 from general_manager.workflow.models.execution_values import dedup_key
-from general_manager.workflow.signals import execution_changed
+from general_manager.workflow.rules import (
+    SLEEPS,
+    check_cancel,
+    check_resolution,
+    check_resume,
+    not_this_wait,
+    refusal,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +87,8 @@ class CeleryWorkflowEngine:
             error=error,
             metadata=about,
         )
+        if error is not None and (earlier := self._known(workflow, correlation_id)) is not None:
+            return earlier.snapshot()
         known = self._executions.start_once(
             **{name: getattr(execution, name) for name in SNAPSHOT_FIELDS},
             version=workflow.version,
@@ -96,7 +104,7 @@ class CeleryWorkflowEngine:
             logger.error(
                 "Workflow %s (%s) failed: %s", workflow.workflow_id, execution.execution_id, error
             )
-        tell(execution_changed, type(self), execution=execution)
+        tell_state(state, lambda: execution)
         if not is_over and self._go_on(execution.execution_id):
             return self.status(execution.execution_id)
         return execution
@@ -108,6 +116,7 @@ class CeleryWorkflowEngine:
 
         An execution that waits without an open `wait_for` is completed by this.
         """
+        check_resume(wait)
         answer = encode(signal, root="signal")
         executions = self._executions
         with transaction.atomic(using=executions.db):
@@ -120,12 +129,12 @@ class CeleryWorkflowEngine:
             if wait is not None and wait != name:
                 raise WorkflowWaitMismatchError(
                     execution_id, "resume", record.state, (record.state,),
-                    f"It waits for {name!r}, and the answer is for {wait!r}.",
+                    not_this_wait(str(name), wait),
                 )  # fmt: skip
             metadata = {**record.metadata, "resume_signal": answer}
             steps = WorkflowStep.objects.using(executions.db)
             if name is None and steps.filter(execution=record, status="open").exists():
-                raise _refusal(record, "resume", (record.state,), "It sleeps, and asks nothing.")
+                raise _refusal(record, "resume", (record.state,), SLEEPS)
             if name is None:
                 executions.filter(pk=record.pk).end(
                     WorkflowState.COMPLETED, output_data={}, metadata=metadata
@@ -140,8 +149,7 @@ class CeleryWorkflowEngine:
         return self.status(execution_id)
 
     def cancel(self, execution_id: str, *, reason: str | None = None) -> WorkflowExecution:
-        if reason is not None and not isinstance(reason, str):
-            raise TypeError(f"reason must be text, not {reason!r}")
+        check_cancel(reason)
         executions = self._executions
         with transaction.atomic(using=executions.db):
             record = executions.select_for_update().by_id(execution_id)
@@ -166,7 +174,8 @@ class CeleryWorkflowEngine:
         """Say what became of a `once=True` step in doubt, and continue like
         `retry_from_checkpoint`: with *result* for its result if it *happened*, else it runs again.
         """
-        verdict = (bool(happened), encode(result, root="result"))
+        check_resolution(step, happened)
+        verdict = (happened, encode(result, root="result"))
         return self._continued(continue_failed(self._executions, execution_id, {step: verdict}))
 
     def wake(self, execution_id: str) -> WorkflowExecution:
@@ -181,12 +190,19 @@ class CeleryWorkflowEngine:
         return [row.as_entry() for row in rows]
 
     def _continued(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
-        tell(execution_changed, type(self), execution=record.snapshot())
+        tell_state(WorkflowState.PENDING, record.snapshot)
         self._go_on(record.execution_id)
         return self.status(record.execution_id)
 
     def status(self, execution_id: str) -> WorkflowExecution:
         return self._executions.by_id(execution_id).snapshot()
+
+    def _known(
+        self, workflow: WorkflowDefinition, correlation_id: str | None
+    ) -> WorkflowExecutionRecord | None:
+        """The active or completed execution with this correlation id."""
+        key = dedup_key(workflow.workflow_id, correlation_id)
+        return None if key is None else self._executions.filter(dedup_key=key).first()
 
     @property
     def _executions(self) -> ExecutionQuerySet:
@@ -204,7 +220,7 @@ class CeleryWorkflowEngine:
 
     def _told(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
         execution = self.status(record.execution_id)
-        tell(execution_changed, type(self), execution=execution)
+        tell_state(execution.state, lambda: execution)
         return execution
 
 
@@ -226,8 +242,8 @@ def _handler_path(
         path = str(path)
         try:
             handler = resolve(path)
-        except ImportError as error:
-            return None, str(error)
+        except Exception as error:  # noqa: BLE001 - a module that is imported raises anything
+            return None, error_text(error)
         if not callable(handler):
             return None, f'metadata["handler_path"] names {path!r}, which is not callable'
     if len(path) > MAX_PATH_LENGTH:
@@ -238,6 +254,4 @@ def _handler_path(
 def _refusal(
     record: WorkflowExecutionRecord, verb: str, allowed: tuple[str, ...], detail: str = ""
 ) -> WorkflowInvalidStateError:
-    is_cancelled = record.state == WorkflowState.CANCELLED
-    kind = WorkflowCancelledError if is_cancelled else WorkflowInvalidStateError
-    return kind(record.execution_id, verb, record.state, allowed, detail)
+    return refusal(record.execution_id, verb, record.state, allowed, detail)

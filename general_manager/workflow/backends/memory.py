@@ -13,13 +13,17 @@ from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryEntry,
     HistoryKind,
-    WorkflowCancelledError,
     WorkflowDefinition,
     WorkflowExecution,
     WorkflowExecutionNotFoundError,
-    WorkflowInvalidStateError,
     WorkflowState,
     WorkflowWaitMismatchError,
+)
+from general_manager.workflow.rules import (
+    SLEEPS,
+    not_this_wait,
+    refusal,
+    require_execution_id,
 )
 from general_manager.workflow.runs import Suspended
 from general_manager.workflow.steps import StepRecord, StepStatus
@@ -43,6 +47,7 @@ class Record:
     state: WorkflowState = WorkflowState.PENDING
     output_data: dict[str, Any] | None = None
     error: str | None = None
+    traceback: str = ""
     started_at: datetime | None = None
     ended_at: datetime | None = None
     wake_at: datetime | None = None
@@ -68,6 +73,7 @@ class Record:
             ended_at=self.ended_at,
             error=self.error,
             metadata=copy_encoded(self.metadata),
+            traceback=self.traceback,
         )
 
 
@@ -99,8 +105,8 @@ class ExecutionMemory:
     def get(self, execution_id: str) -> Record:
         with self.lock:
             try:
-                return self._records[execution_id]
-            except (KeyError, TypeError):
+                return self._records[require_execution_id(execution_id)]
+            except KeyError:
                 raise WorkflowExecutionNotFoundError(execution_id) from None
 
     def note(self, record: Record, kind: HistoryKind, detail: str = "") -> None:
@@ -135,18 +141,21 @@ class ExecutionMemory:
     def is_running(self, record: Record, run_number: int) -> bool:
         return record.state is WorkflowState.RUNNING and record.run_number == run_number
 
-    def suspend(self, record: Record, run_number: int, stop: Suspended) -> bool:
-        """Running to waiting; straight back to pending if the answer came meanwhile."""
+    def suspend(self, record: Record, run_number: int, stop: Suspended) -> WorkflowState | None:
+        """Running to waiting; straight back to pending if the answer came meanwhile.
+
+        Returns which, or `None` if it is not this run's any more.
+        """
         with self.lock:
             if not self.is_running(record, run_number):
-                return False
+                return None
             if record.steps[stop.name].status is StepStatus.OPEN:
                 record.state = WorkflowState.WAITING
                 record.wake_at = stop.until
                 record.waiting_for = stop.name if stop.answerable else None
             else:
                 record.state = WorkflowState.PENDING
-            return True
+            return record.state
 
     def postpone(self, record: Record, run_number: int, delay: timedelta, why: str) -> bool:
         """Running to pending, due after *delay*: the next attempt."""
@@ -167,11 +176,15 @@ class ExecutionMemory:
             record = self.get(execution_id)
             name = record.waiting_for
             if name is None or not record.is_active:
-                raise _refusal(record, "resume", (WorkflowState.WAITING,))
+                sleeps = record.state is WorkflowState.WAITING
+                raise refusal(
+                    execution_id, "resume", record.state, (WorkflowState.WAITING,),
+                    SLEEPS if sleeps else "",
+                )  # fmt: skip
             if wait is not None and wait != name:
                 raise WorkflowWaitMismatchError(
-                    execution_id, "resume", record.state, (WorkflowState.WAITING,),
-                    f"It waits for {name!r}, and the answer is for {wait!r}.",
+                    execution_id, "resume", record.state, (record.state,),
+                    not_this_wait(name, wait),
                 )  # fmt: skip
             record.steps[name] = StepRecord(name, StepStatus.DONE, signal)
             record.metadata["resume_signal"] = copy_encoded(signal)
@@ -196,8 +209,10 @@ class ExecutionMemory:
         with self.lock:
             record = self.get(execution_id)
             details = {} if reason is None else {"cancel_reason": reason}
-            if not self.end(record, WorkflowState.CANCELLED, metadata=details):
-                raise _refusal(record, "cancel", ACTIVE_STATES)
+            if not self.end(
+                record, WorkflowState.CANCELLED, error=reason or None, metadata=details
+            ):
+                raise refusal(execution_id, "cancel", record.state, ACTIVE_STATES)
             self.note(record, HistoryKind.CANCELLED, reason or "")
             return record
 
@@ -209,6 +224,7 @@ class ExecutionMemory:
         run_number: int | None = None,
         output_data: dict[str, Any] | None = None,
         error: str | None = None,
+        traceback: str = "",
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
         """To a terminal *state*, from which nothing leads away; false if it has one already.
@@ -223,6 +239,7 @@ class ExecutionMemory:
             record.state = state
             record.output_data = output_data
             record.error = error
+            record.traceback = traceback
             record.metadata.update(metadata or {})
             record.ended_at = self.clock()
             record.wake_at = record.waiting_for = None
@@ -239,15 +256,3 @@ class ExecutionMemory:
             record = self._records.pop(execution_id)
             if record.state is WorkflowState.COMPLETED and record.correlation_id:
                 del self._by_correlation[(record.definition.workflow_id, record.correlation_id)]
-
-
-def _refusal(
-    record: Record, verb: str, allowed: tuple[WorkflowState, ...]
-) -> WorkflowInvalidStateError:
-    kind = WorkflowInvalidStateError
-    detail = ""
-    if record.state is WorkflowState.CANCELLED:
-        kind = WorkflowCancelledError
-    elif record.state is WorkflowState.WAITING:
-        detail = f"It sleeps until {record.wake_at}, and asks nothing."
-    return kind(record.execution_id, verb, record.state, allowed, detail)

@@ -11,6 +11,7 @@ from general_manager.workflow.encoding import copy_encoded
 from general_manager.workflow.engine import HistoryKind, WorkflowState
 from general_manager.workflow.exceptions import WorkflowInvalidStateError
 from general_manager.workflow.ids import new_id
+from general_manager.workflow.rules import refusal
 from general_manager.workflow.steps import StepRecord, StepStatus
 
 
@@ -20,6 +21,8 @@ def continue_failed(memory: ExecutionMemory, execution_id: str, resolved: Resolu
         old = memory.get(execution_id)
         if old.state is not WorkflowState.FAILED:
             raise _refusal(old, "")
+        if not old.run_number:
+            raise _refusal(old, "It never ran, because its handler cannot be imported.")
         for entry in old.history:
             if entry.kind is HistoryKind.CONTINUED:
                 raise _refusal(old, f"It was continued as execution {entry.detail}.")
@@ -35,7 +38,6 @@ def continue_failed(memory: ExecutionMemory, execution_id: str, resolved: Resolu
             metadata={**copy_encoded(old.metadata), "continues": old.execution_id},
             steps={step.name: step for step in steps},
         )
-        new.metadata.pop("traceback", None)
         kept = memory.add_once(new)
         if kept is not new:
             raise _refusal(
@@ -52,7 +54,7 @@ def continue_failed(memory: ExecutionMemory, execution_id: str, resolved: Resolu
 
 def _refusal(old: Record, detail: str) -> WorkflowInvalidStateError:
     allowed = (WorkflowState.FAILED,)
-    return WorkflowInvalidStateError(old.execution_id, "continue", old.state, allowed, detail)
+    return refusal(old.execution_id, "continue", old.state, allowed, detail)
 
 
 def wake_early(memory: ExecutionMemory, execution_id: str) -> Record:
@@ -66,7 +68,7 @@ def wake_early(memory: ExecutionMemory, execution_id: str) -> Record:
             detail = "It neither rests nor sleeps."
         if detail:
             resting = (WorkflowState.PENDING, WorkflowState.WAITING)
-            raise WorkflowInvalidStateError(execution_id, "wake", record.state, resting, detail)
+            raise refusal(execution_id, "wake", record.state, resting, detail)
         now = memory.clock()
         record.wake_at = now
         for name, step in record.steps.items():

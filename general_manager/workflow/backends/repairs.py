@@ -18,6 +18,7 @@ from general_manager.workflow.models import (
 )
 from general_manager.workflow.models.execution import ExecutionQuerySet
 from general_manager.workflow.models.execution_values import dedup_key
+from general_manager.workflow.rules import refusal
 
 FAILED_ONLY = (WorkflowState.FAILED,)
 CARRIED = ("workflow_id", "version", "handler_path", "input_data", "retry", "timeout")
@@ -91,7 +92,7 @@ def _kept_rows(
 
 
 def _refusal(old: WorkflowExecutionRecord, detail: str) -> WorkflowInvalidStateError:
-    return WorkflowInvalidStateError(old.execution_id, "continue", old.state, FAILED_ONLY, detail)
+    return refusal(old.execution_id, "continue", old.state, FAILED_ONLY, detail)
 
 
 def wake_early(executions: ExecutionQuerySet, execution_id: str) -> WorkflowExecutionRecord:
@@ -108,5 +109,5 @@ def wake_early(executions: ExecutionQuerySet, execution_id: str) -> WorkflowExec
             detail = "It neither rests nor sleeps."
         if detail:
             resting = (WorkflowState.PENDING, WorkflowState.WAITING)
-            raise WorkflowInvalidStateError(execution_id, "wake", record.state, resting, detail)
+            raise refusal(execution_id, "wake", record.state, resting, detail)
         return record

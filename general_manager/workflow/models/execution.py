@@ -27,10 +27,12 @@ from general_manager.workflow.models.execution_values import (
     CLAIM,
     COMPLETE,
     OVER,
+    is_overdue,
 )
 from general_manager.workflow.models.inserts import insert_new
 from general_manager.workflow.models.pruning import PruningExecutions
 from general_manager.workflow.models.timing import MESSAGE_GRACE, Stop
+from general_manager.workflow.rules import EXECUTION_ID_LENGTH, require_execution_id
 
 START_FIELDS = (
     "execution_id", "workflow_id", "version", "handler_path", "input_data", "metadata",
@@ -68,8 +70,8 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
 
     def by_id(self, execution_id: str) -> "WorkflowExecutionRecord":
         try:
-            return self.get(execution_id=execution_id)
-        except (self.model.DoesNotExist, ValueError, TypeError):
+            return self.get(execution_id=require_execution_id(execution_id))
+        except self.model.DoesNotExist:
             raise WorkflowExecutionNotFoundError(execution_id) from None
 
     def runnable(self) -> "ExecutionQuerySet":
@@ -144,7 +146,9 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         self, record: "WorkflowExecutionRecord", metadata: Mapping[str, Any], reason: str
     ) -> bool:
         """Active to cancelled, for *reason*; says whether it won."""
-        ended = self.filter(pk=record.pk).end(WorkflowState.CANCELLED, metadata=metadata)
+        ended = self.filter(pk=record.pk).end(
+            WorkflowState.CANCELLED, error=reason or None, metadata=metadata
+        )
         if ended:
             self.note(HistoryKind.CANCELLED, [record.pk], reason)
         return ended
@@ -179,7 +183,7 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         Returns which, or `None` if it is not this run's any more.
         """
         with transaction.atomic(using=self.db):
-            if not self.held(record).select_for_update().exists():
+            if not self.held(record).exclude(is_overdue()).select_for_update().exists():
                 return None
             steps = record.steps.using(self.db)
             is_open = steps.filter(name=stop.name, status="open").exists()
@@ -196,7 +200,7 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
 class WorkflowExecutionRecord(models.Model):
     """One execution of a workflow."""
 
-    execution_id = IdField(max_length=36)
+    execution_id = IdField(max_length=EXECUTION_ID_LENGTH)
     workflow_id = IdField()
     version = IdField(default="1")
     state = models.CharField(
@@ -280,4 +284,5 @@ class WorkflowExecutionRecord(models.Model):
             ended_at=self.ended_at,
             error=self.error,
             metadata=self.metadata,
+            traceback=self.traceback,
         )
