@@ -118,6 +118,35 @@ class StepUsageError(WorkflowError):
     """`step`, `wait_for` or `sleep` called in a way that could not be continued later."""
 
 
+class HandlerNotAllowedError(WorkflowError, ImportError):
+    """A dotted path that leads out of the project."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.handler_path = path
+
+    def __str__(self) -> str:
+        return (
+            f"{self.handler_path!r} is not in the project's own modules, so it is not run as a "
+            "workflow. Add its package to WORKFLOW_HANDLER_MODULES if it is meant."
+        )
+
+
+class HandlerNotImportableError(PermanentFailure):
+    """The handler exists in the process that started it only, and could not be continued."""
+
+    def __init__(self, workflow_id: str, handler: str) -> None:
+        super().__init__(workflow_id, handler)
+        self.workflow_id = workflow_id
+        self.handler = handler
+
+    def __str__(self) -> str:
+        return (
+            f"The handler {self.handler} of workflow {self.workflow_id!r} cannot be imported by a "
+            "worker, or by a later run: use a function at the top level of a module."
+        )
+
+
 class StepInDoubt(WorkflowError):
     """A `once=True` step began and nobody recorded how it ended.
 

@@ -52,11 +52,14 @@ def tick() -> bool:
     return True
 
 
-def sweep(*, hand_on: bool = True) -> int:
+def sweep(*, hand_on: bool | None = None) -> int:
     """Wake every execution whose time has come; returns how many.
 
-    Without *hand_on*, or without a broker, they are run here.
+    Without *hand_on*, which is the default where `WORKFLOW_ASYNC` is off, or without a broker,
+    they are run here.
     """
+    if hand_on is None:
+        hand_on = get_workflow_settings().run_async
     woken = 0
     for alias in outboxes():
         try:

@@ -31,8 +31,8 @@ from general_manager.workflow.engine import (
     check_start,
 )
 from general_manager.workflow.exceptions import ExecutionOverdue, PermanentFailure
+from general_manager.workflow.handler_modules import resolve_handler
 from general_manager.workflow.ids import new_id
-from general_manager.workflow.importing import resolve
 from general_manager.workflow.rules import (
     check_cancel,
     check_resolution,
@@ -273,10 +273,10 @@ class LocalWorkflowEngine:
 def _handler_of(record: Record) -> WorkflowHandler | None:
     if record.definition.handler is not None:
         return record.definition.handler
-    path = record.definition.metadata.get("handler_path", record.metadata.get("handler_path"))
+    path = record.definition.metadata.get("handler_path")
     if path is None:
         return None
-    handler = resolve(str(path))
+    handler = resolve_handler(str(path))
     if not callable(handler):
         raise PermanentFailure(f'metadata["handler_path"] names {path!r}, which is not callable')
     return cast(WorkflowHandler, handler)
