@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from general_manager.workflow import WorkflowExecution
+from general_manager.workflow import WorkflowEvent, WorkflowExecution
+from general_manager.workflow.signals import event_published
 from tests.contract.drivers import ENGINES, REGISTRIES
 from tests.testapp import plays
 
@@ -46,7 +47,16 @@ def started(driver: Any) -> Callable[..., WorkflowExecution]:
 
 @pytest.fixture(params=REGISTRIES)
 def post(request: pytest.FixtureRequest, transactional_db: None) -> Iterator[Any]:
-    """A registry of its own, in force during the test."""
-    driver = REGISTRIES[request.param]()
-    with driver.in_force():
-        yield driver
+    """A registry of its own, in force during the test; `published` has what it accepted."""
+    driver: Any = REGISTRIES[request.param]()
+    driver.published = []
+
+    def receive(event: WorkflowEvent, **_: Any) -> None:
+        driver.published.append(event.event_id)
+
+    event_published.connect(receive)
+    try:
+        with driver.in_force():
+            yield driver
+    finally:
+        event_published.disconnect(receive)

@@ -23,7 +23,6 @@ from general_manager.workflow.backends.celery import CeleryWorkflowEngine
 from general_manager.workflow.event_registry.database import DatabaseEventRegistry
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
-    WorkflowEventRecord,
     WorkflowExecutionRecord,
     WorkflowOutbox,
     WorkflowStep,
@@ -147,9 +146,6 @@ class MemoryRegistryDriver:
     def settle(self) -> None:
         """Everything was delivered inside `publish`."""
 
-    def count(self) -> int:
-        return len(self.registry._seen)  # type: ignore[attr-defined]
-
 
 class OutboxDriver:
     passes: ClassVar[int] = 3
@@ -176,9 +172,6 @@ class OutboxDriver:
             if not WorkflowOutbox.objects.filter(available_at__isnull=False).exists():
                 return
         raise AssertionError("deliveries go on and on")
-
-    def count(self) -> int:
-        return WorkflowEventRecord.objects.count()
 
 
 REGISTRIES: dict[str, type[MemoryRegistryDriver] | type[OutboxDriver]] = {

@@ -204,6 +204,10 @@ def journey(data: dict[str, Any]) -> dict[str, Any]:
     return {"all": [first, second]}
 
 
+def charge_once_if_it_can(data: dict[str, Any]) -> dict[str, Any]:
+    return {"charged": step("charge", _fail_if_it_should, data, once=True, atomic=False)}
+
+
 def _fail_if_it_should(data: dict[str, Any]) -> None:
     if data["key"] in stage.failing:
         raise ValueError(f"{data['key']} fails")

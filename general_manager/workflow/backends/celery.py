@@ -138,15 +138,15 @@ class CeleryWorkflowEngine:
             is_asking = name is not None and record.state in ACTIVE_STATES
             if not (is_asking or is_waiting):
                 raise _refusal(record, "resume", (WorkflowState.WAITING,))
+            steps = WorkflowStep.objects.using(executions.db)
+            if name is None and steps.filter(execution=record, status="open").exists():
+                raise _refusal(record, "resume", (record.state,), SLEEPS)
             if wait is not None and wait != name:
                 raise WorkflowWaitMismatchError(
                     execution_id, "resume", record.state, (record.state,),
                     not_this_wait(str(name), wait),
                 )  # fmt: skip
             metadata = {**record.metadata, "resume_signal": answer}
-            steps = WorkflowStep.objects.using(executions.db)
-            if name is None and steps.filter(execution=record, status="open").exists():
-                raise _refusal(record, "resume", (record.state,), SLEEPS)
             if name is None:
                 executions.filter(pk=record.pk).end(
                     WorkflowState.COMPLETED, output_data={}, metadata=metadata
