@@ -57,7 +57,12 @@ def resume_url(
     `WORKFLOW_BASE_URL`. Raises `NoReverseMatch` if the project's urls do not include
     ``general_manager.urls``, `EncodingError` for a signal that is not JSON.
     """
-    execution_id = execution if isinstance(execution, str) else execution.execution_id
+    execution_id = execution.execution_id if isinstance(execution, WorkflowExecution) else execution
+    for argument, value in (("execution", execution_id), ("wait", wait), ("label", label)):
+        if not isinstance(value, str):
+            raise TypeError(f"{argument} must be text, not {value!r}")
+    if not isinstance(expires, timedelta):
+        raise TypeError(f"expires must be a timedelta, not {expires!r}")
     seconds = int(expires.total_seconds())
     content = [execution_id, wait, encode(signal, root="signal"), label, seconds]
     token = signing.dumps(content, salt=SALT, compress=True)

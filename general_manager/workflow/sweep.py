@@ -12,9 +12,13 @@ from django.db import DatabaseError, router
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.aside import tell_state
+from general_manager.workflow.backend_registry import get_workflow_engine
+from general_manager.workflow.backends.celery import CeleryWorkflowEngine
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.dispatch import run_executions_now
 from general_manager.workflow.engine import WorkflowExecution, WorkflowState
+from general_manager.workflow.event_registry import get_event_registry
+from general_manager.workflow.event_registry.database import DatabaseEventRegistry
 from general_manager.workflow.executor import give_up, run
 from general_manager.workflow.messages import MESSAGE
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowHeartbeat
@@ -29,8 +33,19 @@ BATCH: Final = 200
 """Executions found at once."""
 
 
+def keeps_rows_here() -> bool:
+    """Whether events or executions are stored, and done by the processes that cause them."""
+    if get_workflow_settings().run_async:
+        return False
+    return isinstance(get_event_registry(), DatabaseEventRegistry) or isinstance(
+        get_workflow_engine(), CeleryWorkflowEngine
+    )
+
+
 def tick() -> bool:
-    """What Beat asks for: drain every outbox, sweep; false if another Beat just asked for it.
+    """Drain every outbox, sweep; false if that was just done elsewhere.
+
+    Beat asks for it; with `WORKFLOW_ASYNC` off the timers of long-lived processes do.
 
     With `WORKFLOW_RETENTION_DAYS` it also prunes, a batch at a time.
 
