@@ -1,4 +1,4 @@
-"""Messages that none of our processes sent: a broker is often shared, and payloads can be forged."""
+"""Messages that none of our processes sent: a broker is often shared, payloads can be forged."""
 
 import logging
 
@@ -14,8 +14,6 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "arch
 
 NO_DATABASES = [5, "", "elsewhere", "x" * 10_000, "\x00", [], {}, b"default", "\ud800", True]
 NO_IDS = [
-    None, 5, "abc", {"a": 1}, [5], [None], [["x"]], ["\x00"], ["x" * 10_000], ["\ud800"], [b""],
-]  # fmt: skip
     None,
     5,
     "abc",

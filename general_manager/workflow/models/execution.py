@@ -21,7 +21,14 @@ from general_manager.workflow.engine import (
     WorkflowExecutionNotFoundError,
     WorkflowState,
 )
-from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex, in_
+from general_manager.workflow.models.columns import (
+    DatabaseNow,
+    IdField,
+    OwedIndex,
+    Utf8CharField,
+    Utf8TextField,
+    in_,
+)
 from general_manager.workflow.models.compiled import can_fetch
 from general_manager.workflow.models.execution_values import (
     CLAIM,
@@ -31,6 +38,7 @@ from general_manager.workflow.models.execution_values import (
 )
 from general_manager.workflow.models.inserts import insert_new
 from general_manager.workflow.models.pruning import PruningExecutions
+from general_manager.workflow.models.texts import write_texts
 from general_manager.workflow.models.timing import MESSAGE_GRACE, Stop
 from general_manager.workflow.rules import EXECUTION_ID_LENGTH, require_execution_id
 
@@ -132,7 +140,7 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
 
         What did not complete gives its correlation id free.
         """
-        values: dict[str, Any] = {"error": error, "traceback": traceback}
+        values: dict[str, Any] = {}
         if state is not WorkflowState.COMPLETED:
             values["dedup_key"] = None
         if metadata is not None:
@@ -140,7 +148,12 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         if output_data is not None:
             values["output_data"] = Value(output_data, models.JSONField())
         active = self.filter(state__in=ACTIVE_STATES)
-        return active.update(**{**OVER, "state": state, **values}) == 1
+
+        def write(text: str, trace: str) -> int:
+            texts = {"error": None if error is None else text, "traceback": trace}
+            return active.update(**{**OVER, "state": state, **texts, **values})
+
+        return write_texts(self.db, write, error or "", traceback) == 1
 
     def cancel(
         self, record: "WorkflowExecutionRecord", metadata: Mapping[str, Any], reason: str
@@ -203,32 +216,32 @@ class WorkflowExecutionRecord(models.Model):
     execution_id = IdField(max_length=EXECUTION_ID_LENGTH)
     workflow_id = IdField()
     version = IdField(default="1")
-    state = models.CharField(
+    state = Utf8CharField(
         max_length=10,
         choices=[(state.value, state.value) for state in WorkflowState],
         default=WorkflowState.PENDING,
     )
-    handler_path = models.CharField(max_length=MAX_PATH_LENGTH, null=True)
+    handler_path = Utf8CharField(max_length=MAX_PATH_LENGTH, null=True)
     input_data = models.JSONField(default=dict)
     output_data = models.JSONField(null=True)
     metadata = models.JSONField(default=dict)
     correlation_id = IdField(null=True)
-    dedup_key = models.CharField(max_length=64, null=True)
+    dedup_key = Utf8CharField(max_length=64, null=True)
     retry = models.JSONField(null=True)
     timeout = models.DurationField(null=True)
     deadline = models.DateTimeField(null=True)
     caused_by = IdField(null=True)
     wake_at = models.DateTimeField(null=True)
     ready = models.BooleanField(db_default=True)
-    claim_token = models.CharField(max_length=32, null=True)
-    claimed_by = models.CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
+    claim_token = Utf8CharField(max_length=32, null=True)
+    claimed_by = Utf8CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
     waiting_for = IdField(null=True)
     attempts = models.PositiveIntegerField(db_default=0)
     crashes = models.PositiveIntegerField(db_default=0)
     runs = models.PositiveIntegerField(db_default=0)
     strays = models.PositiveIntegerField(db_default=0)
-    error = models.TextField(null=True)
-    traceback = models.TextField(db_default="")
+    error = Utf8TextField(null=True)
+    traceback = Utf8TextField(db_default="")
     created_at = models.DateTimeField(db_default=DatabaseNow())
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)

@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.engine import WorkflowState
-from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
+from general_manager.workflow.models.columns import DatabaseNow, IdField, Utf8CharField, in_
 from general_manager.workflow.models.execution import WorkflowExecutionRecord
 from general_manager.workflow.models.inserts import insert_while
 from general_manager.workflow.steps import StepRecord, StepStatus
@@ -101,7 +101,7 @@ class WorkflowStep(models.Model):
         db_index=False,  # the constraint's index begins with it
     )
     name = IdField()
-    status = models.CharField(
+    status = Utf8CharField(
         max_length=10,
         choices=[(one.value, one.value) for one in StepStatus],
     )
