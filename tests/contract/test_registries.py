@@ -43,11 +43,11 @@ def hear(heard, name):
 
 
 def fail_with(heard, *errors):
-    errors = list(errors)
+    coming = list(errors)
 
     def handler(event):
         heard.append("attempt")
-        error = errors.pop(0) if errors else None
+        error = coming.pop(0) if coming else None
         if error is not None:
             raise error
 
