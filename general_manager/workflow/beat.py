@@ -60,7 +60,7 @@ def _add_entry(app: Any) -> None:
         settings = get_workflow_settings()
     except ImproperlyConfigured:
         # Django must get as far as `manage.py check`, which names what is wrong.
-        logger.exception("Beat's schedule has no entry of general_manager: its settings are wrong")
+        logger.error("Beat's schedule has no entry of general_manager; manage.py check says why")
         return
     if not settings.beat_enabled:
         return

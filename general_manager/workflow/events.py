@@ -12,6 +12,16 @@ from uuid import uuid4
 
 from general_manager.workflow.ids import require_id
 
+__all__ = [
+    "MANAGER_CREATED",
+    "MANAGER_DELETED",
+    "MANAGER_UPDATED",
+    "WorkflowEvent",
+    "manager_created_event",
+    "manager_deleted_event",
+    "manager_updated_event",
+]
+
 MANAGER_CREATED: Final = "general_manager.manager.created"
 MANAGER_UPDATED: Final = "general_manager.manager.updated"
 MANAGER_DELETED: Final = "general_manager.manager.deleted"

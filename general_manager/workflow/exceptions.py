@@ -6,6 +6,26 @@ from reprlib import Repr
 
 from general_manager.exceptions import GeneralManagerError
 
+__all__ = [
+    "ActionAlreadyRegisteredError",
+    "ActionNotFoundError",
+    "EncodingError",
+    "ExecutionOverdue",
+    "HandlerNotAllowedError",
+    "HandlerNotImportableError",
+    "PermanentFailure",
+    "RetryAfter",
+    "StepInDoubt",
+    "StepUsageError",
+    "WaitTimeout",
+    "WorkerDied",
+    "WorkflowCancelledError",
+    "WorkflowError",
+    "WorkflowExecutionNotFoundError",
+    "WorkflowInvalidStateError",
+    "WorkflowWaitMismatchError",
+]
+
 LONGEST_REST_SECONDS = 365 * 24 * 3600.0
 """No retry is put off for more than a year: later dates leave the calendar of some databases."""
 

@@ -8,13 +8,15 @@ from general_manager.conf import get_workflow_settings
 from general_manager.manager import DataChange
 from general_manager.manager.signals import post_data_change
 from general_manager.workflow.encoding import encode, storable_text
-from general_manager.workflow.event_registry import get_event_registry
+from general_manager.workflow.event_registry import EventRegistry, get_event_registry
 from general_manager.workflow.events import (
     WorkflowEvent,
     manager_created_event,
     manager_deleted_event,
     manager_updated_event,
 )
+
+__all__ = ["connect_workflow_signal_bridge", "disconnect_workflow_signal_bridge"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,7 @@ TEXT_LIMIT = 2_000
 
 _UID = "general_manager.workflow.signal_bridge"
 _forced: bool | None = None
+_registry: EventRegistry | None = None
 
 
 def listen() -> None:
@@ -33,21 +36,26 @@ def listen() -> None:
 
 def follow_the_setting() -> None:
     """Forget `connect_...` and `disconnect_...`: `WORKFLOW_SIGNAL_BRIDGE` decides again."""
-    global _forced
-    _forced = None
+    global _forced, _registry
+    _forced = _registry = None
 
 
-def connect_workflow_signal_bridge() -> None:
-    """Publish managers' changes from now on, whatever the setting says."""
-    global _forced
-    _forced = True
+def connect_workflow_signal_bridge(registry: EventRegistry | None = None) -> None:
+    """Publish managers' changes from now on, whatever the setting says.
+
+    To *registry*, or to the one in force.
+    """
+    global _forced, _registry
+    if registry is not None and not isinstance(registry, EventRegistry):
+        raise TypeError(f"registry must be an EventRegistry or None, not {registry!r}")
+    _forced, _registry = True, registry
     listen()
 
 
 def disconnect_workflow_signal_bridge() -> None:
     """Publish no managers' changes from now on, whatever the setting says."""
-    global _forced
-    _forced = False
+    global _forced, _registry
+    _forced, _registry = False, None
 
 
 def publish_change(sender: object, *, change: DataChange, **_: Any) -> None:  # noqa: ARG001 - a receiver's signature
@@ -56,7 +64,8 @@ def publish_change(sender: object, *, change: DataChange, **_: Any) -> None:  # 
     With a registry that is not in the database, handlers run once that transaction commits.
     """
     if _forced or (_forced is None and get_workflow_settings().signal_bridge):
-        get_event_registry().publish_with_change(event_of(change), using=change.using)
+        registry = _registry or get_event_registry()
+        registry.publish_with_change(event_of(change), using=change.using)
 
 
 def event_of(change: DataChange) -> WorkflowEvent:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from random import uniform
 from typing import Final
@@ -57,14 +58,19 @@ def tick() -> bool:
     jitter = min(settings.beat_max_jitter, interval * 0.9) * uniform(0.5, 1)  # noqa: S311 - spread
     # Without any, Beat's own inaccuracy would drop every other tick.
     spread = max(jitter, interval * 0.1)
-    beats = WorkflowHeartbeat.objects.using(router.db_for_write(WorkflowHeartbeat))
-    if not beats.beat("tick", whereabouts(), unless_within=interval - spread):
+    if not _say_that_it_is_done(unless_within=interval - spread):
         return False
     drain()
     sweep()
     if settings.retention is not None:
         prune_once(settings.retention)
     return True
+
+
+def _say_that_it_is_done(*, unless_within: timedelta = timedelta(0)) -> bool:
+    """False if somebody said so less than *unless_within* ago. Health asks for it."""
+    beats = WorkflowHeartbeat.objects.using(router.db_for_write(WorkflowHeartbeat))
+    return beats.beat("tick", whereabouts(), unless_within=unless_within)
 
 
 def sweep(*, hand_on: bool | None = None) -> int:
@@ -133,6 +139,8 @@ def work_off(*, limit: int | None = None) -> Iterator[Turn]:
     left alone; what another process has is its own. Raises `DatabaseError` if a database fails,
     when the others are done.
     """
+    if keeps_rows_here():
+        _say_that_it_is_done()
     done = Turn()
     failed: dict[str, DatabaseError] = {}
     while turn := _take_turn(_batch(limit, done.entries), _batch(limit, done.executions), failed):

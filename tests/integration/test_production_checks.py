@@ -9,6 +9,8 @@ from django.template import engines
 from django.test import override_settings
 
 from general_manager.checks import check_admin, check_backends, check_tables, check_workers
+from general_manager.checks.database import check_timeouts
+from general_manager.conf import get_workflow_settings
 from general_manager.workflow import beat
 from general_manager.workflow.dispatch import DELIVER, DRAIN, RUN, TICK
 from tests.testapp import flows
@@ -177,6 +179,40 @@ def test_a_database_that_was_not_migrated_is_named(monkeypatch):
         recorder.record_applied("general_manager", "0001_workflow_tables")
 
 
+@pytest.mark.django_db(transaction=True, databases=["default", "archive"])
+def test_a12_tables_of_the_same_names_that_are_not_ours_are_named():
+    with connections["archive"].schema_editor() as editor:
+        editor.execute("ALTER TABLE general_manager_workflowoutbox RENAME COLUMN owed_to TO other")
+    try:
+        (message,) = check_tables(databases=["default", "archive"])
+        assert message.id == "general_manager.E007"
+        assert "'general_manager_workflowoutbox' of database 'archive'" in message.msg
+        assert "it lacks owed_to." in message.msg
+    finally:
+        with connections["archive"].schema_editor() as editor:
+            editor.execute(
+                "ALTER TABLE general_manager_workflowoutbox RENAME COLUMN other TO owed_to"
+            )
+
+
+@pytest.mark.django_db(databases=["default", "archive"])
+def test_a1_that_no_process_has_ever_done_what_is_due_is_named():
+    settings = {"WORKFLOW_MODE": "production", "WORKFLOW_ASYNC": False}
+    with override_settings(GENERAL_MANAGER=settings):
+        assert ids(check_tables, databases=["default"]) == ["W018"]
+        call_command("workflow_drain_outbox", verbosity=0)
+        assert ids(check_tables, databases=["default"]) == []
+
+
+@pytest.mark.django_db(databases=["default", "archive"])
+def test_a1_a_project_without_workers_hears_nothing_of_them():
+    settings = {"WORKFLOW_MODE": "production", "WORKFLOW_ASYNC": False}
+    with override_settings(GENERAL_MANAGER=settings):
+        assert not get_workflow_settings().beat_enabled
+        assert ids(check_backends) == []
+        assert ids(check_workers) == []
+
+
 @pytest.mark.django_db(databases=["default", "archive"])
 def test_tables_are_looked_at_only_if_a_database_is_named(capsys, monkeypatch):
     monkeypatch.setattr("general_manager.checks.database.aliases", lambda: 1 / 0)
@@ -190,6 +226,33 @@ def test_an_admin_that_does_not_know_the_request_is_named(monkeypatch):
     (engine,) = engines.all()
     monkeypatch.setattr(engine.engine, "context_processors", [])  # type: ignore[attr-defined]
     assert ids(check_admin) == ["W012"]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "host", "options", "missing"),
+    [
+        ("postgresql", "db.internal", {}, "no connect_timeout and no keepalives_idle"),
+        ("postgresql", "/run/postgresql", {}, None),
+        ("postgresql", "", {}, None),
+        ("postgresql", "db", {"connect_timeout": 1, "keepalives_idle": 1, "options": ""},
+         "no tcp_user_timeout"),
+        ("mysql", "db", {"connect_timeout": 1}, "no read_timeout and no write_timeout"),
+        ("mysql", "db", dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), 1),
+         None),
+        ("sqlite", "db", {}, None),
+    ],
+)  # fmt: skip
+def test_i14_a_connection_that_could_wait_for_good_is_named(
+    monkeypatch, vendor, host, options, missing
+):
+    connection = connections["default"]
+    monkeypatch.setattr(connection, "vendor", vendor)
+    monkeypatch.setitem(connection.settings_dict, "HOST", host)
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+    monkeypatch.setattr("general_manager.checks.database.aliases", lambda: ["default"])
+    messages = check_timeouts()
+    assert [message.id for message in messages] == ["general_manager.W017"] * bool(missing)
+    assert missing is None or missing in messages[0].msg
 
 
 def test_without_the_admin_nobody_asks_for_the_request():

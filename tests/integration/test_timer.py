@@ -124,6 +124,7 @@ def test_a6_tests_and_short_commands_have_none(local):
 def test_a6_the_first_request_starts_it_in_a_server(local, monkeypatch):
     monkeypatch.delattr(mail, "outbox")
     request_started.send(sender=None)
+    assert timer._timer is not None
     assert timer._timer.is_alive
 
 

@@ -51,6 +51,8 @@ from general_manager.workflow.rules import (
 )
 from general_manager.workflow.transactions import is_in_transaction
 
+__all__ = ["CeleryWorkflowEngine"]
+
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_FIELDS = tuple(one.name for one in fields(WorkflowExecution))

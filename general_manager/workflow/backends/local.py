@@ -41,6 +41,8 @@ from general_manager.workflow.rules import (
 )
 from general_manager.workflow.runs import Run, Suspended
 
+__all__ = ["LocalWorkflowEngine"]
+
 logger = logging.getLogger(__name__)
 
 
@@ -169,6 +171,10 @@ class LocalWorkflowEngine:
     def executions(self) -> list[WorkflowExecution]:
         """Every execution in memory, oldest first. Timers do not fire."""
         return self._memory.snapshots()
+
+    def latest(self, count: int) -> list[WorkflowExecution]:
+        """The *count* executions that were started last, newest first. Timers do not fire."""
+        return self._memory.snapshots(latest=count)
 
     def question(self, execution_id: str) -> str | None:
         """The name of the wait that `resume` would answer, if there is one."""
