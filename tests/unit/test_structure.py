@@ -101,7 +101,7 @@ def needs_a_project(name):
                  "executor", "run_store", "sweep", "tasks", "checks", "admin",
                  "repairs", "draining", "testing", "overview", "timeline", "health", "replaying",
                  "health_view", "metrics", "pruning", "story", "dead_letters",
-                 "health_backend", "urls", "databases", "timer")  # fmt: skip
+                 "health_backend", "urls", "databases", "timer", "uninstalling")  # fmt: skip
     return any(part in on_tables for part in name.split("."))
 
 
