@@ -80,7 +80,7 @@ def _leftovers() -> dict[str, Any]:
         types = apps.get_model("contenttypes", "ContentType")
         rows["content types"] = _of(types).filter(app_label=APP)
     if apps.is_installed("django_celery_beat"):
-        entries = apps.get_model("django_celery_beat", "PeriodicTask")
+        entries: Any = apps.get_app_config("django_celery_beat").get_model("PeriodicTask")
         rows["entries in Beat's schedule"] = _of(entries).filter(task=TICK)
     return rows
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from django.db import router, transaction
@@ -11,35 +11,26 @@ from django.utils import timezone
 from general_manager.conf import get_workflow_settings, require_time_zones
 from general_manager.workflow.actors import current_cause
 from general_manager.workflow.aside import aside, tell_state
+from general_manager.workflow.backends.handlers import find_handler
 from general_manager.workflow.backends.repairs import continue_failed, wake_early
-from general_manager.workflow.encoding import encode, encode_mapping, error_text
+from general_manager.workflow.encoding import encode, encode_mapping
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryEntry,
     WorkflowDefinition,
     WorkflowExecution,
-    WorkflowHandler,
     WorkflowInvalidStateError,
     WorkflowState,
     WorkflowWaitMismatchError,
     check_start,
 )
-from general_manager.workflow.exceptions import (
-    HandlerNotAllowedError,
-    HandlerNotImportableError,
-)
 from general_manager.workflow.executor import run
-from general_manager.workflow.handler_modules import is_allowed, resolve_handler
 from general_manager.workflow.ids import new_id
-from general_manager.workflow.importing import describe, path_of
 from general_manager.workflow.in_process import perform, perform_soon
 from general_manager.workflow.local_handlers import keep_handler
 from general_manager.workflow.messages import run_execution_soon
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
-from general_manager.workflow.models.execution import (
-    MAX_PATH_LENGTH,
-    ExecutionQuerySet,
-)
+from general_manager.workflow.models.execution import ExecutionQuerySet
 from general_manager.workflow.models.execution_values import dedup_key
 from general_manager.workflow.rules import (
     SLEEPS,
@@ -77,7 +68,7 @@ class CeleryWorkflowEngine:
     ) -> WorkflowExecution:
         check_start(workflow, correlation_id)
         about = encode_mapping({} if metadata is None else metadata, root="metadata")
-        handler = _find_handler(workflow)
+        handler = find_handler(workflow)
         error = handler.error
         state = WorkflowState.PENDING
         if error is not None:
@@ -243,53 +234,6 @@ class CeleryWorkflowEngine:
 def _run_here(execution_id: str, using: str) -> None:
     with aside(atomic=False):  # the execution belongs to no other that is running in this thread
         run(execution_id, using)
-
-
-@dataclass(frozen=True, slots=True)
-class _Handler:
-    """What a start stores of its handler: a *path*, what is wrong with it, and what only this
-    process has.
-    """
-
-    path: str | None = None
-    error: str | None = None
-    own: WorkflowHandler | None = None
-
-
-def _find_handler(workflow: WorkflowDefinition) -> _Handler:
-    """A path comes from the definition alone, never from what `start` was given."""
-    handler = workflow.handler
-    if handler is None:
-        return _named(workflow.metadata.get("handler_path"))
-    name = describe(handler)
-    path = path_of(handler) if is_allowed(name) else None
-    if path is not None and len(path) <= MAX_PATH_LENGTH:
-        return _Handler(path)
-    if not get_workflow_settings().run_async:
-        return _Handler(name[:MAX_PATH_LENGTH], own=handler)
-    if path is not None:
-        return _Handler(error=_too_long(path))
-    is_nowhere = "<" in name or name.startswith("__main__.")
-    if not is_nowhere and not is_allowed(name):
-        return _Handler(error=str(HandlerNotAllowedError(name)))
-    return _Handler(error=str(HandlerNotImportableError(workflow.workflow_id, name)))
-
-
-def _named(given: object) -> _Handler:
-    if given is None:
-        return _Handler()
-    path = str(given)
-    try:
-        handler = resolve_handler(path)
-    except Exception as error:  # noqa: BLE001 - a module that is imported runs the user's code
-        return _Handler(error=error_text(error))
-    if not callable(handler):
-        return _Handler(error=f'metadata["handler_path"] names {path!r}, which is not callable')
-    return _Handler(path, error=_too_long(path) if len(path) > MAX_PATH_LENGTH else None)
-
-
-def _too_long(path: str) -> str:
-    return f"The path {path!r} of the handler has more than {MAX_PATH_LENGTH} characters."
 
 
 def _refusal(

@@ -30,12 +30,7 @@ from general_manager.workflow.models.columns import (
     in_,
 )
 from general_manager.workflow.models.compiled import can_fetch
-from general_manager.workflow.models.execution_values import (
-    CLAIM,
-    COMPLETE,
-    OVER,
-    is_overdue,
-)
+from general_manager.workflow.models.execution_values import CLAIM, COMPLETE, OVER, is_overdue
 from general_manager.workflow.models.inserts import insert_new
 from general_manager.workflow.models.pruning import PruningExecutions
 from general_manager.workflow.models.texts import write_texts
