@@ -4,8 +4,15 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from general_manager.workflow import Retry, WorkflowDefinition, WorkflowExecution
+from general_manager.workflow import (
+    Retry,
+    WorkflowDefinition,
+    WorkflowExecution,
+    WorkflowState,
+)
+from general_manager.workflow.metrics import install, uninstall
 from general_manager.workflow.signals import execution_changed
 from tests.testapp import plays
 
@@ -134,3 +141,24 @@ def test_an_observer_that_raises_changes_nothing(started):
         assert started(define(plays.echo)).state == "completed"
     finally:
         execution_changed.disconnect(receive)
+
+
+def test_metrics_count_the_same_states_whatever_the_engine(driver, started):
+    registry = CollectorRegistry(auto_describe=True)
+    install(registry)
+    plays.stage.troubles[:] = [ValueError("once")]
+    try:
+        started(define(plays.fail_as_told, retry=STEADY))
+        driver.pass_time(DAY)
+        driver.settle()
+        counted = {
+            state: registry.get_sample_value(
+                "general_manager_executions_total", {"workflow": "w", "state": state}
+            )
+            for state in WorkflowState
+        }
+    finally:
+        uninstall(registry)
+    assert {state: n for state, n in counted.items() if n} == {
+        "pending": 2, "running": 2, "completed": 1,
+    }  # fmt: skip
