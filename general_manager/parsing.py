@@ -1,10 +1,12 @@
 """What a setting's value may be, and how to say that it may not."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
 from math import isfinite
 from typing import Any, Final, cast
+from unicodedata import normalize
 
 MODES: Final = ("local", "production")
 _YES: Final = ("true", "1", "yes", "on")
@@ -94,13 +96,27 @@ def nearest_number(value: Any) -> float | None:
     return number if isfinite(number) else None
 
 
-def names(value: Any) -> frozenset[str]:
-    """Texts, compared without regard to case."""
+_WORD: Final = re.compile(
+    r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+"  # API, Key, key, 2, and other scripts
+)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a name, in lower case: split at anything but letters, at capitals and digits.
+
+    ``X-Api-Key``, ``apiKey`` and ``api_key2`` all have the words ``api`` and ``key``.
+    """
+    plain = text if text.isascii() else normalize("NFKC", text)
+    return tuple(one.casefold() for one in _WORD.findall(plain))
+
+
+def secret_names(value: Any) -> frozenset[tuple[str, ...]]:
+    """Names as their words: one word, or several that follow each other."""
     if not isinstance(value, list | tuple | set | frozenset) or not all(
-        isinstance(one, str) and one for one in value
+        isinstance(one, str) and words(one) for one in value
     ):
-        raise WrongValue("a list of names")
-    return frozenset(one.lower() for one in value)
+        raise WrongValue("a list of names, each of a word or of several, as in 'api key'")
+    return frozenset(words(one) for one in value)
 
 
 def modules_or_none(value: Any) -> frozenset[str] | None:

@@ -1,6 +1,5 @@
 """User code that is called on the side, and must not touch what surrounds it."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
@@ -8,12 +7,13 @@ from typing import Any
 
 from django.dispatch import Signal
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.engine import WorkflowExecution, WorkflowState
 from general_manager.workflow.runs import enter_run, leave_run
 from general_manager.workflow.signals import execution_changed
 from general_manager.workflow.transactions import caller_savepoints
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class aside:  # noqa: N801 - used as a function is, and too often for a generator's cost

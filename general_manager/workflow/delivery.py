@@ -1,6 +1,5 @@
 """One event to one registration: fenced by the claim, recorded, retried, buried."""
 
-import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -14,6 +13,7 @@ from django.utils import timezone
 
 from general_manager.atomic import honest_atomic
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.workflow.aside import aside, tell
 from general_manager.workflow.encoding import error_text, traceback_text
 from general_manager.workflow.engine import HistoryKind
@@ -27,7 +27,7 @@ from general_manager.workflow.models.delivery import DeliveryQuerySet
 from general_manager.workflow.models.texts import in_ascii, write_texts
 from general_manager.workflow.signals import event_dead, event_delivered, event_failed
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LONGEST_REST = timedelta(hours=1)
 

@@ -123,6 +123,10 @@ class WorkflowWaitMismatchError(WorkflowInvalidStateError):
     """An answer to a question that the execution is not asking."""
 
 
+class ChangedMeanwhileError(WorkflowError):
+    """What was confirmed is no longer so; nothing was done."""
+
+
 class WaitTimeout(WorkflowError):
     """Raised inside a handler by `wait_for`: nobody answered in time."""
 

@@ -1,12 +1,12 @@
 """Run one stored execution: claim it, call its handler, write what came of it."""
 
-import logging
 from contextlib import nullcontext
 from datetime import timedelta
 from random import uniform
 from typing import Final, cast
 
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.workflow.aside import tell_state
 from general_manager.workflow.encoding import error_text, traceback_text
 from general_manager.workflow.engine import WorkflowHandler, WorkflowState
@@ -25,7 +25,7 @@ from general_manager.workflow.run_store import DatabaseRunStore
 from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.transactions import caller_savepoints
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MISSING_HANDLER_REST: Final = 15.0
 """Seconds, about, after which an execution is shown to another process because this one cannot
@@ -98,7 +98,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
     except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
         if savepoints is not None:
             store.write_back()
-        _settle_failure(record, using, error)
+        _settle_failure(record, using, error, step=run_.where(error))
         return False
     stopped = run_.stopped
     state = None
@@ -129,7 +129,9 @@ def _leave_to_another(record: WorkflowExecutionRecord, using: str, error: Except
     WorkflowExecutionRecord.objects.using(using).put_back(record, rest, error_text(error))
 
 
-def _settle_failure(record: WorkflowExecutionRecord, using: str, error: Exception) -> None:
+def _settle_failure(
+    record: WorkflowExecutionRecord, using: str, error: Exception, *, step: str = ""
+) -> None:
     rest = _rest_after(record, using, error)
     if rest is not None and find_handler(record.execution_id) is not None:
         rest, cause, error = None, error, _not_importable(record)
@@ -138,10 +140,11 @@ def _settle_failure(record: WorkflowExecutionRecord, using: str, error: Exceptio
         _fail(record, using, error)
         return
     executions = WorkflowExecutionRecord.objects.using(using)
-    if executions.postpone(record, rest, error_text(error)):
+    delay, number = rest
+    if executions.postpone(record, delay, error_text(error), step=step, number=number):
         logger.warning(
             "Workflow %s (%s) failed; the next attempt follows in %s",
-            record.workflow_id, record.execution_id, rest, exc_info=error,
+            record.workflow_id, record.execution_id, delay, exc_info=error,
         )  # fmt: skip
         _tell(WorkflowState.PENDING, record, using)
 
@@ -150,11 +153,15 @@ def _not_importable(record: WorkflowExecutionRecord) -> Exception:
     return HandlerNotImportableError(record.workflow_id, str(record.handler_path))
 
 
-def _rest_after(record: WorkflowExecutionRecord, using: str, error: Exception) -> timedelta | None:
+def _rest_after(
+    record: WorkflowExecutionRecord, using: str, error: Exception
+) -> tuple[timedelta, int] | None:
+    """How long until the next attempt, and which one failed; `None` if there is no other."""
     if record.retry is None:
         return None
     attempts = WorkflowExecutionRecord.objects.using(using).attempts_of(record) + 1
-    return next_attempt_in(record.retry, attempts, error)
+    delay = next_attempt_in(record.retry, attempts, error)
+    return None if delay is None else (delay, attempts)
 
 
 def _fail(record: WorkflowExecutionRecord, using: str, error: BaseException) -> None:

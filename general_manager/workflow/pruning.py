@@ -1,6 +1,5 @@
 """Let go of what is over for long enough, in batches, in every database that holds rows of ours."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,6 +7,7 @@ from typing import Final
 
 from django.db import DatabaseError
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.actors import WORKER
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.models import (
@@ -17,7 +17,7 @@ from general_manager.workflow.models import (
 )
 from general_manager.workflow.models.pruning import kept_by, not_kept
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BATCH: Final = 1_000
 """Rows of each kind that one transaction deletes, besides what hangs on them."""

@@ -7,6 +7,11 @@ from django.dispatch import Signal
 event_published = Signal()
 """An event was accepted by a registry. Arguments: ``event``. Sender: the registry's class."""
 
+event_held = Signal()
+"""The in-memory registry keeps an event until the caller's transaction commits; `event_published`
+follows then, or never. Arguments: ``event``. Sender: the registry's class.
+"""
+
 event_delivered = Signal()
 """A handler completed.
 

@@ -1,6 +1,5 @@
 """What a dead worker or a lost message left behind, and timers: find them, send them again."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +10,7 @@ from typing import Final
 from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.aside import tell_state
 from general_manager.workflow.backend_registry import get_workflow_engine
@@ -28,7 +28,7 @@ from general_manager.workflow.models.execution_recovery import Woken
 from general_manager.workflow.outbox import drain
 from general_manager.workflow.pruning import prune_once
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BATCH: Final = 200
 """Executions found at once."""

@@ -126,7 +126,7 @@ def test_a_sleep_ends_by_itself(engine, driver, started):
     execution = started(define(plays.nap))
     driver.pass_time(HOUR / 2)
     driver.settle()
-    assert engine.status(execution.execution_id) == execution
+    assert engine.status(execution.execution_id).state == "waiting"
     driver.pass_time(HOUR / 2)
     driver.settle()
     assert engine.status(execution.execution_id).output_data == {"slept": True}
@@ -237,7 +237,9 @@ def test_a_failed_execution_goes_on_from_its_last_step(engine, driver, started):
     ("handler", "state"),
     [(plays.ask, "waiting"), (plays.nap, "waiting"), (plays.echo, "completed")],
 )
-def test_only_a_failed_execution_goes_on_as_another(engine, driver, started, handler, state):
+def test_what_is_active_or_completed_does_not_go_on_as_another(
+    engine, driver, started, handler, state
+):
     execution = started(define(handler))
     for call in (
         lambda: engine.retry_from_checkpoint(execution.execution_id),
@@ -245,16 +247,41 @@ def test_only_a_failed_execution_goes_on_as_another(engine, driver, started, han
     ):
         with pytest.raises(WorkflowInvalidStateError) as caught:
             call()
-        assert (caught.value.state, caught.value.allowed) == (state, ("failed",))
+        assert (caught.value.state, caught.value.allowed) == (state, ("failed", "cancelled"))
     assert driver.count() == 1
 
 
-def test_a_cancelled_execution_says_so_to_whoever_would_continue_or_wake_it(engine, started):
+def test_a_cancelled_execution_says_so_to_who_would_wake_it_and_can_go_on(engine, driver, started):
     key = started(define(plays.ask)).execution_id
-    engine.cancel(key)
-    for call in (engine.retry_from_checkpoint, engine.wake):
-        with pytest.raises(WorkflowCancelledError):
-            call(key)
+    cancelled = engine.cancel(key, reason="a mistake")
+    with pytest.raises(WorkflowCancelledError):
+        engine.wake(key)
+    fresh = engine.retry_from_checkpoint(key)
+    driver.settle()
+    fresh = engine.status(fresh.execution_id)
+    assert (fresh.state, fresh.error) == ("waiting", None)
+    assert fresh.metadata == {"continues": key}
+    assert engine.status(key) == cancelled
+
+
+def test_the_snapshot_says_what_is_waited_for_and_until_when(engine, driver, started):
+    asking, sleeping = started(define(plays.ask)), started(define(plays.nap))
+    assert (asking.waiting_for, sleeping.waiting_for) == ("approval", None)
+    for execution, duration in ((asking, 24 * HOUR), (sleeping, HOUR)):
+        took = execution.waiting_until - execution.waiting_since
+        assert abs(took - duration) < timedelta(seconds=5)
+    driver.pass_time(24 * HOUR)
+    driver.settle()
+    for execution in (asking, sleeping):
+        over = engine.status(execution.execution_id)
+        assert (over.waiting_for, over.waiting_since, over.waiting_until) == (None, None, None)
+
+
+def test_an_open_wait_can_be_timed_out_now(engine, driver, started):
+    key = started(define(plays.ask)).execution_id
+    engine.time_out(key, wait="approval")
+    driver.settle()
+    assert engine.status(key).output_data == {"late": "approval"}
 
 
 def test_a_step_that_is_not_in_doubt_cannot_be_decided(engine, started):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
+from django.utils.translation import ngettext
 
 from general_manager.conf import get_workflow_settings
 from general_manager.management.base import WorkflowCommand, age, count_up_to
@@ -63,4 +64,6 @@ class Command(WorkflowCommand):
 
 
 def _in_words(pruned: Pruned) -> str:
-    return f"{pruned.events:,} events and {pruned.executions:,} executions"
+    events = ngettext("%s event", "%s events", pruned.events) % f"{pruned.events:,}"
+    runs = ngettext("%s execution", "%s executions", pruned.executions)
+    return f"{events} and {runs % f'{pruned.executions:,}'}"

@@ -1,6 +1,5 @@
 """The engine for real load: executions are rows, workers run them, messages only nudge."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -9,14 +8,24 @@ from django.db import router, transaction
 from django.utils import timezone
 
 from general_manager.conf import get_workflow_settings, require_time_zones
+from general_manager.escaping import get_logger
 from general_manager.workflow.actors import current_cause
 from general_manager.workflow.aside import aside, tell_state
 from general_manager.workflow.backends.handlers import find_handler
-from general_manager.workflow.backends.repairs import continue_failed, wake_early
+from general_manager.workflow.backends.repairs import (
+    continue_as_fresh,
+    find_wait,
+    preview_retry,
+    time_out_early,
+    wake_early,
+)
+from general_manager.workflow.backends.verbs import OperatorVerbs
+from general_manager.workflow.checkpoints import Resolutions, RetryPreview, Wanted
 from general_manager.workflow.encoding import encode, encode_mapping
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryEntry,
+    HistoryKind,
     WorkflowDefinition,
     WorkflowExecution,
     WorkflowInvalidStateError,
@@ -28,6 +37,7 @@ from general_manager.workflow.executor import run
 from general_manager.workflow.ids import new_id
 from general_manager.workflow.in_process import perform, perform_soon
 from general_manager.workflow.local_handlers import keep_handler
+from general_manager.workflow.lookup import find
 from general_manager.workflow.messages import run_execution_soon
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.models.execution import ExecutionQuerySet
@@ -35,21 +45,21 @@ from general_manager.workflow.models.execution_values import dedup_key
 from general_manager.workflow.rules import (
     SLEEPS,
     check_cancel,
-    check_resolution,
     check_resume,
     not_this_wait,
     refusal,
 )
+from general_manager.workflow.steps import WaitSnapshot
 from general_manager.workflow.transactions import is_in_transaction
 
 __all__ = ["CeleryWorkflowEngine"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SNAPSHOT_FIELDS = tuple(one.name for one in fields(WorkflowExecution))
 
 
-class CeleryWorkflowEngine:
+class CeleryWorkflowEngine(OperatorVerbs):
     """Stores executions in the caller's transaction; after its commit a worker runs them.
 
     With `WORKFLOW_ASYNC` off they run in the caller's process, at once or after its commit.
@@ -115,14 +125,14 @@ class CeleryWorkflowEngine:
         return execution
 
     def resume(
-        self, execution_id: str, signal: Any = None, *, wait: str | None = None
+        self, execution_id: str, signal: Any = None, *, wait: str | None = None, label: str = ""
     ) -> WorkflowExecution:
         """Answer the open wait; a worker goes on after the caller's commit.
 
         An execution that waits without an open `wait_for` is completed by this.
         """
         check_resume(wait)
-        answer = encode(signal, root="signal")
+        answer, label = encode(signal, root="signal"), encode(label, root="label")
         executions = self._executions
         with transaction.atomic(using=executions.db):
             record = executions.select_for_update().by_id(execution_id)
@@ -145,10 +155,10 @@ class CeleryWorkflowEngine:
                     WorkflowState.COMPLETED, output_data={}, metadata=metadata
                 )
                 return self._told(record)
-            if not steps.answer(record, name, answer):
+            if not steps.answer(record, name, answer, label=label):
                 detail = f"Nobody answered {name!r} in time."
                 raise _refusal(record, "resume", (record.state,), detail)
-            executions.answered(record, metadata)
+            executions.wait_ended(record, HistoryKind.RESUMED, metadata)
         if is_waiting:
             self._go_on(execution_id)
         return self.status(execution_id)
@@ -165,23 +175,19 @@ class CeleryWorkflowEngine:
                 raise _refusal(record, "cancel", ACTIVE_STATES)
         return self._told(record)
 
-    def retry_from_checkpoint(self, execution_id: str) -> WorkflowExecution:
-        """Continue a failed execution as a fresh one, which has its finished steps.
+    def preview_retry(
+        self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
+    ) -> RetryPreview:
+        return preview_retry(self._executions, execution_id, before, repeat_once=repeat_once)
 
-        The failed one stays as it is. Raises `WorkflowInvalidStateError` if it is not failed, was
-        continued before, has a step in doubt, or if its correlation id is taken by now.
-        """
-        return self._continued(continue_failed(self._executions, execution_id, {}))
+    def time_out(self, execution_id: str, *, wait: str | None = None) -> WorkflowExecution:
+        _record, is_ready = time_out_early(self._executions, execution_id, wait)
+        if is_ready:
+            self._go_on(execution_id)
+        return self.status(execution_id)
 
-    def resolve_step(
-        self, execution_id: str, step: str, *, happened: bool, result: Any = None
-    ) -> WorkflowExecution:
-        """Say what became of a `once=True` step in doubt, and continue like
-        `retry_from_checkpoint`: with *result* for its result if it *happened*, else it runs again.
-        """
-        check_resolution(step, happened)
-        verdict = (happened, encode(result, root="result"))
-        return self._continued(continue_failed(self._executions, execution_id, {step: verdict}))
+    def find_wait(self, execution_id: str, name: str) -> WaitSnapshot | None:
+        return find_wait(self._executions, execution_id, name)
 
     def wake(self, execution_id: str) -> WorkflowExecution:
         """End the rest between two attempts, or a sleep, now."""
@@ -194,7 +200,12 @@ class CeleryWorkflowEngine:
         rows = record.history.using(self._executions.db).order_by("pk")
         return [row.as_entry() for row in rows]
 
-    def _continued(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
+    def _continue(
+        self, execution_id: str, resolved: Resolutions, *, before: str | None, repeat_once: bool
+    ) -> WorkflowExecution:
+        record = continue_as_fresh(
+            self._executions, execution_id, resolved, before=before, repeat_once=repeat_once
+        )
         tell_state(WorkflowState.PENDING, record.snapshot)
         self._go_on(record.execution_id)
         return self.status(record.execution_id)
@@ -208,6 +219,9 @@ class CeleryWorkflowEngine:
         """The active or completed execution with this correlation id."""
         key = dedup_key(workflow.workflow_id, correlation_id)
         return None if key is None else self._executions.filter(dedup_key=key).first()
+
+    def _find(self, wanted: Wanted, limit: int) -> list[WorkflowExecution]:
+        return [record.snapshot() for record in find(self._executions, wanted, limit)]
 
     @property
     def _executions(self) -> ExecutionQuerySet:

@@ -1,10 +1,11 @@
 """The engine that needs nothing: executions run in the caller's thread and live in memory."""
 
-import logging
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 
+from general_manager.escaping import get_logger
+from general_manager.workflow.actors import current_subject
 from general_manager.workflow.aside import tell_state
 from general_manager.workflow.backends.memory import (
     Clock,
@@ -12,8 +13,17 @@ from general_manager.workflow.backends.memory import (
     Record,
     utc_now,
 )
-from general_manager.workflow.backends.memory_repairs import continue_failed, wake_early
+from general_manager.workflow.backends.memory_repairs import (
+    continue_as_fresh,
+    find_executions,
+    find_wait,
+    preview_retry,
+    time_out_early,
+    wake_early,
+)
 from general_manager.workflow.backends.memory_steps import MemoryRunStore
+from general_manager.workflow.backends.verbs import OperatorVerbs
+from general_manager.workflow.checkpoints import Resolutions, RetryPreview, Wanted
 from general_manager.workflow.encoding import (
     copy_encoded,
     encode,
@@ -35,18 +45,18 @@ from general_manager.workflow.handler_modules import resolve_handler
 from general_manager.workflow.ids import new_id
 from general_manager.workflow.rules import (
     check_cancel,
-    check_resolution,
     check_resume,
     next_attempt_in,
 )
 from general_manager.workflow.runs import Run, Suspended
+from general_manager.workflow.steps import WaitSnapshot
 
 __all__ = ["LocalWorkflowEngine"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
-class LocalWorkflowEngine:
+class LocalWorkflowEngine(OperatorVerbs):
     """Runs each execution at once, in this process, and remembers it until the process ends.
 
     Of finished executions the latest *max_executions* are kept; with an older one goes its
@@ -77,6 +87,7 @@ class LocalWorkflowEngine:
             input_data=encode_mapping({} if input_data is None else input_data, root="input_data"),
             correlation_id=correlation_id or None,
             metadata=encode_mapping({} if metadata is None else metadata, root="metadata"),
+            subject=current_subject(),
         )
         kept = self._memory.add_once(record)
         if kept is not record:
@@ -105,19 +116,21 @@ class LocalWorkflowEngine:
         return True
 
     def resume(
-        self, execution_id: str, signal: Any = None, *, wait: str | None = None
+        self, execution_id: str, signal: Any = None, *, wait: str | None = None, label: str = ""
     ) -> WorkflowExecution:
         """Answer the open wait and run on, here and now.
 
-        While `ask` is still sending the question, the answer is kept and the run finds it.
+        While `ask` is still sending the question, the answer is kept and the run finds it. *label*
+        is what the button said that gave the answer; the page behind a link shows it.
         """
         check_resume(wait)
-        answer = encode(signal, root="signal")
+        answer, label = encode(signal, root="signal"), encode(label, root="label")
         record = self._memory.get(execution_id)
         asked = record.waiting_for
         self._fire(record)
         # What timed out just now must not have its answer taken for that to the next question.
-        record = self._memory.answer(execution_id, answer, asked if wait is None else wait)
+        wait = asked if wait is None else wait
+        record = self._memory.answer(execution_id, answer, wait, label)
         if record.wake_at is None:
             self._run(record)
         return self._snapshot(record)
@@ -133,23 +146,20 @@ class LocalWorkflowEngine:
         self._fire(record)
         return self._snapshot(record)
 
-    def retry_from_checkpoint(self, execution_id: str) -> WorkflowExecution:
-        """Continue a failed execution as a fresh one, which has its finished steps.
+    def preview_retry(
+        self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
+    ) -> RetryPreview:
+        return preview_retry(self._memory, execution_id, before, repeat_once=repeat_once)
 
-        The failed one stays as it is. Raises `WorkflowInvalidStateError` if it is not failed, was
-        continued before, has a step in doubt, or if its correlation id is taken by now.
-        """
-        return self._continued(continue_failed(self._memory, execution_id, {}))
+    def time_out(self, execution_id: str, *, wait: str | None = None) -> WorkflowExecution:
+        record = time_out_early(self._memory, execution_id, wait)
+        if record.wake_at is None:
+            self._run(record)
+        return self._snapshot(record)
 
-    def resolve_step(
-        self, execution_id: str, step: str, *, happened: bool, result: Any = None
-    ) -> WorkflowExecution:
-        """Say what became of a `once=True` step in doubt, and continue like
-        `retry_from_checkpoint`: with *result* for its result if it *happened*, else it runs again.
-        """
-        check_resolution(step, happened)
-        verdict = (happened, encode(result, root="result"))
-        return self._continued(continue_failed(self._memory, execution_id, {step: verdict}))
+    def find_wait(self, execution_id: str, name: str) -> WaitSnapshot | None:
+        self._fire(self._memory.get(execution_id))
+        return find_wait(self._memory, execution_id, name)
 
     def wake(self, execution_id: str) -> WorkflowExecution:
         """End the rest between two attempts, or a sleep, now."""
@@ -163,7 +173,12 @@ class LocalWorkflowEngine:
         with self._memory.lock:
             return list(record.history)
 
-    def _continued(self, record: Record) -> WorkflowExecution:
+    def _continue(
+        self, execution_id: str, resolved: Resolutions, *, before: str | None, repeat_once: bool
+    ) -> WorkflowExecution:
+        record = continue_as_fresh(
+            self._memory, execution_id, resolved, before=before, repeat_once=repeat_once
+        )
         self._tell(WorkflowState.PENDING, record)
         self._run(record)
         return self._snapshot(record)
@@ -171,6 +186,9 @@ class LocalWorkflowEngine:
     def executions(self) -> list[WorkflowExecution]:
         """Every execution in memory, oldest first. Timers do not fire."""
         return self._memory.snapshots()
+
+    def _find(self, wanted: Wanted, limit: int) -> list[WorkflowExecution]:
+        return find_executions(self._memory, wanted, limit)
 
     def latest(self, count: int) -> list[WorkflowExecution]:
         """The *count* executions that were started last, newest first. Timers do not fire."""
@@ -187,6 +205,14 @@ class LocalWorkflowEngine:
     def run_due(self) -> int:
         """Fire every timer that is due; the number of executions that ran."""
         return sum(self._fire(record) for record in self._memory.due())
+
+    def timers(self) -> list[timedelta]:
+        """How long until each timeout, end of a sleep and next attempt; negative if it is due."""
+        return self._memory.timers()
+
+    def move_timers(self, by: timedelta) -> None:
+        """Have everything that is to happen later happen *by* sooner, for tests."""
+        self._memory.move_timers(by)
 
     def _fire(self, record: Record) -> bool:
         if not self._memory.wake(record):
@@ -220,7 +246,7 @@ class LocalWorkflowEngine:
                     output = run.call(handler, copy_encoded(record.input_data))
                 self._require_in_time(record, began)
         except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
-            return self._settle_failure(record, run_number, error)
+            return self._settle_failure(record, run_number, error, step=run.where(error))
         if isinstance(run.stopped, Suspended):
             return self._memory.suspend(record, run_number, run.stopped)
         if run.stopped is None and self._memory.end(
@@ -237,14 +263,14 @@ class LocalWorkflowEngine:
             raise ExecutionOverdue(record.execution_id, timeout)
 
     def _settle_failure(
-        self, record: Record, run_number: int, error: Exception
+        self, record: Record, run_number: int, error: Exception, *, step: str
     ) -> WorkflowState | None:
         retry = record.definition.retry
         record.attempts += 1
         policy = None if retry is None else retry.to_json()
         delay = next_attempt_in(policy, record.attempts, error)
         why = error_text(error)
-        if delay is None or not self._memory.postpone(record, run_number, delay, why):
+        if delay is None or not self._memory.postpone(record, run_number, delay, why, step=step):
             return WorkflowState.FAILED if self._fail(record, run_number, error) else None
         logger.warning(
             "Workflow %s (%s) failed; attempt %d follows in %s",

@@ -11,6 +11,7 @@ from weakref import WeakSet
 from django.db import transaction
 
 from general_manager.workflow.encoding import copy_encoded, encode_mapping
+from general_manager.workflow.event_registry.keys import warn_of_unmatched, warn_of_unpublished
 from general_manager.workflow.event_registry.registration import (
     DeadLetterHandler,
     EventHandler,
@@ -59,7 +60,10 @@ class EventRegistry(ABC):
 
         *event* with a dot is a canonical type, without one a readable name; both match exactly.
         A failing handler is tried *retries* more times unless *retry_on*, given the exception,
-        says no; then *dead_letter_handler* gets the event and the exception, once. An event that
+        says no; then *dead_letter_handler* gets the event and the exception, once. The database
+        registry does that in each of `WORKFLOW_MAX_RETRIES` passes, with a growing delay between
+        them, so a handler is called up to ``(retries + 1) * WORKFLOW_MAX_RETRIES`` times; the
+        in-memory registry makes one pass. An event that
         *validator* raises for is a dead letter at once. *registration_id* names the registration
         for good; without it a name is made of the key, the dotted paths and the order.
         *atomic*: what the handler wrote to the database is rolled back when it fails.
@@ -67,6 +71,7 @@ class EventRegistry(ABC):
         An identical registration is the one that is there already. Raises `TypeError` or
         `ValueError` that name the wrong argument, with nothing registered.
         """
+        warn_of_unpublished(event)
         return self.add(
             Registration(
                 event,
@@ -207,6 +212,7 @@ def encoded(event: WorkflowEvent) -> WorkflowEvent:
     """
     if not isinstance(event, WorkflowEvent):
         raise TypeError(f"Only a WorkflowEvent can be published, not {event!r}")
+    warn_of_unmatched(event)
     return replace(
         event,
         payload=encode_mapping(event.payload, root="payload"),

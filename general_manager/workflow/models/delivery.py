@@ -8,6 +8,7 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.models.claiming import OutboxStatus
 from general_manager.workflow.models.columns import (
@@ -143,8 +144,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         locked = entries.filter(pk__in={one for _, one in dead}).order_by("pk").select_for_update()
         free = set(locked.values_list("pk", flat=True))
         keys = [key for key, entry in dead if entry in free]
-        rows = self.model._default_manager.using(self.db).filter(pk__in=keys)
-        return list(rows.filter(status=DeliveryStatus.DEAD_LETTER).values_list("pk", flat=True))
+        return list(self.dead().filter(pk__in=keys).values_list("pk", flat=True))
 
     def _reopen(self, keys: Collection[int], kind: HistoryKind) -> int:
         rows = self.model._default_manager.using(self.db).filter(pk__in=keys)
@@ -210,4 +210,4 @@ class WorkflowDeliveryAttempt(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.registration_id}: {self.status}"
+        return visible(f"{self.registration_id}: {self.status}"[:MAX_TITLE])

@@ -13,6 +13,7 @@ from django.db import connections, models, transaction
 from django.db.models import F, Q, Value
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.actors import MAX_ACTOR_LENGTH, whereabouts
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
@@ -20,6 +21,7 @@ from general_manager.workflow.engine import (
     WorkflowExecution,
     WorkflowExecutionNotFoundError,
     WorkflowState,
+    waiting_values,
 )
 from general_manager.workflow.models.columns import (
     DatabaseNow,
@@ -93,9 +95,18 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         mine = self.filter(execution_id=execution_id, claim_token=slots["token"])
         return mine.first() if count else None
 
-    def postpone(self, record: "WorkflowExecutionRecord", delay: timedelta, why: str) -> bool:
-        """Running to pending, due after *delay*: the next attempt."""
-        return self._rest(record, delay, "attempts", HistoryKind.ATTEMPT_FAILED, why)
+    def postpone(
+        self,
+        record: "WorkflowExecutionRecord",
+        delay: timedelta,
+        why: str,
+        *,
+        step: str = "",
+        number: int | None = None,
+    ) -> bool:
+        """Running to pending, due after *delay*: attempt *number* failed, in *step*."""
+        kind = HistoryKind.ATTEMPT_FAILED
+        return self._rest(record, delay, "attempts", kind, why, step=step, number=number)
 
     def put_back(self, record: "WorkflowExecutionRecord", delay: timedelta, why: str) -> bool:
         """Running to pending, no attempt: this process cannot run it, another can."""
@@ -108,12 +119,13 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         counter: str,
         kind: HistoryKind,
         why: str,
+        **values_of_entry: Any,
     ) -> bool:
         values = {counter: F(counter) + 1, "wake_at": in_(delay), "claim_token": None}
         with transaction.atomic(using=self.db):
             if not self.held(record).update(state=WorkflowState.PENDING, ready=False, **values):
                 return False
-            self.note(kind, [record.pk], why)
+            self.note(kind, [record.pk], why, **values_of_entry)
             return True
 
     def found_handler(self, record: "WorkflowExecutionRecord") -> None:
@@ -176,15 +188,6 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
             self.filter(pk=record.pk).update(attempts=0, crashes=0)
             record.attempts = record.crashes = 0
 
-    def answered(self, record: "WorkflowExecutionRecord", metadata: Mapping[str, Any]) -> None:
-        """The open wait has its answer: waiting becomes ready. A run under way finds it itself."""
-        row = self.filter(pk=record.pk)
-        row.update(metadata=metadata, waiting_for=None, attempts=0, crashes=0)
-        self.note(HistoryKind.RESUMED, [record.pk], record.waiting_for or "")
-        row.filter(state=WorkflowState.WAITING).update(
-            state=WorkflowState.PENDING, ready=True, wake_at=in_(MESSAGE_GRACE)
-        )
-
     def suspend(self, record: "WorkflowExecutionRecord", stop: Stop) -> WorkflowState | None:
         """Running to waiting; straight back to pending, and ready, if the answer came meanwhile.
 
@@ -193,12 +196,17 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         with transaction.atomic(using=self.db):
             if not self.held(record).exclude(is_overdue()).select_for_update().exists():
                 return None
-            steps = record.steps.using(self.db)
-            is_open = steps.filter(name=stop.name, status="open").exists()
+            steps = record.steps.using(self.db).filter(name=stop.name, status="open")
+            since = steps.values_list("started_at", flat=True).first()
             asks = stop.name if stop.answerable else None
             values: dict[str, Any] = (
-                {"state": WorkflowState.WAITING, "wake_at": stop.until, "waiting_for": asks}
-                if is_open
+                {
+                    "state": WorkflowState.WAITING,
+                    "wake_at": stop.until,
+                    "waiting_for": asks,
+                    "waiting_since": since,
+                }
+                if since is not None
                 else {"state": WorkflowState.PENDING, "ready": True, "wake_at": _MESSAGE_LOST}
             )
             self.held(record).update(claim_token=None, **values)
@@ -230,7 +238,10 @@ class WorkflowExecutionRecord(models.Model):
     ready = models.BooleanField(db_default=True)
     claim_token = Utf8CharField(max_length=32, null=True)
     claimed_by = Utf8CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
+    #: The wait that `resume` would answer.
     waiting_for = IdField(null=True)
+    #: When that wait, or the sleep, began; written with the state that says so.
+    waiting_since = models.DateTimeField(null=True)
     attempts = models.PositiveIntegerField(db_default=0)
     crashes = models.PositiveIntegerField(db_default=0)
     runs = models.PositiveIntegerField(db_default=0)
@@ -252,6 +263,7 @@ class WorkflowExecutionRecord(models.Model):
             ("cancel_execution", _("Can cancel an execution")),
             ("retry_execution", _("Can continue failed executions, and wake what rests")),
             ("resolve_execution", _("Can say what became of a step in doubt")),
+            ("time_out_execution", _("Can time out what an execution waits for")),
         )
         # As constraints, because `unique=True` makes a second index for LIKE on PostgreSQL.
         constraints = (
@@ -278,7 +290,7 @@ class WorkflowExecutionRecord(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.workflow_id} {self.execution_id}"
+        return visible(f"{self.workflow_id} {self.execution_id}"[:MAX_TITLE])
 
     def snapshot(self) -> WorkflowExecution:
         return WorkflowExecution(
@@ -293,4 +305,5 @@ class WorkflowExecutionRecord(models.Model):
             error=self.error,
             metadata=self.metadata,
             traceback=self.traceback,
+            **waiting_values(self.state, self.waiting_for, self.waiting_since, self.wake_at),
         )

@@ -17,6 +17,7 @@ OVER: dict[str, Any] = {
     "ended_at": DatabaseNow(),
     "wake_at": None,
     "waiting_for": None,
+    "waiting_since": None,
     "claim_token": None,
 }
 """What every terminal state has in common."""

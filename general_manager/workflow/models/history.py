@@ -6,9 +6,15 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.actors import MAX_ACTOR_LENGTH, current_actor
 from general_manager.workflow.engine import HistoryEntry, HistoryKind
-from general_manager.workflow.models.columns import DatabaseNow, Utf8CharField, Utf8TextField
+from general_manager.workflow.models.columns import (
+    DatabaseNow,
+    IdField,
+    Utf8CharField,
+    Utf8TextField,
+)
 from general_manager.workflow.models.texts import write_texts
 
 
@@ -49,6 +55,10 @@ class WorkflowHistory(models.Model):
     at = models.DateTimeField(db_default=DatabaseNow())
     by = Utf8CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
     detail = Utf8TextField(db_default="")
+    #: The step or wait that it is about; empty if it is about the whole execution.
+    step = IdField(db_default="")
+    #: Which attempt failed, counted since the last step that completed.
+    number = models.PositiveIntegerField(null=True)
 
     objects = HistoryQuerySet.as_manager()
 
@@ -58,7 +68,8 @@ class WorkflowHistory(models.Model):
         default_permissions = ("view",)
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.detail}" if self.detail else str(self.kind)
+        return visible(f"{self.kind}: {self.detail}"[:MAX_TITLE] if self.detail else str(self.kind))
 
     def as_entry(self) -> HistoryEntry:
-        return HistoryEntry(HistoryKind(self.kind), self.at, self.by, self.detail)
+        kind = HistoryKind(self.kind)
+        return HistoryEntry(kind, self.at, self.by, self.detail, self.step, self.number)
