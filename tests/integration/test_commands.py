@@ -290,7 +290,7 @@ def test_a_trace_shows_errors_and_long_silences(outbox):
     bury(outbox, "1")
     WorkflowEventRecord.objects.update(published_at=timezone.now() - DAY)
     text = run("workflow_trace", "1")
-    assert "… 24 h later" in text
+    assert "… 1 d later" in text
     assert "ValueError: no" in text
 
 
