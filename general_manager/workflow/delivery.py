@@ -24,6 +24,7 @@ from general_manager.workflow.exceptions import RetryAfter, WorkerDied
 from general_manager.workflow.models import DeliveryStatus, WorkflowDeliveryAttempt, WorkflowHistory
 from general_manager.workflow.models.columns import DatabaseNow, in_
 from general_manager.workflow.models.delivery import DeliveryQuerySet
+from general_manager.workflow.models.texts import in_ascii, write_texts
 from general_manager.workflow.signals import event_dead, event_delivered, event_failed
 
 logger = get_logger(__name__)
@@ -223,13 +224,20 @@ class Delivery:
                 self._rows.add(
                     self.entry_id, self.registration.id, self.token, DeliveryStatus.RUNNING
                 )
-            won = self._move(
-                status,
-                error_class=f"{type(error).__module__}.{type(error).__qualname__}"[:255],
-                error=error_text(error),
-                traceback=traceback_text(error),
-                first_failed_at=Coalesce("first_failed_at", DatabaseNow()),
-                **values,
+            won = write_texts(
+                self.using,
+                lambda text, trace: self._move(
+                    status,
+                    error_class=in_ascii(f"{type(error).__module__}.{type(error).__qualname__}")[
+                        :255
+                    ],
+                    error=text,
+                    traceback=trace,
+                    first_failed_at=Coalesce("first_failed_at", DatabaseNow()),
+                    **values,
+                ),
+                error_text(error),
+                traceback_text(error),
             )
             if won:
                 died = isinstance(error, WorkerDied)
