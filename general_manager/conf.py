@@ -214,9 +214,10 @@ def _parse(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         try:
             parsed[name] = _PARSERS[name](value)
         except WrongValue as wrong:
-            problems.append(
-                Problem("E003", f"{name} must be {wrong}, not {value!r}.", _HINTS.get(name, _HINT))
-            )
+            hint = _HINTS.get(name, _HINT)
+            if wrong.nearest is not None:
+                hint = f"The nearest legal value is {wrong.nearest!r}. {hint}"
+            problems.append(Problem("E003", f"{name} must be {wrong}, not {value!r}.", hint))
     return parsed, problems
 
 

@@ -18,6 +18,7 @@ CONTINUABLE: Final = (WorkflowState.FAILED, WorkflowState.CANCELLED)
 """What a fresh execution can continue. What completed is done, and others have its output."""
 MOST_NAMES: Final = 30
 """Names in one message."""
+NEVER_RAN: Final = "It never ran, because its handler cannot be imported."
 OUTDATED: Final = ("cancel_reason", "resume_signal", "traceback")
 """Metadata of the old execution that would be wrong for the fresh one."""
 

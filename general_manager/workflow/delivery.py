@@ -21,6 +21,7 @@ from general_manager.workflow.exceptions import WorkerDied, wanted_delay
 from general_manager.workflow.models import DeliveryStatus, WorkflowDeliveryAttempt, WorkflowHistory
 from general_manager.workflow.models.columns import DatabaseNow, in_
 from general_manager.workflow.models.delivery import DeliveryQuerySet
+from general_manager.workflow.models.texts import in_ascii, write_texts
 from general_manager.workflow.signals import event_dead, event_delivered, event_failed
 from general_manager.workflow.verdicts import (
     ClaimLost,
@@ -268,13 +269,20 @@ class Delivery:
         with transaction.atomic(using=self.using):
             if self.previous is None:  # a failure is recorded in a row of its own
                 self._add(DeliveryStatus.RUNNING)
-            won = self._move(
-                status,
-                error_class=f"{type(error).__module__}.{type(error).__qualname__}"[:255],
-                error=error_text(error),
-                traceback=traceback_text(error),
-                first_failed_at=Coalesce("first_failed_at", DatabaseNow()),
-                **values,
+            won = write_texts(
+                self.using,
+                lambda text, trace: self._move(
+                    status,
+                    error_class=in_ascii(f"{type(error).__module__}.{type(error).__qualname__}")[
+                        :255
+                    ],
+                    error=text,
+                    traceback=trace,
+                    first_failed_at=Coalesce("first_failed_at", DatabaseNow()),
+                    **values,
+                ),
+                error_text(error),
+                traceback_text(error),
             )
             if won:
                 died = isinstance(error, WorkerDied)

@@ -218,7 +218,11 @@ def check_start(workflow: object, correlation_id: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowExecution:
-    """An execution as it was at one moment; ask the engine's `status` for the next."""
+    """An execution as it was at one moment; ask the engine's `status` for the next.
+
+    *error* is the text of the failure, or the reason of a cancellation; *traceback* is of the
+    failure alone, and empty without one.
+    """
 
     execution_id: str
     workflow_id: str
@@ -230,6 +234,7 @@ class WorkflowExecution:
     ended_at: datetime | None = None
     error: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    traceback: str = field(default="", repr=False)
     waiting_for: str | None = None
     """The name of the open `wait_for`, if there is one."""
     waiting_since: datetime | None = None

@@ -7,28 +7,24 @@ from typing import Final, cast
 
 from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
-from general_manager.workflow.aside import tell
+from general_manager.workflow.aside import tell_state
 from general_manager.workflow.connections import persist, unit_of_work
 from general_manager.workflow.encoding import error_text, traceback_text
-from general_manager.workflow.engine import Retry, WorkflowHandler, WorkflowState
+from general_manager.workflow.engine import WorkflowHandler, WorkflowState
 from general_manager.workflow.exceptions import (
     ExecutionOverdue,
     HandlerNotImportableError,
-    PermanentFailure,
-    StepInDoubt,
     WorkerDied,
     ends_the_process,
-    parts,
-    wanted_delay,
 )
 from general_manager.workflow.handler_modules import resolve_handler
 from general_manager.workflow.leases import can_renew, keeping
 from general_manager.workflow.local_handlers import find_handler, forget_handler
 from general_manager.workflow.messages import run_execution_soon
 from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.rules import next_attempt_in
 from general_manager.workflow.run_store import DatabaseRunStore
 from general_manager.workflow.runs import Interrupted, Run, Suspended
-from general_manager.workflow.signals import execution_changed
 from general_manager.workflow.transactions import caller_savepoints
 
 logger = get_logger(__name__)
@@ -111,6 +107,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
         _leave_to_another(record, using, error)
         return False
     executions.found_handler(record)
+    _tell(WorkflowState.RUNNING, record, using)
     store = DatabaseRunStore(record, using)
     run_ = Run(record.execution_id, store)
     # Inside a caller's transaction the handler's failure undoes its own writes, no more.
@@ -136,7 +133,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
         is_done = persist(using, lambda: executions.complete(record, output))
         state = WorkflowState.COMPLETED if is_done else executions.state_after(record)
     if state is not None:
-        _tell(record, using)
+        _tell(state, record, using)
     return state is WorkflowState.PENDING
 
 
@@ -191,7 +188,7 @@ def _settle_failure(
             "Workflow %s (%s) failed; the next attempt follows in %s",
             record.workflow_id, record.execution_id, delay, exc_info=error,
         )  # fmt: skip
-        _tell(record, using)
+        _tell(WorkflowState.PENDING, record, using)
 
 
 def _not_importable(record: WorkflowExecutionRecord) -> Exception:
@@ -201,27 +198,12 @@ def _not_importable(record: WorkflowExecutionRecord) -> Exception:
 def _rest_after(
     record: WorkflowExecutionRecord, using: str, error: BaseException
 ) -> tuple[timedelta, int] | None:
-    """How long until the next attempt, and which one failed; `None` if there is no other.
-
-    The policy is the one that the execution was started with.
-    """
-    policy = record.retry
-    found = list(parts(error))
-    if policy is None or any(isinstance(one, PermanentFailure | StepInDoubt) for one in found):
+    """How long until the next attempt, and which one failed; `None` if there is no other."""
+    if record.retry is None:
         return None
-    kinds = {
-        f"{kind.__module__}.{kind.__qualname__}" for one in found for kind in type(one).__mro__
-    }
-    if kinds & set(policy["stop_on"]):
-        return None
-    executions = WorkflowExecutionRecord.objects.using(using)
-    attempts = executions.attempts_of(record) + 1
-    if attempts >= policy["max_attempts"]:
-        return None
-    asked = wanted_delay(error)
-    if asked is not None:
-        return asked, attempts
-    return Retry(**{**policy, "stop_on": ()}).delay(attempts), attempts
+    attempts = WorkflowExecutionRecord.objects.using(using).attempts_of(record) + 1
+    delay = next_attempt_in(record.retry, attempts, error)
+    return None if delay is None else (delay, attempts)
 
 
 def _fail(record: WorkflowExecutionRecord, using: str, error: BaseException) -> None:
@@ -232,11 +214,9 @@ def _fail(record: WorkflowExecutionRecord, using: str, error: BaseException) -> 
         logger.error(
             "Workflow %s (%s) failed", record.workflow_id, record.execution_id, exc_info=error
         )
-        _tell(record, using)
+        _tell(WorkflowState.FAILED, record, using)
 
 
-def _tell(record: WorkflowExecutionRecord, using: str) -> None:
-    """Observers get the row as it now is; without observers nobody reads it again."""
-    if execution_changed.receivers:
-        now = WorkflowExecutionRecord.objects.using(using).get(pk=record.pk)
-        tell(execution_changed, WorkflowExecutionRecord, execution=now.snapshot())
+def _tell(state: WorkflowState, record: WorkflowExecutionRecord, using: str) -> None:
+    executions = WorkflowExecutionRecord.objects.using(using)
+    tell_state(state, lambda: executions.get(pk=record.pk).snapshot())

@@ -88,7 +88,18 @@ def resume_url(
             "resume_url() was given None for an execution, as current_execution_id() returns "
             "outside a workflow's handler: pass an execution or its id."
         )
-    execution_id = execution if isinstance(execution, str) else execution.execution_id
+    execution_id = execution.execution_id if isinstance(execution, WorkflowExecution) else execution
+    for argument, value in (
+        ("execution", execution_id),
+        ("wait", wait),
+        ("label", label),
+        ("title", title),
+        ("text", text),
+    ):
+        if not isinstance(value, str):
+            raise TypeError(f"{argument} must be text, not {value!r}")
+    if not isinstance(expires, timedelta):
+        raise TypeError(f"expires must be a timedelta, not {expires!r}")
     seconds = int(expires.total_seconds())
     words = [encode(one, root="label, title or text") for one in (label, title, text)]
     content = [execution_id, wait, encode(signal, root="signal"), words[0], seconds, *words[1:]]

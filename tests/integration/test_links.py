@@ -141,6 +141,24 @@ def test_a_link_answers_on_the_local_engine_too(engine, client):
     assert engine.status(execution.execution_id).output_data == {"answer": "yes"}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "options", "name"),
+    [
+        ((5, "approval"), {}, "execution"),
+        ((["x"], "approval"), {}, "execution"),
+        (("x", 5), {}, "wait"),
+        (("x", None), {}, "wait"),
+        (("x", "approval"), {"label": 5}, "label"),
+        (("x", "approval"), {"label": None}, "label"),
+        (("x", "approval"), {"expires": 5}, "expires"),
+        (("x", "approval"), {"expires": None}, "expires"),
+    ],
+)
+def test_a_wrong_argument_of_resume_url_is_named(arguments, options, name):
+    with pytest.raises(TypeError, match=f"^{name} must be"):
+        resume_url(*arguments, **options)
+
+
 def page_of(response):
     return unescape(response.content.decode())
 

@@ -98,11 +98,11 @@ def test_events_and_workflows_run_in_a_script_without_a_project():
 def needs_a_project(name):
     """Tables and what works on them: Django must be set up before they are imported."""
     on_tables = ("models", "migrations", "management", "database", "celery", "delivery", "outbox",
-                 "executor", "run_store", "sweep", "tasks", "checks", "admin",
+                 "executor", "run_store", "sweep", "handlers", "tasks", "checks", "admin",
                  "repairs", "draining", "testing", "overview", "timeline", "health", "replaying",
                  "health_view", "metrics", "pruning", "story", "dead_letters",
                  "health_backend", "urls", "databases", "lookup", "timer", "tables",
-                 "verdicts")  # fmt: skip
+                 "uninstalling", "verdicts")  # fmt: skip
     return any(part in on_tables for part in name.split("."))
 
 

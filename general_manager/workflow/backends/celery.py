@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from django.db import router, transaction
@@ -11,7 +11,8 @@ from django.utils import timezone
 from general_manager.conf import get_workflow_settings, require_time_zones
 from general_manager.escaping import get_logger
 from general_manager.workflow.actors import current_cause
-from general_manager.workflow.aside import aside, tell
+from general_manager.workflow.aside import aside, tell_state
+from general_manager.workflow.backends.handlers import find_handler
 from general_manager.workflow.backends.repairs import (
     continue_as_fresh,
     find_wait,
@@ -21,40 +22,35 @@ from general_manager.workflow.backends.repairs import (
 )
 from general_manager.workflow.backends.verbs import OperatorVerbs
 from general_manager.workflow.checkpoints import Resolutions, RetryPreview, Wanted
-from general_manager.workflow.encoding import encode, encode_mapping, error_text
+from general_manager.workflow.encoding import encode, encode_mapping
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryEntry,
     HistoryKind,
-    WorkflowCancelledError,
     WorkflowDefinition,
     WorkflowExecution,
-    WorkflowHandler,
     WorkflowInvalidStateError,
     WorkflowState,
     WorkflowWaitMismatchError,
     check_start,
 )
-from general_manager.workflow.exceptions import (
-    HandlerNotAllowedError,
-    HandlerNotImportableError,
-)
 from general_manager.workflow.executor import run
-from general_manager.workflow.handler_modules import is_allowed, resolve_handler
 from general_manager.workflow.ids import new_id
-from general_manager.workflow.importing import describe, path_of
 from general_manager.workflow.in_process import perform, perform_soon
 from general_manager.workflow.local_handlers import keep_handler
 from general_manager.workflow.lookup import find
 from general_manager.workflow.messages import run_execution_soon
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
-from general_manager.workflow.models.execution import (
-    MAX_PATH_LENGTH,
-    ExecutionQuerySet,
-)
+from general_manager.workflow.models.execution import ExecutionQuerySet
 from general_manager.workflow.models.execution_values import dedup_key
+from general_manager.workflow.rules import (
+    SLEEPS,
+    check_cancel,
+    check_resume,
+    not_this_wait,
+    refusal,
+)
 from general_manager.workflow.runs import current_run
-from general_manager.workflow.signals import execution_changed
 from general_manager.workflow.steps import WaitSnapshot
 from general_manager.workflow.transactions import is_in_transaction
 
@@ -84,7 +80,7 @@ class CeleryWorkflowEngine(OperatorVerbs):
     ) -> WorkflowExecution:
         check_start(workflow, correlation_id)
         about = encode_mapping({} if metadata is None else metadata, root="metadata")
-        handler = _find_handler(workflow)
+        handler = find_handler(workflow)
         error = handler.error
         state = WorkflowState.PENDING
         if error is not None:
@@ -106,6 +102,8 @@ class CeleryWorkflowEngine(OperatorVerbs):
             error=error,
             metadata=about,
         )
+        if error is not None and (earlier := self._known(workflow, correlation_id)) is not None:
+            return earlier.snapshot()
         known = self._executions.start_once(
             **{name: getattr(execution, name) for name in SNAPSHOT_FIELDS},
             version=workflow.version,
@@ -121,7 +119,7 @@ class CeleryWorkflowEngine(OperatorVerbs):
             logger.error(
                 "Workflow %s (%s) failed: %s", workflow.workflow_id, execution.execution_id, error
             )
-        tell(execution_changed, type(self), execution=execution)
+        tell_state(state, lambda: execution)
         if handler.own is not None:
             keep_handler(execution.execution_id, handler.own)
         if not is_over and self._go_on(execution.execution_id):
@@ -135,6 +133,7 @@ class CeleryWorkflowEngine(OperatorVerbs):
 
         An execution that waits without an open `wait_for` is completed by this.
         """
+        check_resume(wait)
         answer, label = encode(signal, root="signal"), encode(label, root="label")
         executions = self._executions
         with transaction.atomic(using=executions.db):
@@ -144,15 +143,15 @@ class CeleryWorkflowEngine(OperatorVerbs):
             is_asking = name is not None and record.state in ACTIVE_STATES
             if not (is_asking or is_waiting):
                 raise _refusal(record, "resume", (WorkflowState.WAITING,))
+            steps = WorkflowStep.objects.using(executions.db)
+            if name is None and steps.filter(execution=record, status="open").exists():
+                raise _refusal(record, "resume", (record.state,), SLEEPS)
             if wait is not None and wait != name:
                 raise WorkflowWaitMismatchError(
                     execution_id, "resume", record.state, (record.state,),
-                    f"It waits for {name!r}, and the answer is for {wait!r}.",
+                    not_this_wait(str(name), wait),
                 )  # fmt: skip
             metadata = {**record.metadata, "resume_signal": answer}
-            steps = WorkflowStep.objects.using(executions.db)
-            if name is None and steps.filter(execution=record, status="open").exists():
-                raise _refusal(record, "resume", (record.state,), "It sleeps, and asks nothing.")
             if name is None:
                 executions.filter(pk=record.pk).end(
                     WorkflowState.COMPLETED, output_data={}, metadata=metadata
@@ -167,8 +166,7 @@ class CeleryWorkflowEngine(OperatorVerbs):
         return self.status(execution_id)
 
     def cancel(self, execution_id: str, *, reason: str | None = None) -> WorkflowExecution:
-        if reason is not None and not isinstance(reason, str):
-            raise TypeError(f"reason must be text, not {reason!r}")
+        check_cancel(reason)
         executions = self._executions
         with transaction.atomic(using=executions.db):
             record = executions.select_for_update().by_id(execution_id)
@@ -217,12 +215,19 @@ class CeleryWorkflowEngine(OperatorVerbs):
         record = continue_as_fresh(
             self._executions, execution_id, resolved, before=before, repeat_once=repeat_once
         )
-        tell(execution_changed, type(self), execution=record.snapshot())
+        tell_state(WorkflowState.PENDING, record.snapshot)
         self._go_on(record.execution_id)
         return self.status(record.execution_id)
 
     def status(self, execution_id: str) -> WorkflowExecution:
         return self._executions.by_id(execution_id).snapshot()
+
+    def _known(
+        self, workflow: WorkflowDefinition, correlation_id: str | None
+    ) -> WorkflowExecutionRecord | None:
+        """The active or completed execution with this correlation id."""
+        key = dedup_key(workflow.workflow_id, correlation_id)
+        return None if key is None else self._executions.filter(dedup_key=key).first()
 
     def _find(self, wanted: Wanted, limit: int) -> list[WorkflowExecution]:
         return [record.snapshot() for record in find(self._executions, wanted, limit)]
@@ -245,7 +250,7 @@ class CeleryWorkflowEngine(OperatorVerbs):
 
     def _told(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
         execution = self.status(record.execution_id)
-        tell(execution_changed, type(self), execution=execution)
+        tell_state(execution.state, lambda: execution)
         return execution
 
 
@@ -254,56 +259,7 @@ def _run_here(execution_id: str, using: str) -> None:
         run(execution_id, using)
 
 
-@dataclass(frozen=True, slots=True)
-class _Handler:
-    """What a start stores of its handler: a *path*, what is wrong with it, and what only this
-    process has.
-    """
-
-    path: str | None = None
-    error: str | None = None
-    own: WorkflowHandler | None = None
-
-
-def _find_handler(workflow: WorkflowDefinition) -> _Handler:
-    """A path comes from the definition alone, never from what `start` was given."""
-    handler = workflow.handler
-    if handler is None:
-        return _named(workflow.metadata.get("handler_path"))
-    name = describe(handler)
-    path = path_of(handler) if is_allowed(name) else None
-    if path is not None and len(path) <= MAX_PATH_LENGTH:
-        return _Handler(path)
-    if not get_workflow_settings().run_async:
-        return _Handler(name[:MAX_PATH_LENGTH], own=handler)
-    if path is not None:
-        return _Handler(error=_too_long(path))
-    is_nowhere = "<" in name or name.startswith("__main__.")
-    if not is_nowhere and not is_allowed(name):
-        return _Handler(error=str(HandlerNotAllowedError(name)))
-    return _Handler(error=str(HandlerNotImportableError(workflow.workflow_id, name)))
-
-
-def _named(given: object) -> _Handler:
-    if given is None:
-        return _Handler()
-    path = str(given)
-    try:
-        handler = resolve_handler(path)
-    except Exception as error:  # noqa: BLE001 - a module that is imported runs the user's code
-        return _Handler(error=error_text(error))
-    if not callable(handler):
-        return _Handler(error=f'metadata["handler_path"] names {path!r}, which is not callable')
-    return _Handler(path, error=_too_long(path) if len(path) > MAX_PATH_LENGTH else None)
-
-
-def _too_long(path: str) -> str:
-    return f"The path {path!r} of the handler has more than {MAX_PATH_LENGTH} characters."
-
-
 def _refusal(
     record: WorkflowExecutionRecord, verb: str, allowed: tuple[str, ...], detail: str = ""
 ) -> WorkflowInvalidStateError:
-    is_cancelled = record.state == WorkflowState.CANCELLED
-    kind = WorkflowCancelledError if is_cancelled else WorkflowInvalidStateError
-    return kind(record.execution_id, verb, record.state, allowed, detail)
+    return refusal(record.execution_id, verb, record.state, allowed, detail)

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from general_manager.escaping import get_logger
 from general_manager.workflow.actors import current_subject
-from general_manager.workflow.aside import tell
+from general_manager.workflow.aside import tell_state
 from general_manager.workflow.backends.memory import (
     Clock,
     ExecutionMemory,
@@ -32,7 +32,6 @@ from general_manager.workflow.encoding import (
     traceback_text,
 )
 from general_manager.workflow.engine import (
-    LONGEST_REST,
     HistoryEntry,
     HistoryKind,
     WorkflowDefinition,
@@ -44,15 +43,16 @@ from general_manager.workflow.engine import (
 from general_manager.workflow.exceptions import (
     ExecutionOverdue,
     PermanentFailure,
-    StepInDoubt,
     ends_the_process,
-    parts,
-    wanted_delay,
 )
 from general_manager.workflow.handler_modules import resolve_handler
 from general_manager.workflow.ids import new_id
+from general_manager.workflow.rules import (
+    check_cancel,
+    check_resume,
+    next_attempt_in,
+)
 from general_manager.workflow.runs import Interrupted, Run, Suspended
-from general_manager.workflow.signals import execution_changed
 from general_manager.workflow.steps import WaitSnapshot
 
 __all__ = ["LocalWorkflowEngine"]
@@ -94,12 +94,30 @@ class LocalWorkflowEngine(OperatorVerbs):
             subject=current_subject(),
         )
         kept = self._memory.add_once(record)
-        if kept is record:
-            self._tell(record)
-            self._run(record)
-        else:
+        if kept is not record:
             self._fire(kept)
+        elif not self._is_over_at_once(record):
+            self._tell(WorkflowState.PENDING, record)
+            self._run(record)
         return self._snapshot(kept)
+
+    def _is_over_at_once(self, record: Record) -> bool:
+        """Without a handler it is completed, with one that cannot be found failed; neither runs."""
+        state, error = WorkflowState.COMPLETED, None
+        try:
+            if _handler_of(record) is not None:
+                return False
+        except Exception as wrong:  # noqa: BLE001 - a module that is imported raises anything
+            state, error = WorkflowState.FAILED, error_text(wrong)
+            logger.error(
+                "Workflow %s (%s) failed: %s",
+                record.definition.workflow_id, record.execution_id, error,
+            )  # fmt: skip
+        record.started_at = self._memory.clock()
+        output: dict[str, Any] | None = {} if error is None else None
+        self._memory.end(record, state, output_data=output, error=error)
+        self._tell(state, record)
+        return True
 
     def resume(
         self, execution_id: str, signal: Any = None, *, wait: str | None = None, label: str = ""
@@ -109,6 +127,7 @@ class LocalWorkflowEngine(OperatorVerbs):
         While `ask` is still sending the question, the answer is kept and the run finds it. *label*
         is what the button said that gave the answer; the page behind a link shows it.
         """
+        check_resume(wait)
         answer, label = encode(signal, root="signal"), encode(label, root="label")
         record = self._memory.get(execution_id)
         asked = record.waiting_for
@@ -121,10 +140,9 @@ class LocalWorkflowEngine(OperatorVerbs):
         return self._snapshot(record)
 
     def cancel(self, execution_id: str, *, reason: str | None = None) -> WorkflowExecution:
-        if reason is not None and not isinstance(reason, str):
-            raise TypeError(f"reason must be text, not {reason!r}")
+        check_cancel(reason)
         record = self._memory.cancel(execution_id, encode(reason, root="reason"))
-        self._tell(record)
+        self._tell(WorkflowState.CANCELLED, record)
         return self._snapshot(record)
 
     def status(self, execution_id: str) -> WorkflowExecution:
@@ -165,7 +183,7 @@ class LocalWorkflowEngine(OperatorVerbs):
         record = continue_as_fresh(
             self._memory, execution_id, resolved, before=before, repeat_once=repeat_once
         )
-        self._tell(record)
+        self._tell(WorkflowState.PENDING, record)
         self._run(record)
         return self._snapshot(record)
 
@@ -209,16 +227,18 @@ class LocalWorkflowEngine(OperatorVerbs):
     def _run(self, record: Record) -> None:
         while (run_number := self._memory.begin(record)) is not None:
             try:
-                self._tell(record)
-                self._run_once(record, run_number)
+                self._tell(WorkflowState.RUNNING, record)
+                state = self._run_once(record, run_number)
             except BaseException as error:
                 # SystemExit and the like are the process's business; the execution has failed.
-                self._fail(record, run_number, error)
+                if self._fail(record, run_number, error):
+                    self._tell(WorkflowState.FAILED, record)
                 raise
-            finally:
-                self._tell(record)
+            if state is not None:
+                self._tell(state, record)
 
-    def _run_once(self, record: Record, run_number: int) -> None:
+    def _run_once(self, record: Record, run_number: int) -> WorkflowState | None:
+        """Returns the state that the run left the execution in, or `None` if another had it."""
         store = MemoryRunStore(self._memory, record, run_number)
         run = Run(record.execution_id, store)
         began = self._memory.clock()
@@ -232,18 +252,17 @@ class LocalWorkflowEngine(OperatorVerbs):
         except BaseException as error:
             if ends_the_process(error):
                 raise
-            self._settle_failure(record, run_number, error, step=run.where(error))
-            return
+            return self._settle_failure(record, run_number, error, step=run.where(error))
         if isinstance(run.stopped, Interrupted):
             trouble = run.stopped.error
-            self._settle_failure(record, run_number, trouble, step=run.where(trouble))
-            return
+            return self._settle_failure(record, run_number, trouble, step=run.where(trouble))
         if isinstance(run.stopped, Suspended):
-            self._memory.suspend(record, run_number, run.stopped)
-        elif run.stopped is None:
-            self._memory.end(
-                record, WorkflowState.COMPLETED, run_number=run_number, output_data=output
-            )
+            return self._memory.suspend(record, run_number, run.stopped)
+        if run.stopped is None and self._memory.end(
+            record, WorkflowState.COMPLETED, run_number=run_number, output_data=output
+        ):
+            return WorkflowState.COMPLETED
+        return None
 
     def _require_in_time(self, record: Record, began: datetime) -> None:
         """Nothing interrupts a handler in the caller's own thread: it is late when it ends."""
@@ -254,51 +273,42 @@ class LocalWorkflowEngine(OperatorVerbs):
 
     def _settle_failure(
         self, record: Record, run_number: int, error: BaseException, *, step: str
-    ) -> None:
-        delay = self._rest(record, error)
+    ) -> WorkflowState | None:
+        retry = record.definition.retry
+        record.attempts += 1
+        policy = None if retry is None else retry.to_json()
+        delay = next_attempt_in(policy, record.attempts, error)
         why = error_text(error)
         if delay is None or not self._memory.postpone(record, run_number, delay, why, step=step):
-            self._fail(record, run_number, error)
-            return
+            return WorkflowState.FAILED if self._fail(record, run_number, error) else None
         logger.warning(
             "Workflow %s (%s) failed; attempt %d follows in %s",
             record.definition.workflow_id, record.execution_id, record.attempts + 1, delay,
             exc_info=error,
         )  # fmt: skip
+        return WorkflowState.PENDING
 
-    def _rest(self, record: Record, error: BaseException) -> timedelta | None:
-        """How long until the next attempt, or `None` if there is none."""
-        retry = record.definition.retry
-        record.attempts += 1
-        if retry is None or record.attempts >= retry.max_attempts:
-            return None
-        final = (PermanentFailure, StepInDoubt, *retry.stop_on)
-        if any(isinstance(one, final) for one in parts(error)):
-            return None
-        asked = wanted_delay(error)
-        if asked is not None:
-            return min(asked, LONGEST_REST)
-        return retry.delay(record.attempts)
-
-    def _fail(self, record: Record, run_number: int, error: BaseException) -> None:
-        if self._memory.end(
+    def _fail(self, record: Record, run_number: int, error: BaseException) -> bool:
+        if not self._memory.end(
             record,
             WorkflowState.FAILED,
             run_number=run_number,
             error=error_text(error),
-            metadata={"traceback": traceback_text(error)},
+            traceback=traceback_text(error),
         ):
-            logger.error(
-                "Workflow %s (%s) failed",
-                record.definition.workflow_id, record.execution_id, exc_info=error,
-            )  # fmt: skip
+            return False
+        logger.error(
+            "Workflow %s (%s) failed",
+            record.definition.workflow_id, record.execution_id, exc_info=error,
+        )  # fmt: skip
+        return True
 
     def _snapshot(self, record: Record) -> WorkflowExecution:
         with self._memory.lock:
             return record.snapshot()
 
-    def _tell(self, record: Record) -> None:
-        tell(execution_changed, type(self), execution=self._snapshot(record))
+    def _tell(self, state: WorkflowState, record: Record) -> None:
+        tell_state(state, lambda: self._snapshot(record))
 
 
 def _handler_of(record: Record) -> WorkflowHandler | None:

@@ -14,14 +14,18 @@ from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryEntry,
     HistoryKind,
-    WorkflowCancelledError,
     WorkflowDefinition,
     WorkflowExecution,
     WorkflowExecutionNotFoundError,
-    WorkflowInvalidStateError,
     WorkflowState,
     WorkflowWaitMismatchError,
     waiting_values,
+)
+from general_manager.workflow.rules import (
+    SLEEPS,
+    not_this_wait,
+    refusal,
+    require_execution_id,
 )
 from general_manager.workflow.runs import Suspended
 from general_manager.workflow.steps import StepRecord, StepStatus
@@ -47,6 +51,7 @@ class Record:
     state: WorkflowState = WorkflowState.PENDING
     output_data: dict[str, Any] | None = None
     error: str | None = None
+    traceback: str = ""
     started_at: datetime | None = None
     ended_at: datetime | None = None
     wake_at: datetime | None = None
@@ -84,6 +89,7 @@ class Record:
             ended_at=self.ended_at,
             error=self.error,
             metadata=copy_encoded(self.metadata),
+            traceback=self.traceback,
             **waiting_values(self.state, self.waiting_for, self.waiting_since, self.wake_at),
         )
 
@@ -122,8 +128,8 @@ class ExecutionMemory:
     def get(self, execution_id: str) -> Record:
         with self.lock:
             try:
-                return self._records[execution_id]
-            except (KeyError, TypeError):
+                return self._records[require_execution_id(execution_id)]
+            except KeyError:
                 raise WorkflowExecutionNotFoundError(execution_id) from None
 
     def note(self, record: Record, kind: HistoryKind, detail: str = "", **about: Any) -> None:
@@ -183,11 +189,14 @@ class ExecutionMemory:
     def is_running(self, record: Record, run_number: int) -> bool:
         return record.state is WorkflowState.RUNNING and record.run_number == run_number
 
-    def suspend(self, record: Record, run_number: int, stop: Suspended) -> bool:
-        """Running to waiting; straight back to pending if the answer came meanwhile."""
+    def suspend(self, record: Record, run_number: int, stop: Suspended) -> WorkflowState | None:
+        """Running to waiting; straight back to pending if the answer came meanwhile.
+
+        Returns which, or `None` if it is not this run's any more.
+        """
         with self.lock:
             if not self.is_running(record, run_number):
-                return False
+                return None
             step = record.steps[stop.name]
             if step.status is StepStatus.OPEN:
                 record.state = WorkflowState.WAITING
@@ -196,7 +205,7 @@ class ExecutionMemory:
                 record.waiting_since = step.started_at
             else:
                 record.state = WorkflowState.PENDING
-            return True
+            return record.state
 
     def postpone(
         self, record: Record, run_number: int, delay: timedelta, why: str, *, step: str = ""
@@ -220,11 +229,15 @@ class ExecutionMemory:
             record = self.get(execution_id)
             name = record.waiting_for
             if name is None or not record.is_active:
-                raise _refusal(record, "resume", (WorkflowState.WAITING,))
+                sleeps = record.state is WorkflowState.WAITING
+                raise refusal(
+                    execution_id, "resume", record.state, (WorkflowState.WAITING,),
+                    SLEEPS if sleeps else "",
+                )  # fmt: skip
             if wait is not None and wait != name:
                 raise WorkflowWaitMismatchError(
-                    execution_id, "resume", record.state, (WorkflowState.WAITING,),
-                    f"It waits for {name!r}, and the answer is for {wait!r}.",
+                    execution_id, "resume", record.state, (record.state,),
+                    not_this_wait(name, wait),
                 )  # fmt: skip
             record.metadata["resume_signal"] = copy_encoded(signal)
             self.end_wait(
@@ -258,8 +271,10 @@ class ExecutionMemory:
         with self.lock:
             record = self.get(execution_id)
             details = {} if reason is None else {"cancel_reason": reason}
-            if not self.end(record, WorkflowState.CANCELLED, metadata=details):
-                raise _refusal(record, "cancel", ACTIVE_STATES)
+            if not self.end(
+                record, WorkflowState.CANCELLED, error=reason or None, metadata=details
+            ):
+                raise refusal(execution_id, "cancel", record.state, ACTIVE_STATES)
             self.note(record, HistoryKind.CANCELLED, reason or "")
             return record
 
@@ -271,6 +286,7 @@ class ExecutionMemory:
         run_number: int | None = None,
         output_data: dict[str, Any] | None = None,
         error: str | None = None,
+        traceback: str = "",
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
         """To a terminal *state*, from which nothing leads away; false if it has one already.
@@ -285,6 +301,7 @@ class ExecutionMemory:
             record.state = state
             record.output_data = output_data
             record.error = error
+            record.traceback = traceback
             record.metadata.update(metadata or {})
             record.ended_at = self.clock()
             record.wake_at = record.waiting_for = record.waiting_since = None
@@ -301,15 +318,3 @@ class ExecutionMemory:
             record = self._records.pop(execution_id)
             if record.state is WorkflowState.COMPLETED and record.correlation_id:
                 del self._by_correlation[(record.definition.workflow_id, record.correlation_id)]
-
-
-def _refusal(
-    record: Record, verb: str, allowed: tuple[WorkflowState, ...]
-) -> WorkflowInvalidStateError:
-    kind = WorkflowInvalidStateError
-    detail = ""
-    if record.state is WorkflowState.CANCELLED:
-        kind = WorkflowCancelledError
-    elif record.state is WorkflowState.WAITING:
-        detail = f"It sleeps until {record.wake_at}, and asks nothing."
-    return kind(record.execution_id, verb, record.state, allowed, detail)

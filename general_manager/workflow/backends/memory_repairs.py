@@ -6,6 +6,7 @@ from itertools import islice
 from general_manager.workflow.backends.memory import ExecutionMemory, Record
 from general_manager.workflow.checkpoints import (
     CONTINUABLE,
+    NEVER_RAN,
     NotContinuableError,
     Resolutions,
     RetryPreview,
@@ -33,6 +34,7 @@ from general_manager.workflow.exceptions import (
     WorkflowWaitMismatchError,
 )
 from general_manager.workflow.ids import new_id
+from general_manager.workflow.rules import refusal
 from general_manager.workflow.steps import StepStatus, WaitSnapshot
 
 
@@ -47,9 +49,9 @@ def continue_as_fresh(
     """A fresh execution with the finished steps of one that failed or was cancelled."""
     with memory.lock:
         old = memory.get(execution_id)
-        refusal = _why_not_continued(memory, old)
-        if refusal:
-            raise _refusal(old, refusal)
+        why = _why_not_continued(memory, old)
+        if why:
+            raise _refusal(old, why)
         try:
             plan = plan_or_refuse(
                 list(old.steps.values()), resolved, before, repeat_once=repeat_once
@@ -80,6 +82,8 @@ def continue_as_fresh(
 def _why_not_continued(memory: ExecutionMemory, old: Record) -> str:
     if old.state not in CONTINUABLE:
         return f"It is {old.state}."
+    if old.state is WorkflowState.FAILED and not old.run_number:
+        return NEVER_RAN
     for entry in old.history:
         if entry.kind is HistoryKind.CONTINUED:
             return was_continued(entry.detail)
@@ -104,7 +108,7 @@ def preview_retry(
 def _refusal(old: Record, detail: str) -> WorkflowInvalidStateError:
     if old.state not in CONTINUABLE:
         detail = ""
-    return WorkflowInvalidStateError(old.execution_id, "continue", old.state, CONTINUABLE, detail)
+    return refusal(old.execution_id, "continue", old.state, CONTINUABLE, detail)
 
 
 def wake_early(memory: ExecutionMemory, execution_id: str) -> Record:
@@ -114,7 +118,7 @@ def wake_early(memory: ExecutionMemory, execution_id: str) -> Record:
         detail = why_not_woken(record.state, record.waiting_for, rests=record.wake_at is not None)
         if detail:
             resting = (WorkflowState.PENDING, WorkflowState.WAITING)
-            raise WorkflowInvalidStateError(execution_id, "wake", record.state, resting, detail)
+            raise refusal(execution_id, "wake", record.state, resting, detail)
         now = memory.clock()
         record.wake_at = now
         for name, step in record.steps.items():

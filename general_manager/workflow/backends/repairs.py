@@ -9,6 +9,7 @@ from django.db import transaction
 
 from general_manager.workflow.checkpoints import (
     CONTINUABLE,
+    NEVER_RAN,
     NotContinuableError,
     Plan,
     Resolutions,
@@ -41,11 +42,11 @@ from general_manager.workflow.models import (
 from general_manager.workflow.models.execution import ExecutionQuerySet
 from general_manager.workflow.models.execution_values import dedup_key
 from general_manager.workflow.redaction import redact
+from general_manager.workflow.rules import refusal
 from general_manager.workflow.steps import StepRecord, StepStatus, WaitSnapshot
 
 CARRIED = ("workflow_id", "version", "handler_path", "input_data", "retry", "timeout")
 """What a fresh execution takes over from the one that it continues."""
-NEVER_RAN = "It never ran, because its handler cannot be imported."
 
 
 def continue_as_fresh(
@@ -198,7 +199,7 @@ def steps_of(executions: ExecutionQuerySet, record: WorkflowExecutionRecord) -> 
 def _refusal(old: WorkflowExecutionRecord, detail: str) -> WorkflowInvalidStateError:
     if old.state not in CONTINUABLE:
         detail = ""
-    return WorkflowInvalidStateError(old.execution_id, "continue", old.state, CONTINUABLE, detail)
+    return refusal(old.execution_id, "continue", old.state, CONTINUABLE, detail)
 
 
 def wake_early(executions: ExecutionQuerySet, execution_id: str) -> WorkflowExecutionRecord:
@@ -211,7 +212,7 @@ def wake_early(executions: ExecutionQuerySet, execution_id: str) -> WorkflowExec
         detail = why_not_woken(record.state, record.waiting_for, rests=not record.ready)
         if detail:
             resting = (WorkflowState.PENDING, WorkflowState.WAITING)
-            raise WorkflowInvalidStateError(execution_id, "wake", record.state, resting, detail)
+            raise refusal(execution_id, "wake", record.state, resting, detail)
         executions.wake_now(record)
         return record
 

@@ -6,6 +6,7 @@ from typing import Any
 from general_manager.workflow.checkpoints import Resolutions, RetryPreview, Wanted
 from general_manager.workflow.encoding import encode
 from general_manager.workflow.engine import WorkflowExecution
+from general_manager.workflow.rules import check_resolution
 from general_manager.workflow.steps import WaitSnapshot
 
 
@@ -42,8 +43,8 @@ class OperatorVerbs(ABC):
         A `once=True` step that has a result takes the new one, or runs again, and what ended after
         it is forgotten; another `once=True` step among that only if *repeat_once*.
         """
-        _require_name("step", step)
-        verdict = {step: (bool(happened), encode(result, root="result"))}
+        check_resolution(step, happened)
+        verdict = {step: (happened, encode(result, root="result"))}
         return self._continue(execution_id, verdict, before=None, repeat_once=repeat_once)
 
     def find_executions(

@@ -18,6 +18,7 @@ from general_manager.workflow.exceptions import (
 )
 from general_manager.workflow.ids import MAX_ID_LENGTH, require_id
 from general_manager.workflow.importing import describe, is_importable
+from general_manager.workflow.populations import code_of
 
 logger = get_logger(__name__)
 
@@ -110,6 +111,13 @@ class Registration:
         """Key and dotted paths: all that another process can compare. *ordinal* counts these."""
         options = (getattr(self, name) for name in _OPTIONS)
         return (self.key, describe(self.handler), *(one and describe(one) for one in options))
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What remains the same when the code that makes the registration runs again."""
+        parts = (self.handler, *(getattr(self, name) for name in _OPTIONS))
+        codes = (None if one is None else code_of(one) for one in parts)
+        return (self.likeness, self.retries, self.atomic, self.registration_id, *codes)
 
     def wants(self, event: WorkflowEvent) -> bool:
         """Whether *event* is for this handler. Raises whatever the predicate raises."""

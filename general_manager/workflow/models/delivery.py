@@ -10,7 +10,14 @@ from django.utils.translation import gettext_lazy as _
 from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.models.claiming import OutboxStatus
-from general_manager.workflow.models.columns import Ago, DatabaseNow, IdField, OwedIndex
+from general_manager.workflow.models.columns import (
+    Ago,
+    DatabaseNow,
+    IdField,
+    OwedIndex,
+    Utf8CharField,
+    Utf8TextField,
+)
 from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.inserts import insert_new, insert_while
 from general_manager.workflow.models.outbox import WorkflowOutbox
@@ -174,14 +181,14 @@ class WorkflowDeliveryAttempt(models.Model):
         db_index=False,  # the constraint's index begins with it
     )
     registration_id = IdField()
-    status = models.CharField(max_length=12, choices=DeliveryStatus)
+    status = Utf8CharField(max_length=12, choices=DeliveryStatus)
     passes = models.PositiveIntegerField(db_default=1)
     crashes = models.PositiveIntegerField(db_default=0)
-    claim_token = models.CharField(max_length=32, null=True)
+    claim_token = Utf8CharField(max_length=32, null=True)
     available_at = models.DateTimeField(null=True)
-    error_class = models.CharField(max_length=255, db_default="")
-    error = models.TextField(db_default="")
-    traceback = models.TextField(db_default="")
+    error_class = Utf8CharField(max_length=255, db_default="")
+    error = Utf8TextField(db_default="")
+    traceback = Utf8TextField(db_default="")
     started_at = models.DateTimeField(db_default=DatabaseNow())
     first_failed_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)

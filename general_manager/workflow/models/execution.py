@@ -25,16 +25,21 @@ from general_manager.workflow.engine import (
     WorkflowState,
     waiting_values,
 )
-from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex, in_
-from general_manager.workflow.models.compiled import can_fetch
-from general_manager.workflow.models.execution_values import (
-    CLAIM,
-    COMPLETE,
-    OVER,
+from general_manager.workflow.models.columns import (
+    DatabaseNow,
+    IdField,
+    OwedIndex,
+    Utf8CharField,
+    Utf8TextField,
+    in_,
 )
+from general_manager.workflow.models.compiled import can_fetch
+from general_manager.workflow.models.execution_values import CLAIM, COMPLETE, OVER, is_overdue
 from general_manager.workflow.models.inserts import insert_new
 from general_manager.workflow.models.pruning import PruningExecutions
+from general_manager.workflow.models.texts import write_texts
 from general_manager.workflow.models.timing import MESSAGE_GRACE, Stop
+from general_manager.workflow.rules import EXECUTION_ID_LENGTH, require_execution_id
 
 START_FIELDS = (
     "execution_id", "workflow_id", "version", "handler_path", "input_data", "metadata",
@@ -73,8 +78,8 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
 
     def by_id(self, execution_id: str) -> "WorkflowExecutionRecord":
         try:
-            return self.get(execution_id=execution_id)
-        except (self.model.DoesNotExist, ValueError, TypeError):
+            return self.get(execution_id=require_execution_id(execution_id))
+        except self.model.DoesNotExist:
             raise WorkflowExecutionNotFoundError(execution_id) from None
 
     def runnable(self) -> "ExecutionQuerySet":
@@ -157,7 +162,7 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
 
         What did not complete gives its correlation id free.
         """
-        values: dict[str, Any] = {"error": error, "traceback": traceback}
+        values: dict[str, Any] = {}
         if state is not WorkflowState.COMPLETED:
             values["dedup_key"] = None
         if metadata is not None:
@@ -165,13 +170,20 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         if output_data is not None:
             values["output_data"] = Value(output_data, models.JSONField())
         active = self.filter(state__in=ACTIVE_STATES)
-        return active.update(**{**OVER, "state": state, **values}) == 1
+
+        def write(text: str, trace: str) -> int:
+            texts = {"error": None if error is None else text, "traceback": trace}
+            return active.update(**{**OVER, "state": state, **texts, **values})
+
+        return write_texts(self.db, write, error or "", traceback) == 1
 
     def cancel(
         self, record: "WorkflowExecutionRecord", metadata: Mapping[str, Any], reason: str
     ) -> bool:
         """Active to cancelled, for *reason*; says whether it won."""
-        ended = self.filter(pk=record.pk).end(WorkflowState.CANCELLED, metadata=metadata)
+        ended = self.filter(pk=record.pk).end(
+            WorkflowState.CANCELLED, error=reason or None, metadata=metadata
+        )
         if ended:
             self.note(HistoryKind.CANCELLED, [record.pk], reason)
         return ended
@@ -197,7 +209,7 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         Returns which, or `None` if it is not this run's any more.
         """
         with transaction.atomic(using=self.db):
-            if not self.held(record).select_for_update().exists():
+            if not self.held(record).exclude(is_overdue()).select_for_update().exists():
                 return None
             steps = record.steps.using(self.db).filter(name=stop.name, status="open")
             since = steps.values_list("started_at", flat=True).first()
@@ -219,28 +231,28 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
 class WorkflowExecutionRecord(models.Model):
     """One execution of a workflow."""
 
-    execution_id = IdField(max_length=36)
+    execution_id = IdField(max_length=EXECUTION_ID_LENGTH)
     workflow_id = IdField()
     version = IdField(default="1")
-    state = models.CharField(
+    state = Utf8CharField(
         max_length=10,
         choices=[(state.value, state.value) for state in WorkflowState],
         default=WorkflowState.PENDING,
     )
-    handler_path = models.CharField(max_length=MAX_PATH_LENGTH, null=True)
+    handler_path = Utf8CharField(max_length=MAX_PATH_LENGTH, null=True)
     input_data = models.JSONField(default=dict)
     output_data = models.JSONField(null=True)
     metadata = models.JSONField(default=dict)
     correlation_id = IdField(null=True)
-    dedup_key = models.CharField(max_length=64, null=True)
+    dedup_key = Utf8CharField(max_length=64, null=True)
     retry = models.JSONField(null=True)
     timeout = models.DurationField(null=True)
     deadline = models.DateTimeField(null=True)
     caused_by = IdField(null=True)
     wake_at = models.DateTimeField(null=True)
     ready = models.BooleanField(db_default=True)
-    claim_token = models.CharField(max_length=32, null=True)
-    claimed_by = models.CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
+    claim_token = Utf8CharField(max_length=32, null=True)
+    claimed_by = Utf8CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
     #: The wait that `resume` would answer.
     waiting_for = IdField(null=True)
     #: When that wait, or the sleep, began; written with the state that says so.
@@ -251,8 +263,8 @@ class WorkflowExecutionRecord(models.Model):
     strays = models.PositiveIntegerField(db_default=0)
     #: How often the database interrupted runs since a step was done: `leave_interrupted` counts.
     interruptions = models.PositiveIntegerField(db_default=0)
-    error = models.TextField(null=True)
-    traceback = models.TextField(db_default="")
+    error = Utf8TextField(null=True)
+    traceback = Utf8TextField(db_default="")
     created_at = models.DateTimeField(db_default=DatabaseNow())
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
@@ -309,5 +321,6 @@ class WorkflowExecutionRecord(models.Model):
             ended_at=self.ended_at,
             error=self.error,
             metadata=self.metadata,
+            traceback=self.traceback,
             **waiting_values(self.state, self.waiting_for, self.waiting_since, self.wake_at),
         )

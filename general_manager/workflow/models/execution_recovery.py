@@ -31,6 +31,8 @@ class Woken(NamedTuple):
     """The same, one by one: their last worker died."""
     overdue: list[str]
     """To be taken from the run that hangs."""
+    died: list[str]
+    """Of the first two, those that were running."""
 
 
 class RecoveringQuerySet(models.QuerySet[Row]):
@@ -107,7 +109,7 @@ class RecoveringQuerySet(models.QuerySet[Row]):
                 self.note(HistoryKind.RECOVERED, [row[0] for row in died])
             suspect = [row[1] for row in woken if row in died or row[4]]
             ready = [row[1] for row in woken if row[1] not in suspect]
-            return Woken(ready, suspect, [row[1] for row in overdue])
+            return Woken(ready, suspect, [row[1] for row in overdue], [row[1] for row in died])
 
     def wait_ended(
         self,

@@ -65,6 +65,7 @@ def _completing(rows: Any) -> tuple[Any, dict[str, Any]]:
     output = Slot("output", models.JSONField())
     key = Slot("key", models.BigIntegerField())
     held = rows.filter(pk=key, claim_token=Slot("token"), state=WorkflowState.RUNNING)
+    held = held.filter(Q(deadline=None) | Q(deadline__gt=DatabaseNow()))  # else it is given up
     return held, {**OVER, **done, "output_data": output}
 
 

@@ -7,7 +7,7 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.escaping import MAX_TITLE, visible
-from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
+from general_manager.workflow.models.columns import DatabaseNow, IdField, Utf8CharField, in_
 from general_manager.workflow.models.inserts import insert_new
 
 
@@ -36,7 +36,7 @@ class WorkflowHeartbeat(models.Model):
 
     duty = IdField()
     at = models.DateTimeField(db_default=DatabaseNow())
-    by = models.CharField(max_length=255, db_default="")
+    by = Utf8CharField(max_length=255, db_default="")
 
     objects = HeartbeatQuerySet.as_manager()
 

@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from general_manager.workflow.connections import persist
 from general_manager.workflow.events import WorkflowEvent, subject_of
 from general_manager.workflow.models.claiming import OutboxStatus
-from general_manager.workflow.models.columns import DatabaseNow, OwedIndex, in_
+from general_manager.workflow.models.columns import DatabaseNow, OwedIndex, Utf8CharField, in_
 from general_manager.workflow.models.event import WorkflowEventRecord
 from general_manager.workflow.models.inserts import insert_new, rows_per_statement
 from general_manager.workflow.models.pruning import PruningEntries
@@ -183,15 +183,15 @@ class WorkflowOutbox(models.Model):
     event = models.OneToOneField(
         WorkflowEventRecord, on_delete=models.CASCADE, related_name="outbox"
     )
-    status = models.CharField(max_length=12, choices=OutboxStatus, db_default=OutboxStatus.PENDING)
+    status = Utf8CharField(max_length=12, choices=OutboxStatus, db_default=OutboxStatus.PENDING)
     available_at = models.DateTimeField(null=True, db_default=DatabaseNow())
     owed_since = models.DateTimeField(db_default=DatabaseNow())
     owed_to = models.JSONField(default=list)
     passes = models.PositiveIntegerField(db_default=0)
     alone = models.BooleanField(db_default=False)
     begun = models.BooleanField(db_default=False)
-    claim_token = models.CharField(max_length=32, null=True)
-    claimed_by = models.CharField(max_length=255, db_default="")
+    claim_token = Utf8CharField(max_length=32, null=True)
+    claimed_by = Utf8CharField(max_length=255, db_default="")
     claimed_at = models.DateTimeField(null=True)
     settled_at = models.DateTimeField(null=True)
 

@@ -9,7 +9,13 @@ from django.utils.translation import gettext_lazy as _
 
 from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.engine import WorkflowState
-from general_manager.workflow.models.columns import Ago, DatabaseNow, IdField, in_
+from general_manager.workflow.models.columns import (
+    Ago,
+    DatabaseNow,
+    IdField,
+    Utf8CharField,
+    in_,
+)
 from general_manager.workflow.models.execution import WorkflowExecutionRecord
 from general_manager.workflow.models.inserts import insert_while
 from general_manager.workflow.steps import StepRecord, StepStatus
@@ -123,7 +129,7 @@ class WorkflowStep(models.Model):
         db_index=False,  # the constraint's index begins with it
     )
     name = IdField()
-    status = models.CharField(
+    status = Utf8CharField(
         max_length=10,
         choices=[(one.value, one.value) for one in StepStatus],
     )
@@ -135,7 +141,7 @@ class WorkflowStep(models.Model):
     once = models.BooleanField(db_default=False)
     answerable = models.BooleanField(db_default=False)
     #: What the button said that gave the answer, if it came by a link.
-    label = models.CharField(max_length=MAX_LABEL_LENGTH, db_default="")
+    label = Utf8CharField(max_length=MAX_LABEL_LENGTH, db_default="")
     until = models.DateTimeField(null=True)
     started_at = models.DateTimeField(db_default=DatabaseNow())
     finished_at = models.DateTimeField(null=True)
