@@ -24,6 +24,8 @@ from general_manager.workflow.models.delivery import DeliveryQuerySet
 from general_manager.workflow.models.texts import in_ascii, write_texts
 from general_manager.workflow.signals import event_dead, event_delivered, event_failed
 from general_manager.workflow.verdicts import (
+    INTERRUPTED_REST,
+    MOST_INTERRUPTED,
     ClaimLost,
     HandlerError,
     Outcome,
@@ -34,12 +36,6 @@ from general_manager.workflow.verdicts import (
 )
 
 logger = get_logger(__name__)
-
-INTERRUPTED_REST = timedelta(seconds=5)
-"""After a delivery that the database interrupted twice in a row."""
-
-MOST_INTERRUPTED = 20
-"""Passes of an entry after which an interruption counts as the handler's failure all the same."""
 
 
 @dataclass(slots=True)

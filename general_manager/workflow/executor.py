@@ -125,7 +125,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
     stopped = run_.stopped
     state = None
     if isinstance(stopped, Interrupted):
-        _leave_interrupted(record, using, stopped.error)
+        _leave_interrupted(record, using, stopped.error, store.uncalled)
     elif isinstance(stopped, Suspended):
         state = persist(using, lambda: executions.suspend(record, stopped))
         state = state or executions.state_after(record)
@@ -137,8 +137,13 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
     return state is WorkflowState.PENDING
 
 
-def _leave_interrupted(record: WorkflowExecutionRecord, using: str, error: BaseException) -> None:
-    """To another run, soon; and for a bounded number of times, until a step is done."""
+def _leave_interrupted(
+    record: WorkflowExecutionRecord, using: str, error: BaseException, uncalled: str | None = None
+) -> None:
+    """To another run, soon; and for a bounded number of times, until a step is done.
+
+    The step *uncalled* is not in doubt: this run knows that it was not called.
+    """
     is_local = find_handler(record.execution_id) is not None  # no other run could go on
     if is_local or record.interruptions >= MOST_INTERRUPTIONS:
         _settle_failure(record, using, error)
@@ -149,7 +154,7 @@ def _leave_interrupted(record: WorkflowExecutionRecord, using: str, error: BaseE
     )  # fmt: skip
     executions = WorkflowExecutionRecord.objects.using(using)
     why = error_text(error)
-    persist(using, lambda: executions.leave_interrupted(record, INTERRUPTED_REST, why))
+    persist(using, lambda: executions.leave_interrupted(record, INTERRUPTED_REST, why, uncalled))
 
 
 def _handler_of(record: WorkflowExecutionRecord) -> WorkflowHandler | None:

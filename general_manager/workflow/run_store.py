@@ -32,6 +32,8 @@ class DatabaseRunStore:
 
     def __init__(self, record: WorkflowExecutionRecord, using: str) -> None:
         self.using: str | None = using
+        self.uncalled: str | None = None
+        """A `once=True` step that may be recorded as begun, and was not called."""
         self._record = record
         self._using = using
         self._is_inside = False
@@ -82,8 +84,10 @@ class DatabaseRunStore:
     def begin(self, name: str) -> None:
         begun = StepStatus.BEGUN
         values: dict[str, Any] = {"status": begun, "once": True, "position": self._next()}
+        self.uncalled = name
         if not self._written(lambda: self._rows.add(self._record, name, **values), name, begun):
             raise self._lost()
+        self.uncalled = None
         self._outside[name] = values
 
     def finish(self, name: str, result: Any) -> None:
@@ -159,8 +163,9 @@ class DatabaseRunStore:
     def _known(self, name: str) -> StepRecord:
         """What this run has written under *name* already; raises `StopRun` if it has not."""
         held = WorkflowExecutionRecord.objects.using(self._using).held(self._record)
-        row = self._rows.filter(execution_id=self._record.pk, name=name).first()
-        if row is None or not held.exists():
+        rows = self._rows.filter(execution_id=self._record.pk, name=name)
+        row = persist(self._using, lambda: rows.first() if held.exists() else None)
+        if row is None:
             raise self._lost()
         return row.as_record()
 

@@ -5,10 +5,10 @@ steps and waits is here, once.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from general_manager.workflow.encoding import copy_encoded, encode, encode_mapping
 from general_manager.workflow.engine import WorkflowHandler
@@ -23,57 +23,15 @@ from general_manager.workflow.exceptions import (
 )
 from general_manager.workflow.ids import require_id
 from general_manager.workflow.importing import describe
-from general_manager.workflow.steps import ASK_SUFFIX, StepRecord, StepStatus, within_limit
+from general_manager.workflow.steps import (
+    ASK_SUFFIX,
+    RunStore,
+    StepStatus,
+    within_limit,
+)
 from general_manager.workflow.transactions import Surroundings
 
 Result = TypeVar("Result")
-
-
-class RunStore(Protocol):
-    """Where one run keeps what it must not forget.
-
-    Every write raises `StopRun` instead, if the execution is no longer this run's to write:
-    cancelled, or taken over by another worker.
-    """
-
-    using: str | None
-    """The database that steps write to; `None` where there is none."""
-
-    def load(self) -> dict[str, StepRecord]:
-        """All that earlier runs of the execution recorded, by name."""
-        ...
-
-    def check(self) -> None:
-        """Nothing, while the run may go on, as far as is known here without great cost."""
-        ...
-
-    def transaction(self) -> AbstractContextManager[object]:
-        """What a step's own writes and its checkpoint share, and the question of ownership."""
-        ...
-
-    def was_undone_by_the_database(self, error: BaseException) -> bool:
-        """Whether *error*, which came out of `transaction`, is a lost connection or a conflict."""
-        ...
-
-    def begin(self, name: str) -> None:
-        """Record, durably and before the step runs, that a `once=True` step will."""
-        ...
-
-    def finish(self, name: str, result: Any) -> None:
-        """Record that the step, or the sleep, is over, with its encoded *result*."""
-        ...
-
-    def open_wait(self, name: str, *, timeout: timedelta | None, answerable: bool) -> StepRecord:
-        """Record that the execution waits; a wait that is not *answerable* ends by time alone."""
-        ...
-
-    def settle_wait(self, name: str) -> StepRecord:
-        """The wait as it stands now, timed out if it is due: what is written once stands."""
-        ...
-
-
-LONGEST_CHAIN: Final = 20
-"""Causes of an error that are looked through for the step that raised it."""
 
 
 class StopRun(BaseException):

@@ -20,6 +20,11 @@ from general_manager.workflow.exceptions import ends_the_process, is_permanent, 
 from general_manager.workflow.transactions import Surroundings, own_transaction
 
 LONGEST_REST: Final = timedelta(hours=1)
+INTERRUPTED_REST: Final = timedelta(seconds=5)
+"""After a delivery that the database interrupted twice in a row."""
+
+MOST_INTERRUPTED: Final = 20
+"""Passes of an entry after which an interruption counts as the handler's failure all the same."""
 
 
 class Outcome(Enum):

@@ -32,6 +32,7 @@ from general_manager.workflow.models import (
     WorkflowOutbox,
     WorkflowStep,
 )
+from general_manager.workflow.models.step import StepQuerySet
 from general_manager.workflow.outbox import deliver, drain
 from tests.integration.conftest import data_statements
 from tests.integration.test_lost_connections import as_a_worker
@@ -726,3 +727,26 @@ def test_a_run_in_the_middle_of_a_callers_transaction_is_part_of_it(celery_engin
         assert run(execution.execution_id, "default")
         transaction.set_rollback(True)
     assert celery_engine.status(execution.execution_id).state == "pending"
+
+
+def test_a_once_step_that_was_begun_and_not_called_is_not_in_doubt(
+    celery_engine, workers, monkeypatch
+):
+    """The run that was interrupted knows that: nobody has to find out."""
+    real, lost = StepQuerySet.add, []
+
+    def add_and_lose_the_answer(self, *arguments, **values):
+        added = real(self, *arguments, **values)
+        if values.get("status") == "begun" and not lost:
+            lost.append(1)
+            raise RuntimeError("no answer")
+        return added
+
+    monkeypatch.setattr(StepQuerySet, "add", add_and_lose_the_answer)
+    execution = celery_engine.start(WorkflowDefinition("w", handler=flows.charge_once))
+    workers.run()
+    assert flows.calls == []
+    workers.let_rest_pass()
+    workers.run()
+    assert flows.calls == ["charge"]
+    assert celery_engine.status(execution.execution_id).state == "completed"

@@ -40,6 +40,7 @@ from general_manager.workflow.models.pruning import PruningExecutions
 from general_manager.workflow.models.texts import write_texts
 from general_manager.workflow.models.timing import MESSAGE_GRACE, Stop
 from general_manager.workflow.rules import EXECUTION_ID_LENGTH, require_execution_id
+from general_manager.workflow.steps import StepStatus
 
 START_FIELDS = (
     "execution_id", "workflow_id", "version", "handler_path", "input_data", "metadata",
@@ -122,10 +123,23 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         return self._rest(record, delay, "strays", HistoryKind.STRAYED, why)
 
     def leave_interrupted(
-        self, record: "WorkflowExecutionRecord", delay: timedelta, why: str
+        self,
+        record: "WorkflowExecutionRecord",
+        delay: timedelta,
+        why: str,
+        uncalled: str | None = None,
     ) -> bool:
-        """Running to pending, no attempt: the database undid or refused what the run wrote."""
-        return self._rest(record, delay, "interruptions", HistoryKind.INTERRUPTED, why)
+        """Running to pending, no attempt: the database undid or refused what the run wrote.
+
+        The step *uncalled*, recorded as begun, was not: it may begin again.
+        """
+        with transaction.atomic(using=self.db):
+            if not self._rest(record, delay, "interruptions", HistoryKind.INTERRUPTED, why):
+                return False
+            if uncalled is not None:
+                steps = record.steps.using(self.db)
+                steps.filter(name=uncalled, status=StepStatus.BEGUN).delete()
+            return True
 
     def _rest(
         self,
