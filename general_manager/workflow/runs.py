@@ -34,6 +34,10 @@ from general_manager.workflow.transactions import Surroundings
 Result = TypeVar("Result")
 
 
+LONGEST_CHAIN: Final = 20
+"""Causes of an error that are looked through for the step that raised it."""
+
+
 class StopRun(BaseException):
     """Unwinds a handler that must not go on. Handlers' ``except Exception`` let it pass."""
 
