@@ -8,7 +8,8 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from general_manager.atomic import honest_atomic
-from general_manager.workflow.backends.memory import ExecutionMemory, Record
+from general_manager.workflow.backends.memory import ExecutionMemory
+from general_manager.workflow.backends.memory_records import Record
 from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.runs import StopRun
 from general_manager.workflow.steps import StepRecord, StepStatus
