@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
+from json import dumps
 from traceback import format_exception
 from typing import Any, Final
 
@@ -42,6 +43,12 @@ def _escape(found: re.Match[str]) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def visible_json(value: object) -> str:
+    """Indented JSON for people and machines: what cannot be seen has JSON's own escapes."""
+    text = dumps(value, indent=2, ensure_ascii=False, default=str)
+    return _BUT_LINES.sub(lambda found: dumps(found[0])[1:-1], text)
 
 
 def is_storable(text: str) -> bool:

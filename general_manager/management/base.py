@@ -4,7 +4,6 @@ from argparse import Action, ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
-from json import dumps
 from time import monotonic
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from django.db import Error
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
-from general_manager.escaping import visible
+from general_manager.escaping import visible, visible_json
 from general_manager.parsing import WrongValue
 from general_manager.parsing import age as parse_age
 from general_manager.workflow.actors import acting_as
@@ -87,7 +86,7 @@ class WorkflowCommand(BaseCommand):
         self.stdout.write(text)
 
     def say_json(self, value: object) -> None:
-        self.stdout.write(dumps(value, indent=2, ensure_ascii=False, default=str))
+        self.stdout.write(visible_json(value))
 
 
 def add_format(parser: CommandParser) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from general_manager.durations import in_words
-from general_manager.escaping import cut, visible
+from general_manager.escaping import cut, is_storable, visible
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.lookup import events_like, executions_like
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
@@ -59,6 +59,8 @@ class Story:
 
 def find_story(known_id: str) -> Story | None:
     """Of the execution with that id, or else of the event; `None` if there is neither."""
+    if not is_storable(known_id):
+        return None
     for alias in outboxes():
         executions = WorkflowExecutionRecord.objects.using(alias)
         execution = executions.filter(execution_id=known_id).first()

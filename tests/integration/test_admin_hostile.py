@@ -1,6 +1,7 @@
 """What the pages do with large rows, other time zones, spreadsheets, and people who see a part."""
 
 import csv
+import json
 import re
 import tracemalloc
 from datetime import UTC, datetime
@@ -419,6 +420,41 @@ def test_b7_a_trace_is_in_the_current_time_zone(in_tokyo):
     assert "UTC" not in out.getvalue()
 
 
+# I4: query strings of acts
+
+
+@pytest.mark.parametrize(
+    "query", ["before=%00", "before=nonsense", "seen=%00", "before=%ff&seen=x"]
+)
+@pytest.mark.parametrize("name", ["retry", "answer", "cancel", "wake", "time_out", "resolve"])
+def test_i4_no_query_string_breaks_the_page_of_an_act(boss, name, query):
+    record = execution(handler_path="tests.testapp.flows.ask", waiting_for="approval")
+    WorkflowStep.objects.create(execution=record, name="charge", status="begun", once=True)
+    url = reverse("admin:general_manager_execution_act", args=[record.pk, name])
+    for data in ({}, {"before": "\x00"}, {"seen": "\x00"}):
+        assert boss.get(f"{url}?{query}").status_code in (200, 404)
+        assert boss.post(f"{url}?{query}", data).status_code in (200, 302, 404)
+
+
+def test_the_result_of_a_step_with_a_secret_name_is_on_no_page(boss):
+    record = execution(started_at=timezone.now())
+    WorkflowStep.objects.create(
+        execution=record, name="fetch access token", status="done", result="hunter2", once=True,
+        finished_at=timezone.now(),
+    )  # fmt: skip
+    for url in (f"{EXECUTIONS}{record.pk}/change/", f"{EXECUTIONS}{record.pk}/act/retry/"):
+        text = text_of(boss.get(url))
+        assert "fetch access token" in text
+        assert "hunter2" not in text
+    for act in ("correct", "resolve"):
+        response = boss.get(f"{EXECUTIONS}{record.pk}/act/{act}/")
+        assert b"hunter2" not in response.content
+    for form in ("text", "json"):
+        out = StringIO()
+        call_command("workflow_trace", "x-1", f"--format={form}", stdout=out)
+        assert "hunter2" not in out.getvalue()
+
+
 # I5: terminals
 
 
@@ -440,10 +476,22 @@ def test_i5_a_trace_forges_no_line_and_moves_no_terminal():
     assert [line for line in told.splitlines() if line.startswith(("State", "2026", "x"))] == []
     out = StringIO()
     call_command("workflow_trace", record.execution_id, "--format=json", stdout=out)
-    assert '"kind": "execution"' in out.getvalue()
+    assert json.loads(out.getvalue())["error"] == record.error
+    assert set(re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\r]", out.getvalue())) == set()
 
 
-def test_i5_a_wrong_id_is_named_visibly():
+def test_i5_a_list_of_what_a_term_names_forges_no_line():
+    for number in range(2):
+        execution(execution_id=f"x{number}\n\x1b[2J", workflow_id="w\u202e", correlation_id="same")
+    out = StringIO()
+    call_command("workflow_trace", "same", stdout=out)
+    assert out.getvalue().count("\n") == 3
+    assert r"x0\n\x1b[2J" in out.getvalue()
+    assert out.getvalue().replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("known_id", ["\x1b[2J\u202e\n", "\x00", "a\x00b", "\ud800"])
+def test_i5_a_wrong_id_is_named_visibly(known_id):
     with pytest.raises(CommandError) as caught:
-        call_command("workflow_trace", "\x1b[2J\u202e\n")
+        call_command("workflow_trace", known_id)
     assert str(caught.value).isprintable()

@@ -278,7 +278,8 @@ def test_i1_a_search_is_no_oracle(client, hostile, term):
 def posts(page):
     """What a form, a script or an attacker may send to any url; also what we signed ourselves."""
     keys = [str(key) for key in keys_of(page)]
-    named = sign([[int(key), how] for key in keys for how in (["x"], None)])
+    kept = [int(key) for key in keys if int(key) < 2**63]
+    named = sign([[key, how] for key in kept for how in (["x"], None)])
     odd = ["x", "\x00", "9" * 30, "-1", "1,234", "", "é"]
     actions = [one[0].__name__ if not isinstance(one[0], str) else one[0]
                for one in page._get_base_actions()]  # fmt: skip

@@ -1,12 +1,13 @@
 """What stored texts may do to a terminal, a log line or a page: nothing."""
 
+import json
 import logging
 from pathlib import Path
 
 import pytest
 
 import general_manager
-from general_manager.escaping import cut, get_logger, is_storable, visible
+from general_manager.escaping import cut, get_logger, is_storable, visible, visible_json
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,14 @@ def test_what_is_cut_says_how_long_it_is():
     assert cut("abc", 3) == "abc"
     assert cut("abcd", 3) == "abc\n… (4 characters in all)"
     assert cut("abc", 3, of=1_000_000) == "abc\n… (1,000,000 characters in all)"
+
+
+def test_json_for_a_terminal_is_the_same_json():
+    value = {"a\x9b": "\u202e\ud800\x1b\U000e0001 é\n"}
+    text = visible_json(value)
+    assert json.loads(text) == value
+    assert "é" in text
+    assert text.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize(("text", "is_it"), [("é🙂", True), ("a\x00b", False), ("\ud800", False)])

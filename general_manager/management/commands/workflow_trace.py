@@ -4,8 +4,10 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from general_manager.escaping import visible
 from general_manager.management.base import WorkflowCommand, add_format
 from general_manager.workflow.story import Found, find_all, find_story
+from general_manager.workflow.timeline import in_zone
 
 
 class Command(WorkflowCommand):
@@ -51,4 +53,5 @@ class Command(WorkflowCommand):
             return
         self.say("Several match; trace one of them by its id:")
         for one in found:
-            self.say(f"  {one.at:%Y-%m-%d %H:%M:%S}  {one.kind:<9}  {one.id}  {one.about}")
+            at = f"{in_zone(one.at):%Y-%m-%d %H:%M:%S}"
+            self.say(f"  {at}  {one.kind:<9}  {visible(one.id)}  {visible(one.about)}")

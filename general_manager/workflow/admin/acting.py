@@ -29,6 +29,7 @@ from general_manager.workflow.admin.seen import (
 )
 from general_manager.workflow.checkpoints import RetryPreview
 from general_manager.workflow.exceptions import ChangedMeanwhileError
+from general_manager.workflow.ids import MAX_ID_LENGTH
 from general_manager.workflow.models import WorkflowExecutionRecord
 from general_manager.workflow.redaction import readable
 from general_manager.workflow.steps import ASK_SUFFIX
@@ -44,8 +45,9 @@ class Button:
     is_grave: bool
 
 
-def act_url(record: WorkflowExecutionRecord, name: str, **arguments: str) -> str:
-    url = reverse("admin:general_manager_execution_act", args=[record.pk, name])
+def act_url(record: Any, name: str, **arguments: str) -> str:
+    name_of_url, site = "admin:general_manager_execution_act", record.links.site_name
+    url = reverse(name_of_url, args=[record.pk, name], current_app=site)
     return f"{url}?{urlencode(arguments)}" if arguments else url
 
 
@@ -216,7 +218,12 @@ def _fates(record: WorkflowExecutionRecord, preview: RetryPreview) -> list[Fate]
             result=visible(result_in_short(step)),
             words=words.get(step.name, ""),
             is_forgotten=step.name not in kept,
-            url=act_url(record, RETRY.name, before=step.name),
+            url=_url_before(record, step.name),
         )
         for step in shown_steps(record)
     ]
+
+
+def _url_before(record: WorkflowExecutionRecord, name: str) -> str:
+    """Empty for what is too long to be a name of ours."""
+    return act_url(record, RETRY.name, before=name) if len(name) <= MAX_ID_LENGTH else ""

@@ -18,6 +18,7 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from general_manager.escaping import cut, visible
 from general_manager.workflow.actors import acting_as
 from general_manager.workflow.admin.pages import Text, frame, way_to_object
 from general_manager.workflow.admin.seen import SEEN, sign, unsign
@@ -29,6 +30,15 @@ MOST_REASONS: Final = 100
 MOST_LOST: Final = 10
 """Rows named in the message behind the act."""
 CONFIRMED: Final = "confirmed"
+NAMES_STORED_TEXT: Final = {"why_not", "question", "preview", "before"}
+"""What a confirmation page says that may name a step, a wait, a handler or an id."""
+MOST_SAID: Final = 1_000
+"""Characters of such a sentence."""
+
+
+def in_sight(text: Text | None) -> str | None:
+    """A sentence that names what is stored: bounded, and with everything in it visible."""
+    return None if text is None else visible(cut(str(text), MOST_SAID), lines=True)
 
 
 def confirm_page(
@@ -43,6 +53,8 @@ def confirm_page(
 ) -> TemplateResponse:
     """The page between a wish and the act: on *obj*, or on rows of the list."""
     context_of_site = frame(page, request, title=title)
+    for name in NAMES_STORED_TEXT & set(context):
+        context[name] = in_sight(context[name])
     crumbs = [*context_of_site["crumbs"], *way_to_object(page, obj)]
     return TemplateResponse(
         request,
@@ -93,7 +105,7 @@ def perform_one(
             result = act()
             write_down(page, request, obj, done)
     except WorkflowError as error:
-        messages.error(request, _("Nothing was done. %s") % error)
+        messages.error(request, _("Nothing was done. %s") % in_sight(str(error)))
         return None
     messages.success(request, str(done))
     return result
@@ -167,7 +179,7 @@ def _ask(
 ) -> TemplateResponse:
     refusals = act.refusals(rows)
     able = [row for row in rows if row.pk not in refusals]
-    refused = [(str(row), refusals[row.pk]) for row in rows if row.pk in refusals]
+    refused = [(str(row), in_sight(refusals[row.pk])) for row in rows if row.pk in refusals]
     return confirm_page(
         page,
         request,
@@ -226,4 +238,4 @@ def _perform_each(
         reasons = " ".join(lost[:MOST_LOST])
         if len(lost) > MOST_LOST:
             reasons += " " + _("And to %d more.") % (len(lost) - MOST_LOST)
-        messages.warning(request, text % {"count": len(lost), "reasons": reasons})
+        messages.warning(request, text % {"count": len(lost), "reasons": in_sight(reasons)})

@@ -7,8 +7,9 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
-from general_manager.workflow.redaction import readable
+from general_manager.workflow.redaction import readable, redact_named
 from general_manager.workflow.steps import StepStatus
 
 Values = dict[str, Any]
@@ -139,7 +140,8 @@ class CorrectForm(ResolveForm):
 
 
 def _choice(row: WorkflowStep) -> str:
+    name = visible(row.name[:MAX_TITLE])
     if row.status == StepStatus.BEGUN:
-        return str(row.name)
-    result = readable(row.result, most=60)
-    return str(_("%(name)s (its result is %(result)s)") % {"name": row.name, "result": result})
+        return name
+    result = readable(redact_named(row.name, row.result), most=60)
+    return str(_("%(name)s (its result is %(result)s)") % {"name": name, "result": result})

@@ -35,6 +35,10 @@ class Links:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
+    @property
+    def site_name(self) -> str:
+        return self._reader.site.name
+
     def to_event(self, event_id: str) -> str:
         is_open = self._reader.may_view(WorkflowEventRecord)
         return self._by_id("event", event_id) if is_open else ""

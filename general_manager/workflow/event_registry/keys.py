@@ -1,9 +1,9 @@
 """Types, names and keys that can never meet, and what to write instead: each is logged once."""
 
-import logging
 from threading import Lock
 from typing import Final
 
+from general_manager.escaping import get_logger
 from general_manager.parsing import did_you_mean
 from general_manager.workflow.events import (
     MANAGER_CREATED,
@@ -12,7 +12,7 @@ from general_manager.workflow.events import (
     WorkflowEvent,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 OUR_PREFIX: Final = "general_manager."
 OUR_TYPES: Final = (MANAGER_CREATED, MANAGER_UPDATED, MANAGER_DELETED)
