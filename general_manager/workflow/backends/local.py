@@ -2,17 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 from general_manager.escaping import get_logger
 from general_manager.workflow.actors import current_subject
 from general_manager.workflow.aside import tell_state
-from general_manager.workflow.backends.memory import (
-    Clock,
-    ExecutionMemory,
-    Record,
-    utc_now,
-)
+from general_manager.workflow.backends.memory import ExecutionMemory
+from general_manager.workflow.backends.memory_records import Clock, Record, handler_of, utc_now
 from general_manager.workflow.backends.memory_repairs import (
     continue_as_fresh,
     find_executions,
@@ -36,16 +32,10 @@ from general_manager.workflow.engine import (
     HistoryKind,
     WorkflowDefinition,
     WorkflowExecution,
-    WorkflowHandler,
     WorkflowState,
     check_start,
 )
-from general_manager.workflow.exceptions import (
-    ExecutionOverdue,
-    PermanentFailure,
-    ends_the_process,
-)
-from general_manager.workflow.handler_modules import resolve_handler
+from general_manager.workflow.exceptions import ExecutionOverdue, ends_the_process
 from general_manager.workflow.ids import new_id
 from general_manager.workflow.rules import (
     check_cancel,
@@ -105,7 +95,7 @@ class LocalWorkflowEngine(OperatorVerbs):
         """Without a handler it is completed, with one that cannot be found failed; neither runs."""
         state, error = WorkflowState.COMPLETED, None
         try:
-            if _handler_of(record) is not None:
+            if handler_of(record) is not None:
                 return False
         except Exception as wrong:  # noqa: BLE001 - a module that is imported raises anything
             state, error = WorkflowState.FAILED, error_text(wrong)
@@ -244,7 +234,7 @@ class LocalWorkflowEngine(OperatorVerbs):
         began = self._memory.clock()
         try:
             with store.all_or_nothing():
-                handler = _handler_of(record)
+                handler = handler_of(record)
                 output = {}
                 if handler is not None:
                     output = run.call(handler, copy_encoded(record.input_data))
@@ -309,15 +299,3 @@ class LocalWorkflowEngine(OperatorVerbs):
 
     def _tell(self, state: WorkflowState, record: Record) -> None:
         tell_state(state, lambda: self._snapshot(record))
-
-
-def _handler_of(record: Record) -> WorkflowHandler | None:
-    if record.definition.handler is not None:
-        return record.definition.handler
-    path = record.definition.metadata.get("handler_path")
-    if path is None:
-        return None
-    handler = resolve_handler(str(path))
-    if not callable(handler):
-        raise PermanentFailure(f'metadata["handler_path"] names {path!r}, which is not callable')
-    return cast(WorkflowHandler, handler)

@@ -9,7 +9,8 @@ from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, connections, router
 
 from general_manager.conf import is_configured
-from general_manager.workflow.backends.memory import ExecutionMemory, Record
+from general_manager.workflow.backends.memory import ExecutionMemory
+from general_manager.workflow.backends.memory_records import Record
 from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.runs import StopRun
 from general_manager.workflow.steps import StepRecord, StepStatus

@@ -207,16 +207,6 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         token = record.claim_token or ""
         return COMPLETE.run(self, key=record.pk, token=token, output=output_data) == 1
 
-    def attempts_of(self, record: "WorkflowExecutionRecord") -> int:
-        """Failed attempts since the last step that completed."""
-        return self.values_list("attempts", flat=True).get(pk=record.pk)
-
-    def progressed(self, record: "WorkflowExecutionRecord") -> None:
-        """A step completed: what failed or crashed before it is forgiven."""
-        if record.attempts or record.crashes or record.interruptions:
-            self.filter(pk=record.pk).update(attempts=0, crashes=0, interruptions=0)
-            record.attempts = record.crashes = record.interruptions = 0
-
     def suspend(self, record: "WorkflowExecutionRecord", stop: Stop) -> WorkflowState | None:
         """Running to waiting; straight back to pending, and ready, if the answer came meanwhile.
 
