@@ -25,7 +25,6 @@ from general_manager.workflow.ids import require_id
 from general_manager.workflow.importing import describe
 from general_manager.workflow.steps import (
     ASK_SUFFIX,
-    LONGEST_CHAIN,
     RunStore,
     StepStatus,
     within_limit,
