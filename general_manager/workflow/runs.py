@@ -76,6 +76,11 @@ class Run:
         self._around = Surroundings(store.using)
         self._again: list[Callable[[], object]] = []
 
+    @property
+    def failed_in(self) -> str:
+        """The step that raised last."""
+        return self._trouble[0] if self._trouble is not None else ""
+
     def do_again_if_undone(self, act: Callable[[], object]) -> None:
         """*act* was done in a step of this run: it stands, though the step be undone.
 
