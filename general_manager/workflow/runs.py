@@ -153,7 +153,7 @@ class Run:
             take = self._take_in_transaction if atomic else self._take
             try:
                 result = take(name, call)
-            except Exception as error:
+            except (Exception, Interrupted) as error:
                 self._trouble = (name, error)
                 raise
         return copy_encoded(result)
