@@ -54,7 +54,7 @@ class DatabaseInterface(Interface):
             "__doc__": cls.__doc__ if cls.__dict__.get("__doc__") else manager.__doc__,
         }
         model = type(manager.__name__, (models.Model,), attributes)
-        model.general_manager = manager  # type: ignore[attr-defined]  # read by `manager_of`
+        _managers[model] = manager
         model_cell.cell_contents = model
         cls.model = model
 
@@ -126,8 +126,10 @@ def rebound(value: Any, model_cell: CellType) -> Any:
 
 def manager_of(model: type[models.Model]) -> type | None:
     """The manager that declares *model*, if one does."""
-    return cast("type | None", vars(model).get("general_manager"))
+    return _managers.get(model)
 
+
+_managers: dict[type[models.Model], type] = {}
 
 _OWN_ATTRIBUTES = frozenset(
     {

@@ -1,0 +1,126 @@
+"""A row as the database has it, read as plainly as it is written.
+
+By primary key, on the write's connection, through no manager of the model's: without its filters,
+joins, ordering, deferral and annotations, and without making an instance.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from django.core.exceptions import EmptyResultSet
+from django.db import connections
+from django.db.models import Field, Model, Q, QuerySet
+from django.db.models.sql import Query
+
+from general_manager.manager.change import kept
+
+logger = logging.getLogger(__name__)
+_unreadable: set[tuple[str, str]] = set()
+
+MISSING: Any = object()
+"""What a value is that its field cannot make of the column."""
+
+
+def plain_rows(model: type[Model], using: str) -> QuerySet[Any]:
+    """All rows of *model*, whatever its managers and its `Meta` make of them."""
+    return QuerySet(model, using=using).order_by()
+
+
+def lock_for_update(query: Query, using: str) -> None:
+    """Lock what *query* reads as its UPDATE will, where the database can."""
+    query.select_for_update = True
+    query.select_for_no_key_update = connections[using].features.has_select_for_no_key_update
+
+
+def key_values(instance: Model, model: type[Model]) -> dict[str, Any] | None:
+    """The key by which *model* knows *instance*; `None` if it has none yet."""
+    key = {one.attname: getattr(instance, one.attname) for one in model._meta.pk_fields}
+    unknown = any(one is None or hasattr(one, "resolve_expression") for one in key.values())
+    return None if unknown else key
+
+
+class Columns:
+    """Some columns of one model's rows, and how to read them."""
+
+    def __init__(self, model: type[Model], fields: Sequence["Field[Any, Any]"]) -> None:
+        self.model = model
+        self.fields = tuple(fields)
+        self.places = {one: place for place, one in enumerate(self.fields)}
+        rows: QuerySet[Any] = QuerySet(model).order_by()
+        self._query: Query = rows.values_list(*(one.attname for one in self.fields)).query
+
+    def read(self, using: str, key: Mapping[str, Any], *, lock: str = "") -> "StoredRow | None":
+        """The row of that *key*; `None` if there is none, or if its fields refuse the key.
+
+        *lock* is ``"update"`` or ``"delete"``, for what will be done to the row.
+        """
+        for row in self.read_where(using, Q(**key), lock=lock):
+            return row
+        return None
+
+    def read_where(self, using: str, condition: Q, *, lock: str = "") -> Iterator["StoredRow"]:
+        connection = connections[using]
+        query = self._query.chain()
+        if lock == "update":
+            lock_for_update(query, using)
+        elif lock:
+            query.select_for_update = True
+        try:
+            query.add_q(condition)
+            sql, parameters = query.get_compiler(using).as_sql()
+        except EmptyResultSet:
+            return
+        except Exception:
+            # A key that its own field does not take back: the write itself may have taken it.
+            logger.debug("No look-up in %s by %s", self.model._meta.label, condition, exc_info=True)
+            return
+        with connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            found = cursor.fetchall()
+        for raw in found:
+            yield StoredRow(self, connection, raw)
+
+    def convert(self, raw: Any, place: int, connection: Any) -> Any:
+        """What the field makes of the *raw* column; `MISSING` if it cannot, with a warning once."""
+        expression: Any = self._query.select[place]
+        try:
+            for converter in (
+                *connection.ops.get_db_converters(expression),
+                *expression.get_db_converters(connection),
+            ):
+                raw = converter(raw, expression, connection)
+        except Exception:
+            about = (self.model._meta.label, self.fields[place].name)
+            if about not in _unreadable:
+                _unreadable.add(about)
+                logger.warning(
+                    "%s.%s cannot be read back from the database; events leave it out",
+                    *about,
+                    exc_info=True,
+                )
+            return MISSING
+        return raw
+
+
+class StoredRow:
+    """One row as the driver gave it; a value is converted when it is asked for."""
+
+    __slots__ = ("_columns", "_connection", "_raw")
+
+    def __init__(self, columns: Columns, connection: Any, raw: Sequence[Any]) -> None:
+        self._columns = columns
+        self._connection = connection
+        self._raw = raw
+
+    def raw(self, field: "Field[Any, Any]") -> Any:
+        return self._raw[self._columns.places[field]]
+
+    def value(self, field: "Field[Any, Any]") -> Any:
+        place = self._columns.places[field]
+        return kept(self._columns.convert(self._raw[place], place, self._connection))
+
+    def values(self, fields: Sequence["Field[Any, Any]"]) -> dict[str, Any]:
+        """By field name, without what cannot be read."""
+        found = ((one.name, self.value(one)) for one in fields)
+        return {name: value for name, value in found if value is not MISSING}
