@@ -1,7 +1,7 @@
 """Transactions that do not lose work in silence."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from django.db import connections, transaction
@@ -31,7 +31,7 @@ def writing_atomic(using: str, *, savepoint: bool = True) -> Iterator[None]:
     Without *savepoint*, a failure inside breaks the caller's transaction, as a plain save does.
     """
     connection = connections[using]
-    block = transaction.atomic(using=using, savepoint=savepoint)
+    block: AbstractContextManager[Any] = transaction.atomic(using=using, savepoint=savepoint)
     if connection.vendor == "sqlite" and not connection.in_atomic_block:
         connection.ensure_connection()  # which sets the mode that the settings ask for
         block = _Immediate(connection, block)
@@ -40,7 +40,7 @@ def writing_atomic(using: str, *, savepoint: bool = True) -> Iterator[None]:
         _refuse_if_broken(using)
 
 
-class _Immediate:
+class _Immediate(AbstractContextManager[None]):
     """Enters *block* with ``BEGIN IMMEDIATE``, unless the settings ask for a mode."""
 
     def __init__(self, connection: Any, block: Any) -> None:
@@ -55,7 +55,7 @@ class _Immediate:
         finally:
             self._connection.transaction_mode = mode
 
-    def __exit__(self, *raised: Any) -> Any:
+    def __exit__(self, *raised: object) -> Any:
         return self._block.__exit__(*raised)
 
 

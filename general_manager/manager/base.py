@@ -1,6 +1,7 @@
 """GeneralManager: a business object that is created, changed and deleted through one door."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar, NoReturn, Self
 
 from django.db import router
@@ -8,16 +9,16 @@ from django.db.models import Model
 
 from general_manager.atomic import writing_atomic
 from general_manager.manager.change import (
-    Action,
-    DataChange,
-    FieldChange,
     compare,
+    created,
+    deleted,
     identify,
     read_values,
 )
 from general_manager.manager.elsewhere import reported_by_manager
 from general_manager.manager.interfaces import Interface, ModelException, manager_of
 from general_manager.manager.query import ManagerQuery
+from general_manager.manager.reporting import report_manager
 from general_manager.manager.rows import (
     call_as_written,
     find_locked,
@@ -26,10 +27,15 @@ from general_manager.manager.rows import (
     relate,
     validate,
 )
-from general_manager.manager.signals import post_data_change, pre_data_change
+from general_manager.manager.signals import pre_data_change
 from general_manager.manager.stored import plain_rows
-from general_manager.manager.trackers import secrets_of
-from general_manager.manager.values import excluded_names, identification_of, own_fields, sort_values
+from general_manager.manager.values import (
+    excluded_names,
+    identification_of,
+    own_fields,
+    sort_values,
+)
+from general_manager.manager.verbs import alters_data
 
 
 class GeneralManager:
@@ -54,17 +60,17 @@ class GeneralManager:
     """
 
     Interface: ClassVar[type[Interface]]
+    excluded_fields: ClassVar[frozenset[str]] = frozenset()
     known_managers: ClassVar[list[type["GeneralManager"]]] = []
     DoesNotExist: ClassVar[Any] = ModelException("DoesNotExist")
     MultipleObjectsReturned: ClassVar[Any] = ModelException("MultipleObjectsReturned")
 
     _key: dict[str, Any]
     _instance: Model | None
-    _excluded: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, *, exclude: Iterable[str] = (), **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._excluded |= excluded_names(cls, exclude)
+        cls.excluded_fields |= excluded_names(cls, exclude)
         interface = cls.__dict__.get("Interface")
         if interface is None:
             return
@@ -97,6 +103,7 @@ class GeneralManager:
         return model
 
     @classmethod
+    @alters_data
     def create(
         cls,
         *,
@@ -127,11 +134,10 @@ class GeneralManager:
             manager = cls.of(instance if stored is None else stored)
             if stored is not None:  # a receiver may have deleted it: then nothing was made
                 new = {name: one.new for name, one in relations.items()}
-                values = read_values(stored) | new
-                changes = {name: FieldChange(None, value) for name, value in values.items()}
-                manager._report("create", changes, **about)  # noqa: SLF001 - of this class
+                report_manager(manager, "create", created(read_values(stored) | new), **about)
         return manager
 
+    @alters_data
     def update(
         self,
         *,
@@ -169,12 +175,13 @@ class GeneralManager:
                 relations = relate(instance, wanted.relations, using)
             stored = read_again(instance, using)
             if stored is None:  # a receiver has deleted it
-                self._report_deletion(before, **about)
+                report_manager(self, "delete", deleted(before), **about)
             elif changes := compare(before, read_values(stored), model) | relations:
-                self._report("update", changes, **about)
+                report_manager(self, "update", changes, **about)
         vars(self)["_instance"] = stored
         return self
 
+    @alters_data
     def delete(
         self,
         *,
@@ -196,11 +203,7 @@ class GeneralManager:
             with reported_by_manager(instance, using):
                 call_as_written(instance.delete, using=using)
             vars(self)["_instance"] = None
-            self._report_deletion(old_values, **about)
-
-    for _verb in (create.__func__, update, delete):  # type: ignore[attr-defined]
-        _verb.alters_data = True  # so that a template does not call it
-    del _verb
+            report_manager(self, "delete", deleted(old_values), **about)
 
     @classmethod
     def all(cls) -> ManagerQuery[Self]:
@@ -266,7 +269,7 @@ class GeneralManager:
         return f"{type(self).__name__}({keys})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_restore, (type(self), self.identification))
+        return (partial(type(self), **self._key), ())
 
     def _loaded(self) -> Model:
         if self._instance is None:
@@ -275,26 +278,6 @@ class GeneralManager:
             vars(self)["_instance"] = found
             return found
         return self._instance
-
-    def _report_deletion(self, old_values: Mapping[str, Any], **about: Any) -> None:
-        changes = {name: FieldChange(value, None) for name, value in old_values.items()}
-        self._report("delete", changes, **about)
-
-    def _report(self, action: Action, changes: Mapping[str, FieldChange], **about: Any) -> None:
-        model = self.get_model()
-        hidden = self._excluded | secrets_of(model)
-        shown = {name: one for name, one in changes.items() if name not in hidden}
-        if action == "update" and not shown:
-            return
-        name = type(self).__name__
-        change = DataChange(
-            action, name, self.identification, changes=shown, model=model, **about
-        )
-        post_data_change.send(type(self), instance=self, action=action, change=change, **about)
-
-
-def _restore(manager: type[GeneralManager], identification: dict[str, Any]) -> GeneralManager:
-    return manager(**identification)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

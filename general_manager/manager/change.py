@@ -89,6 +89,14 @@ def key_fields(model: Model | type[Model]) -> list["Field[Any, Any]"]:
     return keys
 
 
+def created(values: Mapping[str, Any]) -> dict[str, FieldChange]:
+    return {name: FieldChange(None, value) for name, value in values.items()}
+
+
+def deleted(values: Mapping[str, Any]) -> dict[str, FieldChange]:
+    return {name: FieldChange(value, None) for name, value in values.items()}
+
+
 def compare(
     before: Mapping[str, Any], after: Mapping[str, Any], model: type[Model] | None = None
 ) -> dict[str, FieldChange]:

@@ -14,7 +14,7 @@ from django.db.models import Model, Q, QuerySet
 from django.db.models.deletion import DO_NOTHING
 from django.db.models.signals import class_prepared, post_delete, pre_delete
 
-from general_manager.manager.change import FieldChange, identify, read_values
+from general_manager.manager.change import deleted, identify, read_values
 from general_manager.manager.elsewhere import is_reported_elsewhere
 from general_manager.manager.reporting import announce, is_announced, report
 from general_manager.manager.saving import take_write_lock
@@ -22,10 +22,14 @@ from general_manager.manager.stored import MISSING, Columns, StoredRow, key_valu
 from general_manager.manager.trackers import Tracker, trackers
 
 
-class _Gone(NamedTuple):
+class _Going(NamedTuple):
+    """A row whose deletion is under way."""
+
     instance: ref[Model]
+    origin: int
     identification: Mapping[str, Any]
     values: Mapping[str, Any]
+    row: tuple[type[Model], str]
 
 
 class _Batch(NamedTuple):
@@ -35,7 +39,8 @@ class _Batch(NamedTuple):
 
 class _Here(local):
     def __init__(self) -> None:
-        self.going: dict[int, _Gone] = {}
+        self.going: dict[int, _Going] = {}
+        self.numbers: dict[tuple[type[Model], str], int] = {}
         self.batch: _Batch | None = None
 
 
@@ -73,7 +78,7 @@ def _listen(model: type[Model]) -> None:
 def before_delete(
     sender: type[Model], instance: Model, using: str, origin: Any = None, **_: Any
 ) -> None:
-    _here.going.pop(id(instance), None)  # of a deletion that failed
+    _forget(id(instance))  # of a deletion that failed
     tracker = trackers.get(sender._meta.concrete_model or sender)
     if tracker is None or is_reported_elsewhere(instance, using):
         return
@@ -90,20 +95,44 @@ def before_delete(
     else:  # it was read a moment ago
         values = read_values(instance, {one.name for one in tracker.fields})
         key = identify(instance, tracker.model)
-    number = id(instance)
-    going = _here.going
-    going[number] = _Gone(ref(instance, lambda _: going.pop(number, None)), key, values)
+    if not _remember(tracker, instance, origin, key, values):
+        return
     if is_announced():
         announce(tracker.model, instance, "delete", {}, using)
 
 
 def after_delete(sender: type[Model], instance: Model, using: str, **_: Any) -> None:
-    gone = _here.going.pop(id(instance), None)
+    gone = _forget(id(instance))
     tracker = trackers.get(sender._meta.concrete_model or sender)
     if gone is None or tracker is None or gone.instance() is not instance:
         return
-    changes = {name: FieldChange(value, None) for name, value in gone.values.items()}
-    report(tracker, instance, "delete", gone.identification, changes, using)
+    changes = deleted(gone.values)
+    report(tracker, "delete", gone.identification, changes, instance=instance, using=using)
+
+
+def _remember(
+    tracker: Tracker, instance: Model, origin: object, key: dict[str, Any], values: dict[str, Any]
+) -> bool:
+    """Keep *values* until the row is gone; false if the same deletion has the row already.
+
+    Where a child inherits from a proxy, Django deletes the parent's row as both.
+    """
+    row = (tracker.model, repr(key))
+    other = _here.going.get(_here.numbers.get(row, 0))
+    if other is not None and other.origin == id(origin) and other.instance() is not None:
+        return False
+    number = id(instance)
+    _here.numbers[row] = number
+    watched = ref(instance, lambda _: _forget(number))
+    _here.going[number] = _Going(watched, id(origin), key, values, row)
+    return True
+
+
+def _forget(number: int) -> _Going | None:
+    known = _here.going.pop(number, None)
+    if known is not None:
+        _here.numbers.pop(known.row, None)
+    return known
 
 
 def _is_the_callers(instance: Model, origin: Any) -> bool:

@@ -45,8 +45,7 @@ def _is_same_row(one: Model, other: Model) -> bool:
 
 
 def _tables(instance: Model) -> list[type[Model]]:
-    model = instance._meta.concrete_model
-    assert model is not None
+    model = instance._meta.concrete_model or type(instance)
     return [model, *model._meta.all_parents]
 
 

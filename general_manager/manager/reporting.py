@@ -1,13 +1,15 @@
-"""The two signals around a change of a tracked model."""
+"""The two signals around a change of a tracked model's row."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.db.models import Model
 
-from general_manager.manager.change import Action, DataChange, FieldChange
+from general_manager.manager.change import Action, DataChange, FieldChange, created
+from general_manager.manager.same_row import changed_values, identity, written_values
 from general_manager.manager.signals import post_data_change, pre_data_change
-from general_manager.manager.trackers import Tracker
+from general_manager.manager.stored import StoredRow
+from general_manager.manager.trackers import Part, Tracker, secrets_of
 
 
 def is_announced() -> bool:
@@ -16,7 +18,7 @@ def is_announced() -> bool:
 
 
 def announce(
-    model: type[Model], instance: Model, action: Action, values: dict[str, Any], using: str
+    model: type[Model], instance: Model | None, action: Action, values: dict[str, Any], using: str
 ) -> None:
     pre_data_change.send(
         model,
@@ -31,23 +33,90 @@ def announce(
 
 def report(
     tracker: Tracker,
-    instance: Model,
     action: Action,
     identification: Mapping[str, Any],
     changes: Mapping[str, FieldChange],
-    using: str,
-    **more: Any,
+    **about: Any,
 ) -> None:
+    """Send what became of a tracked row; *about* has its ``instance`` and ``using``."""
     change = DataChange(
-        action, tracker.name, identification, using=using, changes=changes, model=tracker.model
+        action,
+        tracker.name,
+        identification,
+        using=about["using"],
+        changes=changes,
+        model=tracker.model,
     )
     post_data_change.send(
         tracker.model,
-        instance=instance,
         action=action,
         change=change,
-        using=using,
         creator_id=None,
         history_comment=None,
-        **more,
+        **about,
     )
+
+
+def report_manager(
+    manager: Any, action: Action, changes: Mapping[str, FieldChange], *, using: str, **about: Any
+) -> None:
+    """Report what became of a `GeneralManager`'s object; nothing, if only hidden fields changed."""
+    kind, model = type(manager), manager.get_model()
+    hidden = kind.excluded_fields | secrets_of(model)
+    shown = {name: one for name, one in changes.items() if name not in hidden}
+    if action == "update" and not shown:
+        return
+    change = DataChange(
+        action,
+        kind.__name__,
+        manager.identification,
+        using=using,
+        changes=shown,
+        model=model,
+        **about,
+    )
+    post_data_change.send(
+        kind, instance=manager, action=action, change=change, using=using, **about
+    )
+
+
+def report_row(
+    part: Part,
+    instance: Model | None,
+    before: StoredRow | None,
+    after: StoredRow | None,
+    using: str,
+    **more: Any,
+) -> bool:
+    """Report what became of a row, if its own columns changed; whether it was reported.
+
+    Without *before* it is new; without *after* it is out of the writer's sight, and the instance
+    says what was written.
+    """
+    action: Action = "create" if before is None else "update"
+    if before is not None:
+        changes = changed_values(part.fields, before, after, instance)
+        if not any(one.name in changes for one in part.own):
+            return False
+    else:
+        changes = created(written_values(part.fields, after, instance))
+    key = identity(part.key, after or before, instance)
+    report(part.tracker, action, key, changes, instance=instance, using=using, **more)
+    return True
+
+
+class Batch:
+    """The changes of one bulk verb: what a receiver does for each, it may do for all together."""
+
+    def __init__(self, using: str) -> None:
+        self._using = using
+        self._kept: dict[Callable[[list[Any], str], None], list[Any]] = {}
+
+    def keep(self, finish: Callable[[list[Any], str], None], item: Any) -> None:
+        """Have *finish* called once, with all items in order and the database alias."""
+        self._kept.setdefault(finish, []).append(item)
+
+    def finish(self) -> None:
+        """Do what was kept, in the transaction of the changes."""
+        for finish, items in self._kept.items():
+            finish(items, self._using)

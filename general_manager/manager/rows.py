@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
-from django.db import connections
 from django.db.models import Model
 from django.db.models.fields.files import FieldFile
 
@@ -61,7 +60,7 @@ def needs_save(instance: Model, before: Mapping[str, Any]) -> bool:
     if compare(before, read_values(instance), type(instance)):
         return True
     return any(
-        isinstance(value, FieldFile) and value and not value._committed  # noqa: SLF001 - all there is
+        isinstance(value, FieldFile) and value and not getattr(value, "_committed", True)
         for one in instance._meta.concrete_fields
         for value in (one.value_from_object(instance),)
     )
@@ -76,7 +75,9 @@ def call_as_written(method: Callable[..., Any], **options: Any) -> Any:
     return method(**options)
 
 
-def relate(instance: Model, relations: Mapping[str, list[Any]], using: str) -> dict[str, FieldChange]:
+def relate(
+    instance: Model, relations: Mapping[str, list[Any]], using: str
+) -> dict[str, FieldChange]:
     """Set the many-to-many fields; returns what changed, as lists of keys."""
     changes = {}
     for name, items in relations.items():

@@ -14,12 +14,11 @@ from django.db import connections, router
 from django.db.models import Model
 
 from general_manager.atomic import writing_atomic
-from general_manager.manager.change import Action, FieldChange, read_values
+from general_manager.manager.change import Action, read_values
 from general_manager.manager.elsewhere import is_reported_elsewhere
-from general_manager.manager.reporting import announce, is_announced, report
-from general_manager.manager.same_row import changed_values
-from general_manager.manager.stored import MISSING, Columns, StoredRow, key_values
-from general_manager.manager.trackers import Part, Plan, plan_for
+from general_manager.manager.reporting import announce, is_announced, report_row
+from general_manager.manager.stored import Columns, StoredRow, key_values
+from general_manager.manager.trackers import NOTHING, Plan, plan_for
 
 SaveTable = Callable[..., Any]
 
@@ -40,9 +39,9 @@ def track_saves(model: type[Model]) -> None:
     if tracked.save_base not in _wrappers:  # which a parent may have
         tracked.save_base = _around_save(model, tracked.save_base)
         _wrappers.add(tracked.save_base)
-    if tracked._save_table not in _wrappers:
-        tracked._save_table = _around_table(tracked._save_table)
-        _wrappers.add(tracked._save_table)
+    if tracked._save_table not in _wrappers:  # noqa: SLF001 - Django's door
+        tracked._save_table = _around_table(tracked._save_table)  # noqa: SLF001 - Django's door
+        _wrappers.add(tracked._save_table)  # noqa: SLF001 - Django's door
 
 
 def _around_save(model: type[Model], save_base: Callable[..., None]) -> Callable[..., None]:
@@ -71,7 +70,8 @@ def _around_save(model: type[Model], save_base: Callable[..., None]) -> Callable
         if current is not None and current.instance is instance and model not in current.around:
             current.around.add(model)  # this class and its parent are both tracked: it is one save
             return save()
-        _here.saves.append(_Save(model, instance, force_insert, update_fields, using))
+        ways = (force_insert, force_update, update_fields)
+        _here.saves.append(_Save(model, instance, ways, using))
         try:
             return save()
         finally:
@@ -104,7 +104,7 @@ class _Save:
     """One save of one instance, which may go to several tables."""
 
     __slots__ = (
-        "around", "before", "begun", "force_insert", "in_table", "instance", "model", "outermost",
+        "around", "before", "begun", "force_insert", "force_update", "in_table", "instance", "model", "outermost",
         "plan", "update_fields", "using",
     )  # fmt: skip
 
@@ -112,19 +112,17 @@ class _Save:
         self,
         around: type[Model],
         instance: Model,
-        force_insert: Any,
-        update_fields: Iterable[str] | None,
+        ways: tuple[Any, bool, Iterable[str] | None],
         using: str,
     ) -> None:
         self.around = {around}
         self.instance = instance
         self.model: Any = instance._meta.concrete_model
-        self.force_insert = force_insert
-        self.update_fields = update_fields
+        self.force_insert, self.force_update, self.update_fields = ways
         self.using = using
         self.outermost = not connections[using].in_atomic_block
         self.begun = self.in_table = False
-        self.plan: Plan | None = None
+        self.plan: Plan = NOTHING
         self.before: tuple[StoredRow | None, ...] = ()
 
     def save_table(self, cls: type[Model], save: Callable[[], Any]) -> Any:
@@ -135,7 +133,7 @@ class _Save:
             if is_first and not is_reported_elsewhere(self.instance, self.using):
                 names = None if self.update_fields is None else frozenset(self.update_fields)
                 self.plan = plan_for(self.model, names)
-            if self.plan is None:
+            if not self.plan.parts:
                 return save()
             if self.model._meta.parents:  # Django itself has one transaction for all tables
                 return self._save_table(save, is_first=is_first, is_last=cls is self.model)
@@ -158,7 +156,7 @@ class _Save:
         if not is_announced():
             return
         reported = _here.reported
-        for part, row in zip(self._parts, self.before, strict=True):
+        for part, row in zip(self.plan.parts, self.before, strict=True):
             values = read_values(self.instance, {one.name for one in part.fields})
             action: Action = "create" if row is None else "update"
             announce(part.tracker.model, self.instance, action, values, self.using)
@@ -172,41 +170,21 @@ class _Save:
         kept = (state.adding, state.db)
         state.adding, state.db = False, self.using  # as Django does next; receivers may save it
         try:
-            for place, part in enumerate(self._parts):
-                self._report(part, self.before[place], after[place])
+            for place, part in enumerate(self.plan.parts):
+                rows = self.before[place], after[place]
+                _here.reported += report_row(part, self.instance, *rows, self.using)
         except BaseException:
             state.adding, state.db = kept
             raise
 
-    def _report(self, part: Part, before: StoredRow | None, after: StoredRow | None) -> None:
-        action: Action = "update" if before is not None else "create"
-        if before is None:
-            if after is None:  # hidden from whoever wrote it, or without a key to find it by
-                values = read_values(self.instance, {one.name for one in part.fields})
-            else:
-                values = after.values(part.fields)
-            changes = {name: FieldChange(None, value) for name, value in values.items()}
-        else:
-            changes = changed_values(part.fields, before, after, self.instance)
-            if not any(one.name in changes for one in part.own):
-                return
-        key = _identity(part, after or before, self.instance)
-        _here.reported += 1
-        report(part.tracker, self.instance, action, key, changes, self.using)
-
-    @property
-    def _parts(self) -> tuple[Part, ...]:
-        assert self.plan is not None
-        return self.plan.parts
-
     def _read_before(self) -> tuple[StoredRow | None, ...]:
-        parts = self._parts
+        parts = self.plan.parts
         there = [self._may_be_there(one.tracker.model) for one in parts]
         if not any(there):
             return (None,) * len(parts)
         if self.outermost and self.model._meta.parents:
             take_write_lock(self.model, self.using)
-        row = self._read(self._columns(), lock="update") if all(there) else None
+        row = self._read(self.plan.columns, lock="update") if all(there) else None
         if row is not None:
             return (row,) * len(parts)
         if len(parts) == 1 and all(there):
@@ -222,12 +200,8 @@ class _Save:
         # locking read sees what the one before saw.
         updated = any(row is not None for row in self.before)
         lock = "update" if updated and connections[self.using].vendor == "mysql" else ""
-        row = self._read(self._columns(), lock=lock)
-        return (row,) * len(self._parts)
-
-    def _columns(self) -> Columns:
-        assert self.plan is not None
-        return self.plan.columns
+        row = self._read(self.plan.columns, lock=lock)
+        return (row,) * len(self.plan.parts)
 
     def _read(self, columns: Columns, *, lock: str) -> StoredRow | None:
         key = key_values(self.instance, columns.model)
@@ -235,7 +209,7 @@ class _Save:
 
     def _may_be_there(self, model: type[Model]) -> bool:
         """Whether a save may find a row of *model*: what Django asks before it tries an UPDATE."""
-        if self.update_fields is not None:
+        if self.force_update or self.update_fields is not None:
             return True
         meta = model._meta
         force = self.force_insert
@@ -265,13 +239,3 @@ def take_write_lock(model: type[Model], using: str) -> None:
         table = connection.ops.quote_name(model._meta.db_table)
         with connection.cursor() as cursor:
             cursor.execute(f"DELETE FROM {table} WHERE 0")  # noqa: S608 - the table's own name
-
-
-def _identity(part: Part, row: StoredRow | None, instance: Model) -> dict[str, Any]:
-    key = {}
-    for name, field in part.key:
-        value = MISSING if row is None else row.value(field)
-        key[name] = getattr(instance, name) if value is MISSING else value
-        if hasattr(key[name], "resolve_expression"):  # the database did not say what it made
-            key[name] = None
-    return key

@@ -6,6 +6,7 @@ joins, ordering, deferral and annotations, and without making an instance.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from django.core.exceptions import EmptyResultSet
@@ -47,8 +48,11 @@ class Columns:
         self.model = model
         self.fields = tuple(fields)
         self.places = {one: place for place, one in enumerate(self.fields)}
-        rows: QuerySet[Any] = QuerySet(model).order_by()
-        self._query: Query = rows.values_list(*(one.attname for one in self.fields)).query
+
+    @cached_property
+    def _query(self) -> Query:
+        rows: QuerySet[Any] = QuerySet(self.model).order_by()
+        return rows.values_list(*(one.attname for one in self.fields)).query
 
     def read(self, using: str, key: Mapping[str, Any], *, lock: str = "") -> "StoredRow | None":
         """The row of that *key*; `None` if there is none, or if its fields refuse the key.

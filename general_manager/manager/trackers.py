@@ -6,7 +6,7 @@ tracked parent reports. A proxy counts as its concrete model.
 """
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 from django.db.models import Field, Model
@@ -76,6 +76,10 @@ class Plan(NamedTuple):
     parts: tuple[Part, ...]
 
 
+NOTHING = Plan(Columns(Model, ()), ())
+"""The plan of a save by which nothing that is reported can change."""
+
+
 def add_tracker(tracker: Tracker) -> None:
     trackers[tracker.model] = tracker
     plan_for.cache_clear()
@@ -84,15 +88,15 @@ def add_tracker(tracker: Tracker) -> None:
         known.forget()
 
 
-@lru_cache(maxsize=None)
+@cache
 def trackers_of(model: type[Model]) -> tuple[Tracker, ...]:
     """Trackers of the concrete *model* and of its parents, parents first."""
     return tuple(trackers[one] for one in reversed(model.__mro__) if one in trackers)
 
 
 @lru_cache(maxsize=4096)
-def plan_for(model: type[Model], update_fields: frozenset[str] | None) -> Plan | None:
-    """What a save of the concrete *model* reads; `None` if nothing that is reported can change."""
+def plan_for(model: type[Model], update_fields: frozenset[str] | None) -> Plan:
+    """What a save of the concrete *model* reads; `NOTHING` if nothing reported can change."""
     found = trackers_of(model)
     if update_fields is None:
         wanted = [(one, one.fields, one.own) for one in found]
@@ -115,13 +119,21 @@ def plan_for(model: type[Model], update_fields: frozenset[str] | None) -> Plan |
         base = read.pop() if len(read) == 1 else model
     parts = tuple(_part(base, *one) for one in wanted)
     if not parts:
-        return None
+        return NOTHING
     everything = dict.fromkeys(
-        field
-        for part in parts
-        for field in (*(field for _, field in part.key), *part.fields)
+        field for part in parts for field in (*(field for _, field in part.key), *part.fields)
     )
     return Plan(Columns(base, list(everything)), parts)
+
+
+def plan_for_bulk(model: type[Model]) -> Plan:
+    """What a bulk change of *model* reads; a model that is not tracked is reported whole."""
+    concrete = model._meta.concrete_model or model
+    plan = plan_for(concrete, None)
+    if plan.parts:
+        return plan
+    tracker = Tracker(concrete, None, frozenset(), concrete.__name__)
+    return Plan(tracker.columns, (_part(concrete, tracker, tracker.fields, tracker.own),))
 
 
 def _part(
@@ -137,6 +149,6 @@ def _part(
 def secrets_of(model: type[Model]) -> frozenset[str]:
     """Fields that are reported only if they are asked for by name: a user's password."""
     # Not at import time: the module defines a model, which takes apps that are being loaded.
-    from django.contrib.auth.base_user import AbstractBaseUser
+    from django.contrib.auth.base_user import AbstractBaseUser  # noqa: PLC0415
 
     return frozenset({"password"}) if issubclass(model, AbstractBaseUser) else frozenset()

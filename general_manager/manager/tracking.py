@@ -56,9 +56,7 @@ def track_changes(
     what cannot be tracked, and `FieldDoesNotExist` for a name without a column to track.
     """
     if model is _LATER:
-        return lambda decorated: track_changes(
-            decorated, fields=fields, exclude=exclude, name=name
-        )
+        return lambda decorated: track_changes(decorated, fields=fields, exclude=exclude, name=name)
     concrete = _trackable(model)
     names = None if fields is None else _names(concrete, "fields", fields)
     hidden = _names(concrete, "exclude", exclude)
@@ -95,6 +93,8 @@ def _names(model: type[Model], argument: str, given: Iterable[str]) -> frozenset
     if isinstance(given, str):
         raise TypeError(f"{argument} must be several names, not the text {given!r}")
     names = frozenset(given)
+    if not names:
+        return names
     known = {one.name for one in value_fields(model)}
     keys = {one.name for one in model._meta.concrete_fields} - known
     for one in sorted(names - known - keys):
