@@ -104,8 +104,8 @@ class _Save:
     """One save of one instance, which may go to several tables."""
 
     __slots__ = (
-        "around", "before", "begun", "force_insert", "force_update", "in_table", "instance", "model", "outermost",
-        "plan", "update_fields", "using",
+        "around", "before", "begun", "force_insert", "force_update", "in_table", "instance",
+        "model", "outermost", "plan", "update_fields", "using",
     )  # fmt: skip
 
     def __init__(
