@@ -23,7 +23,7 @@ class Interface:
                 one.__name__ for one in cls.__bases__ if issubclass(one, models.Model)
             )
             raise TypeError(
-                f"{cls.__qualname__} cannot derive from the model {', '.join(bases)}: write a model "
+                f"{cls.__qualname__} cannot derive from {', '.join(bases)}: write a model "
                 "that does, and name it in an ExistingModelInterface"
             )
 

@@ -19,6 +19,9 @@ from general_manager.manager.change import kept
 logger = logging.getLogger(__name__)
 _unreadable: set[tuple[str, str]] = set()
 
+SMALL = 2**31
+"""Keys below it are in the range of every integer field."""
+
 MISSING: Any = object()
 """What a value is that its field cannot make of the column."""
 
@@ -47,6 +50,7 @@ class Columns:
     def __init__(self, model: type[Model], fields: Sequence["Field[Any, Any]"]) -> None:
         self.model = model
         self.fields = tuple(fields)
+        self._by_key: dict[tuple[str, str, str], str] = {}
         self.places = {one: place for place, one in enumerate(self.fields)}
 
     @cached_property
@@ -59,12 +63,48 @@ class Columns:
 
         *lock* is ``"update"`` or ``"delete"``, for what will be done to the row.
         """
-        for row in self.read_where(using, Q(**key), lock=lock):
-            return row
-        return None
+        connection = connections[using]
+        parameters = self._parameters(key, connection)
+        statement = (using, lock, self.model._meta.db_table)
+        sql = self._by_key.get(statement) if parameters is not None else None
+        if sql is None:
+            compiled = self._compile(using, Q(**key), lock)
+            if compiled is None:
+                return None
+            sql, compiled_parameters = compiled
+            if parameters is not None and tuple(compiled_parameters) == parameters:
+                self._by_key[statement] = sql  # any other key changes the parameters alone
+            parameters = tuple(compiled_parameters)
+        with connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            raw = cursor.fetchone()
+        return None if raw is None else StoredRow(self, connection, raw)
+
+    def _parameters(self, key: Mapping[str, Any], connection: Any) -> tuple[Any, ...] | None:
+        """What stands for *key* in the statement; `None` for what only Django's compiler knows."""
+        found = []
+        for field in self.model._meta.pk_fields:
+            value = key[field.attname]
+            if isinstance(value, int) and not -SMALL < value < SMALL:
+                return None  # there may be no row with such a key, and no statement then
+            try:
+                found.append(field.get_db_prep_value(value, connection, prepared=False))
+            except Exception:  # noqa: BLE001 - the field is the user's code
+                return None
+        return tuple(found)
 
     def read_where(self, using: str, condition: Q, *, lock: str = "") -> Iterator["StoredRow"]:
+        compiled = self._compile(using, condition, lock)
+        if compiled is None:
+            return
         connection = connections[using]
+        with connection.cursor() as cursor:
+            cursor.execute(*compiled)
+            found = cursor.fetchall()
+        for raw in found:
+            yield StoredRow(self, connection, raw)
+
+    def _compile(self, using: str, condition: Q, lock: str) -> Any:
         query = self._query.chain()
         if lock == "update":
             lock_for_update(query, using)
@@ -72,18 +112,13 @@ class Columns:
             query.select_for_update = True
         try:
             query.add_q(condition)
-            sql, parameters = query.get_compiler(using).as_sql()
+            return query.get_compiler(using).as_sql()
         except EmptyResultSet:
-            return
+            return None
         except Exception:
             # A key that its own field does not take back: the write itself may have taken it.
             logger.debug("No look-up in %s by %s", self.model._meta.label, condition, exc_info=True)
-            return
-        with connection.cursor() as cursor:
-            cursor.execute(sql, parameters)
-            found = cursor.fetchall()
-        for raw in found:
-            yield StoredRow(self, connection, raw)
+            return None
 
     def convert(self, raw: Any, place: int, connection: Any) -> Any:
         """What the field makes of the *raw* column; `MISSING` if it cannot, with a warning once."""
