@@ -13,7 +13,7 @@ from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
 if "--sqlite" in sys.argv:
-    from django.conf import settings
+    from django.conf import settings  # noqa: TID251 - a project's own
 
     settings.configure(
         INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "general_manager"],

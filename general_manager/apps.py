@@ -22,3 +22,4 @@ class GeneralManagerConfig(AppConfig):
         # Celery's own discovery looks for general_manager.tasks and would not find these.
         import_module("general_manager.workflow.tasks")
         autodiscover_modules("workflows")
+        import_module("general_manager.workflow.timer").install()

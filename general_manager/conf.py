@@ -24,6 +24,7 @@ from general_manager.parsing import (
     duration,
     flag,
     mode,
+    modules_or_none,
     names,
     nearest,
     nearest_without_prefix,
@@ -81,7 +82,9 @@ class WorkflowSettings:
     run_async: bool = _key("WORKFLOW_ASYNC", flag, False, production=True)
     outbox_batch_size: int = _key("WORKFLOW_OUTBOX_BATCH_SIZE", count(1), 100)
     outbox_process_chunk_size: int = _key("WORKFLOW_OUTBOX_PROCESS_CHUNK_SIZE", count(1), 50)
-    beat_enabled: bool = _key("WORKFLOW_BEAT_ENABLED", flag, False, production=True)
+    beat_enabled: bool = _key(
+        "WORKFLOW_BEAT_ENABLED", flag, False, production=_SameAs("WORKFLOW_ASYNC")
+    )
     beat_outbox_interval: timedelta = _key(
         "WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS", duration(unit="seconds", whole=True), 5
     )
@@ -111,6 +114,7 @@ class WorkflowSettings:
         names,
         ("password", "passwd", "secret", "token", "api_key", "apikey", "authorization"),
     )
+    handler_modules: frozenset[str] | None = _key("WORKFLOW_HANDLER_MODULES", modules_or_none, None)
     retention: timedelta | None = _key("WORKFLOW_RETENTION_DAYS", days_or_none, None)
 
 
@@ -124,6 +128,12 @@ KEYS: Final = tuple(_PARSERS)
 def is_configured() -> bool:
     """Whether there is a Django project around at all: events work in a bare script too."""
     return django_settings.configured
+
+
+def root_urlconf() -> str:
+    """The dotted path of the project's urls; empty if it has none, or has no path for them."""
+    found = getattr(django_settings, "ROOT_URLCONF", None)
+    return found if isinstance(found, str) else ""
 
 
 def require_time_zones(what: str) -> None:

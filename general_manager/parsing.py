@@ -64,6 +64,18 @@ def names(value: Any) -> frozenset[str]:
     return frozenset(one.lower() for one in value)
 
 
+def modules_or_none(value: Any) -> frozenset[str] | None:
+    """Dotted names of modules or packages."""
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple | set | frozenset) or not all(
+        isinstance(one, str) and all(part.isidentifier() for part in one.split("."))
+        for one in value
+    ):
+        raise WrongValue("a list of dotted module names, as in ['shop', 'billing.workflows']")
+    return frozenset(value)
+
+
 def base_url(value: Any) -> str:
     if not isinstance(value, str) or (value and not value.startswith(("http://", "https://"))):
         raise WrongValue("the address of your site, as in 'https://example.com', or empty")

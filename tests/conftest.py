@@ -12,6 +12,7 @@ import pytest
 from django.db import connection
 
 from general_manager.workflow import (
+    EventRegistry,
     InMemoryEventRegistry,
     LocalWorkflowEngine,
     configure_event_registry,
@@ -21,6 +22,12 @@ from general_manager.workflow import (
 )
 from general_manager.workflow.spacing import Spaced
 from tests.testapp.heard import heard
+
+
+@pytest.fixture(autouse=True)
+def _no_registry_of_another_test() -> None:
+    """What a test registers by hand must not be found unused in the next."""
+    EventRegistry.made.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import ngettext
 
 from general_manager.checks.database import check_isolation, check_sqlite
 from general_manager.checks.messages import PREFIX, warning
@@ -16,6 +17,7 @@ from general_manager.workflow.event_registry import (
     EventRegistry,
     Registration,
     get_event_registry,
+    unused_registries,
 )
 
 
@@ -30,7 +32,7 @@ def check_backends(**_: Any) -> list[CheckMessage]:
         *_check_backend(get_workflow_engine, "E004"),
         *_check_backend(get_event_registry, "E005"),
     ]
-    return messages or [*_check_combination(), *_check_production()]
+    return messages or [*_check_combination(), *_check_production(), *_check_registries()]
 
 
 def _check_backend(get: Callable[[], object], check_id: str) -> list[CheckMessage]:
@@ -74,7 +76,9 @@ def _check_production() -> list[CheckMessage]:
     if not {"DatabaseEventRegistry", "CeleryWorkflowEngine"} & set(names):
         return []
     messages = [*check_sqlite(), *check_isolation()]
-    if not has_app():
+    if not get_workflow_settings().run_async:
+        pass  # nothing is sent to workers
+    elif not has_app():
         messages.append(
             warning(
                 "W005",
@@ -94,6 +98,29 @@ def _check_production() -> list[CheckMessage]:
     if isinstance(registry, EventRegistry):
         messages += _check_ids(registry.registrations())
     return messages
+
+
+def _check_registries() -> list[CheckMessage]:
+    """What is registered by hand with a registry that nothing publishes to is never called."""
+    return [
+        warning(
+            "W016",
+            f"{describe_registry(one)} has {_counted(len(one.registrations()))} and is not the one "
+            f"in force, which is {describe_registry(get_event_registry())}.",
+            "Register with get_event_registry(), or put yours in force with "
+            "configure_event_registry(registry): otherwise only what is published to it directly "
+            "reaches its handlers.",
+        )
+        for one in unused_registries()
+    ]
+
+
+def describe_registry(registry: object) -> str:
+    return f"{type(registry).__name__} at {id(registry):#x}"
+
+
+def _counted(count: int) -> str:
+    return ngettext("%d registration", "%d registrations", count) % count
 
 
 def _check_ids(registrations: list[Registration]) -> list[CheckMessage]:

@@ -4,24 +4,33 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from django.core.checks import CheckMessage
-from django.db import connections
+from django.apps import apps
+from django.core.checks import CheckMessage, Error
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, router
 from django.db.migrations.loader import MigrationLoader
 
 from general_manager.checks.messages import PREFIX, warning
+from general_manager.conf import find_problems
 from general_manager.workflow.databases import aliases
+from general_manager.workflow.models import WorkflowHeartbeat
+from general_manager.workflow.sweep import keeps_rows_here
 
 
 def check_tables(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
-    """W009: our migrations are applied. Only with ``manage.py check --database``."""
+    """W009, E007, W018: our migrations are applied, and the tables are ours; somebody does what is
+    due. Only with ``manage.py check --database``.
+    """
     if sys.argv[1:2] == ["migrate"]:
         return []  # it asks for checks before it does what this one would ask for
-    return [message for alias in databases or () for message in _check_migrations(alias)]
+    messages: list[CheckMessage] = []
+    for alias in databases or ():
+        if alias in aliases():
+            messages += _check_migrations(alias) or _check_columns(alias)
+    return messages or _check_timer(databases or ())
 
 
 def _check_migrations(alias: str) -> list[CheckMessage]:
-    if alias not in aliases():
-        return []
     loader = MigrationLoader(connections[alias])
     ours = {key for key in loader.graph.nodes if key[0] == PREFIX}
     missing = sorted(name for _, name in ours - set(loader.applied_migrations))
@@ -32,6 +41,59 @@ def _check_migrations(alias: str) -> list[CheckMessage]:
             "W009",
             f"Database {alias!r} lacks migrations of {PREFIX}: {', '.join(missing)}.",
             f"Run manage.py migrate --database={alias}.",
+        )
+    ]
+
+
+def _check_columns(alias: str) -> list[CheckMessage]:
+    """A table of the same name may be another package's, whose app had our label."""
+    connection = connections[alias]
+    messages: list[CheckMessage] = []
+    with connection.cursor() as cursor:
+        there = connection.introspection.table_names(cursor)
+        for model in apps.get_app_config(PREFIX).get_models():
+            if model._meta.proxy:
+                continue
+            table = model._meta.db_table
+            found: set[str] = set()
+            if table in there:
+                described = connection.introspection.get_table_description(cursor, table)
+                found = {column.name for column in described}
+            wanted = [str(one.column) for one in model._meta.local_fields]
+            missing = [column for column in wanted if column not in found]
+            if missing:
+                messages.append(_not_ours(alias, table, missing))
+    return messages
+
+
+def _not_ours(alias: str, table: str, missing: list[str]) -> CheckMessage:
+    return Error(
+        f"Table {table!r} of database {alias!r} is not the one that {PREFIX}'s migrations make: it "
+        f"lacks {', '.join(missing)}.",
+        hint="It was made by another package, or another version, whose app has the same label. "
+        f"Rename or drop those tables and delete the rows of app {PREFIX!r} from "
+        f"django_migrations, then run manage.py migrate --database={alias}.",
+        id=f"{PREFIX}.E007",
+    )
+
+
+def _check_timer(databases: Sequence[str]) -> list[CheckMessage]:
+    if not databases or any(problem.is_error for problem in find_problems()):
+        return []
+    try:
+        if not keeps_rows_here():
+            return []
+    except ImproperlyConfigured:
+        return []  # E004 or E005
+    beats = WorkflowHeartbeat.objects.using(router.db_for_read(WorkflowHeartbeat))
+    if beats.db not in databases or beats.filter(duty="tick").exists():
+        return []
+    return [
+        warning(
+            "W018",
+            "WORKFLOW_ASYNC is off, and no process has ever looked for work that is due.",
+            "Retries, sleeps and timeouts are done by a web server once it has had a request; or "
+            "run manage.py workflow_drain_outbox from cron.",
         )
     ]
 

@@ -28,20 +28,21 @@ def changed_values(
 
     Columns that the driver gives back as they were are not converted at all.
     """
-    written = written_values(fields, None, instance) if after is None else {}
-    changes = {}
-    for field in fields:
-        if after is None:
-            new = written.get(field.name, MISSING)
-        elif _is_untouched(before.raw(field), after.raw(field)):
-            continue
-        else:
-            new = after.value(field)
-        old = before.value(field)
-        if old is MISSING or new is MISSING or same(old, new, field):
-            continue
-        changes[field.name] = FieldChange(old, new)
-    return changes
+    if after is None:
+        written = written_values(fields, None, instance)
+        pairs = [(one, before.value(one), written.get(one.name, MISSING)) for one in fields]
+    else:
+        raw = zip(fields, before.raw(fields), after.raw(fields), strict=True)
+        pairs = [
+            (one, before.value(one), after.value(one))
+            for one, old, new in raw
+            if old is not new and not _is_untouched(old, new)
+        ]
+    return {
+        one.name: FieldChange(old, new)
+        for one, old, new in pairs
+        if old is not MISSING and new is not MISSING and not same(old, new, one)
+    }
 
 
 def identity(

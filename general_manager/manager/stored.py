@@ -14,8 +14,6 @@ from django.db import connections
 from django.db.models import Field, Model, Q, QuerySet
 from django.db.models.sql import Query
 
-from general_manager.manager.change import kept
-
 logger = logging.getLogger(__name__)
 _unreadable: set[tuple[str, str]] = set()
 
@@ -51,7 +49,7 @@ class Columns:
         self.model = model
         self.fields = tuple(fields)
         self._by_key: dict[tuple[str, str, str], str] = {}
-        self.places = {one: place for place, one in enumerate(self.fields)}
+        self.places = {one.attname: place for place, one in enumerate(self.fields)}
 
     @cached_property
     def _query(self) -> Query:
@@ -152,12 +150,15 @@ class StoredRow:
         self._connection = connection
         self._raw = raw
 
-    def raw(self, field: "Field[Any, Any]") -> Any:
-        return self._raw[self._columns.places[field]]
+    def raw(self, fields: Sequence["Field[Any, Any]"]) -> list[Any]:
+        """What the driver gave for *fields*, not converted."""
+        raw, places = self._raw, self._columns.places
+        return [raw[places[one.attname]] for one in fields]
 
     def value(self, field: "Field[Any, Any]") -> Any:
-        place = self._columns.places[field]
-        return kept(self._columns.convert(self._raw[place], place, self._connection))
+        """What *field* makes of its column; `MISSING` if it cannot."""
+        place = self._columns.places[field.attname]
+        return self._columns.convert(self._raw[place], place, self._connection)
 
     def values(self, fields: Sequence["Field[Any, Any]"]) -> dict[str, Any]:
         """By field name, without what cannot be read."""

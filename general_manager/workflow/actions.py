@@ -1,24 +1,42 @@
 """Named actions: what workflows do to the world, looked up by name so that it can be exchanged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from inspect import signature
 from threading import Lock
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 from general_manager.workflow.exceptions import ActionAlreadyRegisteredError, ActionNotFoundError
 from general_manager.workflow.ids import require_id
 
+__all__ = [
+    "Action",
+    "ActionAlreadyRegisteredError",
+    "ActionCallable",
+    "ActionNotFoundError",
+    "ActionRegistry",
+    "action_registry",
+]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@runtime_checkable
 class Action(Protocol):
-    """Anything callable with keyword arguments."""
+    """An object that acts: *context* says on whose behalf or in which run, *params* what to do."""
 
-    def __call__(self, **arguments: Any) -> Any: ...
+    def execute(self, context: Any, params: Mapping[str, Any]) -> Any: ...
+
+
+ActionCallable = Callable[..., Any]
+"""An action may also be anything that is callable with keyword arguments."""
 
 
 class ActionRegistry:
     """Actions by name; safe to use from several threads.
+
+    An action is a function that takes keyword arguments, or an object with
+    ``execute(context, params)``; `run` and `execute` call either.
 
     ::
 
@@ -28,21 +46,26 @@ class ActionRegistry:
         def send_email(*, to, subject): ...
 
         actions.run("send_email", to="ops@example.test", subject="Apollo is active")
+        actions.execute("send_email", params={"to": "ops@example.test", "subject": "Apollo"})
     """
 
     def __init__(self) -> None:
-        self._actions: dict[str, Callable[..., Any]] = {}
+        self._actions: dict[str, Action | ActionCallable] = {}
         self._lock = Lock()
 
-    def register(self, name: str, action: Callable[..., Any], *, replace: bool = False) -> None:
+    def register(
+        self, name: str, action: Action | ActionCallable, *, replace: bool = False
+    ) -> None:
         """Make *action* known as *name*.
 
         Registering the same action again changes nothing. Raises `ActionAlreadyRegisteredError`
         if another one has the name, unless *replace* is true.
         """
         require_id("An action's name", name)
-        if not callable(action):
-            raise TypeError(f"Action {name!r} must be callable, not {action!r}")
+        if not _is_action(action) and not callable(action):
+            raise TypeError(
+                f"Action {name!r} must be callable or have execute(context, params), not {action!r}"
+            )
         with self._lock:
             if not replace and self._actions.get(name, action) != action:
                 raise ActionAlreadyRegisteredError(name)
@@ -57,7 +80,7 @@ class ActionRegistry:
 
         return register
 
-    def get(self, name: str) -> Callable[..., Any]:
+    def get(self, name: str) -> Any:
         """Return the action, or raise `ActionNotFoundError` with the nearest name there is."""
         try:
             return self._actions[name]
@@ -66,13 +89,42 @@ class ActionRegistry:
             raise ActionNotFoundError(name, near[0] if near else None) from None
 
     def run(self, name: str, /, **arguments: Any) -> Any:
-        return self.get(name)(**arguments)
+        """Call the action with *arguments*; an object that executes gets them as its params."""
+        return self.execute(name, params=arguments)
+
+    def execute(
+        self, name: str, *, context: Any = None, params: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Have the action act on *params* in *context*.
+
+        A function gets *params* as keyword arguments, and *context* too if one is given and it
+        has a parameter of that name.
+        """
+        action = self.get(name)
+        given = dict(params or {})
+        if _is_action(action):
+            return action.execute(context, given)
+        if context is not None and "context" not in given and _takes_context(action):
+            given["context"] = context
+        return action(**given)
 
     def names(self) -> list[str]:
         return sorted(self._actions)
 
     def __contains__(self, name: object) -> bool:
         return name in self._actions
+
+
+def _is_action(action: object) -> TypeGuard[Action]:
+    # A class is called like a function: its `execute` has no object to act for.
+    return not isinstance(action, type) and isinstance(action, Action)
+
+
+def _takes_context(function: ActionCallable) -> bool:
+    try:
+        return "context" in signature(function).parameters
+    except (TypeError, ValueError):  # something built in, which does not say
+        return False
 
 
 action_registry = ActionRegistry()

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
+__all__ = ["acting_as"]
+
 _actor: Final[ContextVar[str]] = ContextVar("general_manager_actor", default="")
 _cause: Final[ContextVar[str | None]] = ContextVar("general_manager_cause", default=None)
 

@@ -5,6 +5,12 @@ from typing import Final
 from general_manager.loading import BackendSlot
 from general_manager.workflow.engine import WorkflowEngine
 
+__all__ = [
+    "configure_workflow_engine",
+    "configure_workflow_engine_from_settings",
+    "get_workflow_engine",
+]
+
 _slot: Final[BackendSlot[WorkflowEngine]] = BackendSlot(
     "WORKFLOW_ENGINE",
     lambda settings: settings.engine,

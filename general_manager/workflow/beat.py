@@ -3,11 +3,19 @@
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, Final
 
 from celery import current_app
-from celery.signals import beat_init, worker_process_shutdown, worker_ready, worker_shutdown
+from celery.signals import (
+    beat_init,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+)
 from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
@@ -37,6 +45,8 @@ def install() -> None:
         app.on_after_finalize.connect(_on_finalize, weak=False, dispatch_uid=ENTRY)
     beat_init.connect(_remove_orphan, weak=False, dispatch_uid=ENTRY)
     worker_ready.connect(_say_alive, weak=False, dispatch_uid=ENTRY)
+    worker_ready.connect(_start_timer, weak=False, dispatch_uid=f"{ENTRY}.timer")
+    worker_process_init.connect(_start_timer, weak=False, dispatch_uid=f"{ENTRY}.timer")
     worker_shutdown.connect(_say_gone, weak=False, dispatch_uid=ENTRY)
     worker_process_shutdown.connect(_send_rest, weak=False, dispatch_uid=ENTRY)
 
@@ -46,7 +56,12 @@ def _on_finalize(sender: Any, **_: Any) -> None:
 
 
 def _add_entry(app: Any) -> None:
-    settings = get_workflow_settings()
+    try:
+        settings = get_workflow_settings()
+    except ImproperlyConfigured:
+        # Django must get as far as `manage.py check`, which names what is wrong.
+        logger.error("Beat's schedule has no entry of general_manager; manage.py check says why")
+        return
     if not settings.beat_enabled:
         return
     seconds = int(settings.beat_outbox_interval.total_seconds())
@@ -73,6 +88,12 @@ def _remove_orphan(**_: Any) -> None:
     deleted, _by_model = entries.objects.filter(name=ENTRY).delete()
     if deleted:
         logger.info("WORKFLOW_BEAT_ENABLED is off: removed %s from the schedule", ENTRY)
+
+
+def _start_timer(**_: Any) -> None:
+    """A worker of a project without `WORKFLOW_ASYNC` lives long, like a web server."""
+    timer: Any = import_module("general_manager.workflow.timer")  # stands on the tables
+    timer.start_unless_testing()
 
 
 def _send_rest(**_: Any) -> None:

@@ -33,7 +33,6 @@ __all__ = [
     "WorkflowInvalidStateError",
     "WorkflowState",
     "WorkflowWaitMismatchError",
-    "check_start",
 ]
 
 WorkflowHandler = Callable[[dict[str, Any]], Mapping[str, Any] | None]

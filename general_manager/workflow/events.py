@@ -5,11 +5,22 @@ Nothing here needs Django to be configured, so events can be built and tested an
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
 from general_manager.workflow.ids import require_id
+
+__all__ = [
+    "MANAGER_CREATED",
+    "MANAGER_DELETED",
+    "MANAGER_UPDATED",
+    "WorkflowEvent",
+    "manager_created_event",
+    "manager_deleted_event",
+    "manager_updated_event",
+]
 
 MANAGER_CREATED: Final = "general_manager.manager.created"
 MANAGER_UPDATED: Final = "general_manager.manager.updated"
@@ -47,6 +58,19 @@ class WorkflowEvent:
         _require_mapping("metadata", self.metadata)
         if self.occurred_at is not None:
             _require_aware(self.occurred_at)
+
+
+def stored_event(*fields: Any) -> WorkflowEvent:
+    """The event with these *fields*, in order, which a table holds: they were checked on their way
+    in, and what another program stored must not make its row undeliverable.
+    """
+    event = object.__new__(WorkflowEvent)
+    for name, value in zip(_NAMES, fields, strict=True):
+        object.__setattr__(event, name, value)
+    return event
+
+
+_NAMES: Final = tuple(one.name for one in dataclass_fields(WorkflowEvent))
 
 
 def manager_created_event(

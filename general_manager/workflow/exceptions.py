@@ -5,6 +5,26 @@ from datetime import timedelta
 
 from general_manager.exceptions import GeneralManagerError
 
+__all__ = [
+    "ActionAlreadyRegisteredError",
+    "ActionNotFoundError",
+    "EncodingError",
+    "ExecutionOverdue",
+    "HandlerNotAllowedError",
+    "HandlerNotImportableError",
+    "PermanentFailure",
+    "RetryAfter",
+    "StepInDoubt",
+    "StepUsageError",
+    "WaitTimeout",
+    "WorkerDied",
+    "WorkflowCancelledError",
+    "WorkflowError",
+    "WorkflowExecutionNotFoundError",
+    "WorkflowInvalidStateError",
+    "WorkflowWaitMismatchError",
+]
+
 LONGEST_REST_SECONDS = 365 * 24 * 3600.0
 """No retry is put off for more than a year: later dates leave the calendar of some databases."""
 
@@ -109,6 +129,35 @@ class WaitTimeout(WorkflowError):
 
 class StepUsageError(WorkflowError):
     """`step`, `wait_for` or `sleep` called in a way that could not be continued later."""
+
+
+class HandlerNotAllowedError(WorkflowError, ImportError):
+    """A dotted path that leads out of the project."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.handler_path = path
+
+    def __str__(self) -> str:
+        return (
+            f"{self.handler_path!r} is not in the project's own modules, so it is not run as a "
+            "workflow. Add its package to WORKFLOW_HANDLER_MODULES if it is meant."
+        )
+
+
+class HandlerNotImportableError(PermanentFailure):
+    """The handler exists in the process that started it only, and could not be continued."""
+
+    def __init__(self, workflow_id: str, handler: str) -> None:
+        super().__init__(workflow_id, handler)
+        self.workflow_id = workflow_id
+        self.handler = handler
+
+    def __str__(self) -> str:
+        return (
+            f"The handler {self.handler} of workflow {self.workflow_id!r} cannot be imported by a "
+            "worker, or by a later run: use a function at the top level of a module."
+        )
 
 
 class StepInDoubt(WorkflowError):

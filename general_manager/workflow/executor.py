@@ -4,21 +4,23 @@ import logging
 from contextlib import nullcontext
 from datetime import timedelta
 from random import uniform
-from typing import Final
+from typing import Final, cast
 
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.aside import tell
 from general_manager.workflow.encoding import error_text, traceback_text
-from general_manager.workflow.engine import Retry, WorkflowState
+from general_manager.workflow.engine import Retry, WorkflowHandler, WorkflowState
 from general_manager.workflow.exceptions import (
     ExecutionOverdue,
+    HandlerNotImportableError,
     PermanentFailure,
     RetryAfter,
     StepInDoubt,
     WorkerDied,
 )
-from general_manager.workflow.importing import resolve
+from general_manager.workflow.handler_modules import resolve_handler
 from general_manager.workflow.leases import keeping
+from general_manager.workflow.local_handlers import find_handler, forget_handler
 from general_manager.workflow.messages import run_execution_soon
 from general_manager.workflow.models import WorkflowExecutionRecord
 from general_manager.workflow.run_store import DatabaseRunStore
@@ -58,6 +60,8 @@ def run(execution_id: str, using: str) -> bool:
             is_ready = _run_claimed(record, using)
         except Exception:
             logger.exception("Execution %s is left to the end of its lease", execution_id)
+    if not is_ready:
+        forget_handler(execution_id)
     if is_ready and settings.run_async:
         run_execution_soon(execution_id, using)
     elif is_ready:
@@ -81,7 +85,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
     """Says whether it is to be run once more: what it was to wait for has come meanwhile."""
     executions = WorkflowExecutionRecord.objects.using(using)
     try:
-        handler = None if record.handler_path is None else resolve(record.handler_path)
+        handler = _handler_of(record)
     except Exception as error:  # noqa: BLE001 - a module that is half deployed raises anything
         _leave_to_another(record, using, error)
         return False
@@ -109,10 +113,18 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
     return state is WorkflowState.PENDING
 
 
+def _handler_of(record: WorkflowExecutionRecord) -> WorkflowHandler | None:
+    if record.handler_path is None:
+        return None
+    own = find_handler(record.execution_id)
+    return own or cast(WorkflowHandler, resolve_handler(record.handler_path))
+
+
 def _leave_to_another(record: WorkflowExecutionRecord, using: str, error: Exception) -> None:
     """As happens while a release is rolled out; for a bounded number of times."""
     if record.strays >= MISSING_HANDLER_RUNS:
-        _fail(record, using, error)
+        is_local = "<" in str(record.handler_path)  # a function inside a function, or a lambda
+        _fail(record, using, _not_importable(record) if is_local else error)
         return
     logger.warning("%s; execution %s is left to another process", error, record.execution_id)
     rest = timedelta(seconds=MISSING_HANDLER_REST * uniform(0.5, 1.5))  # noqa: S311 - spread
@@ -121,6 +133,9 @@ def _leave_to_another(record: WorkflowExecutionRecord, using: str, error: Except
 
 def _settle_failure(record: WorkflowExecutionRecord, using: str, error: Exception) -> None:
     rest = _rest_after(record, using, error)
+    if rest is not None and find_handler(record.execution_id) is not None:
+        rest, cause, error = None, error, _not_importable(record)
+        error.__cause__ = cause
     if rest is None:
         _fail(record, using, error)
         return
@@ -131,6 +146,10 @@ def _settle_failure(record: WorkflowExecutionRecord, using: str, error: Exceptio
             record.workflow_id, record.execution_id, rest, exc_info=error,
         )  # fmt: skip
         _tell(record, using)
+
+
+def _not_importable(record: WorkflowExecutionRecord) -> Exception:
+    return HandlerNotImportableError(record.workflow_id, str(record.handler_path))
 
 
 def _rest_after(record: WorkflowExecutionRecord, using: str, error: Exception) -> timedelta | None:

@@ -11,9 +11,11 @@ from django.utils.translation import ngettext
 
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.databases import outboxes
+from general_manager.workflow.engine import ACTIVE_STATES
 from general_manager.workflow.models import WorkflowOutbox
 from general_manager.workflow.models.counting import MOST
 from general_manager.workflow.overview import Overview, look
+from general_manager.workflow.sweep import keeps_rows_here
 
 TICKS_MISSED: Final = 6
 """So many intervals without a tick of Beat are no coincidence."""
@@ -87,6 +89,8 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
     settings = get_workflow_settings()
     if settings.beat_enabled:
         yield from _of_beat(seen)
+    elif keeps_rows_here():
+        yield from _of_timer(seen)
     if settings.run_async and seen.owed and not seen.workers:
         yield Trouble(
             "no-worker",
@@ -115,7 +119,9 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
                 seen.late_executions,
             )
             % number(seen.late_executions),
-            _("Are Beat and workers running? Sweep now: manage.py workflow_drain_outbox"),
+            _("Are Beat and workers running? Sweep now: manage.py workflow_drain_outbox")
+            if settings.run_async
+            else _("Run it now: manage.py workflow_drain_outbox"),
             70,
             seen.late_executions,
         )
@@ -160,6 +166,29 @@ def _of_beat(seen: Overview) -> Iterator[Trouble]:
             "celery -A <project> beat"
         ),
         100,
+    )
+
+
+def _of_timer(seen: Overview) -> Iterator[Trouble]:
+    """Without workers: does any process do what comes due later?"""
+    is_active = seen.owed or any(seen.states[state] for state in ACTIVE_STATES)
+    if not is_active or (seen.last_tick is not None and seen.at - seen.last_tick <= OLD):
+        return
+    if seen.last_tick is None:
+        message = _("No process has ever looked for work that is due.")
+    else:
+        message = _("No process has looked for work that is due for %s.") % in_words(
+            seen.at - seen.last_tick
+        )
+    yield Trouble(
+        "no-timer",
+        message,
+        _(
+            "Without workers (WORKFLOW_ASYNC = False) retries, sleeps and timeouts are done by a "
+            "web server that has had a request, or by manage.py workflow_drain_outbox, for example "
+            "from cron."
+        ),
+        95,
     )
 
 

@@ -1,5 +1,6 @@
 """What an id may look like: one rule for events, workflows, keys and names."""
 
+import re
 from datetime import datetime
 from os import urandom
 from time import time_ns
@@ -9,10 +10,16 @@ from uuid import UUID
 MAX_ID_LENGTH: Final = 255
 """Characters: what an indexed text column holds on every supported database."""
 
+_INVISIBLE: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]"
+)
+"""Control characters, line separators, and what changes the direction of the text around it."""
+
 
 def require_id(argument: str, value: object) -> None:
-    """Refuse what an indexed column could not hold, at the call and not in the middle of SQL.
+    """Refuse what an indexed column could not hold, and what would forge a line of a log.
 
+    Control characters and marks of direction are refused: ids stand in URLs, logs and terminals.
     Raises `TypeError` or `ValueError` that name *argument*.
     """
     if not isinstance(value, str):
@@ -25,8 +32,10 @@ def require_id(argument: str, value: object) -> None:
         )
     if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError(f"{argument} must not contain an unpaired surrogate: {value!r}")
-    if "\x00" in value:
-        raise ValueError(f"{argument} must not contain a NUL character: {value!r}")
+    if not value.isprintable() and (found := _INVISIBLE.search(value)):
+        raise ValueError(
+            f"{argument} must not contain the control character U+{ord(found[0]):04X}: {value!r}"
+        )
 
 
 def new_id() -> str:

@@ -27,6 +27,8 @@ from general_manager.workflow.exceptions import (
     WorkflowInvalidStateError,
 )
 
+__all__ = ["resume_url"]
+
 SALT: Final = "general_manager.workflow.links"
 VIEW: Final = "general_manager:resume"
 WEEK: Final = timedelta(days=7)

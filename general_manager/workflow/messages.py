@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from django.db import connections, transaction
 
+from general_manager.conf import get_workflow_settings
 from general_manager.workflow.dispatch import DRAIN, RUN, runs_at_once, send, this_app
+from general_manager.workflow.in_process import drain, perform_soon
 from general_manager.workflow.spacing import Spaced
 
 MESSAGE: Final = 10
@@ -42,7 +44,13 @@ class _Nudge:
 
 
 def drain_outbox_soon(using: str) -> None:
-    """On commit, have the outbox of database *using* drained; once a transaction."""
+    """On commit, have the outbox of database *using* drained; once a transaction.
+
+    By workers, or with `WORKFLOW_ASYNC` off by this process.
+    """
+    if not get_workflow_settings().run_async:
+        perform_soon(lambda: drain(using), using)
+        return
     _nudge_on_commit(using, drain=True)
 
 

@@ -14,7 +14,7 @@ from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.delivery import Delivery, Outcome
 from general_manager.workflow.dispatch import deliver_now
-from general_manager.workflow.event_registry import get_event_registry
+from general_manager.workflow.event_registry import EventRegistry, get_event_registry
 from general_manager.workflow.leases import keeping
 from general_manager.workflow.messages import drain_outbox_soon, gathered_messages
 from general_manager.workflow.models import (
@@ -37,12 +37,17 @@ know a registration that it is owed to."""
 TROUBLE_REST: Final = timedelta(seconds=30)
 
 
-def drain(using: str | None = None, *, hand_on: bool = True, limit: int | None = None) -> int:
+def drain(
+    using: str | None = None, *, hand_on: bool | None = None, limit: int | None = None
+) -> int:
     """Claim and deliver until nothing is due; returns how many entries were claimed.
 
     Of each batch this process delivers the first chunk itself and hands the others to workers;
-    without *hand_on*, or without a broker, it delivers all of them. *limit* bounds the claims.
+    without *hand_on*, or without a broker, it delivers all of them. By default it hands on where
+    `WORKFLOW_ASYNC` is on. *limit* bounds the claims.
     """
+    if hand_on is None:
+        hand_on = get_workflow_settings().run_async
     claimed = 0
     for alias in [using] if using else outboxes():
         try:
@@ -76,23 +81,30 @@ def _drain_one(alias: str, limit: int | None, *, hand_on: bool) -> int:
     return claimed
 
 
-def deliver(using: str, token: str, keys: Sequence[int], *, is_begun: bool = False) -> int:
+def deliver(
+    using: str,
+    token: str,
+    keys: Sequence[int],
+    *,
+    is_begun: bool = False,
+    registry: EventRegistry | None = None,
+) -> int:
     """Deliver claimed entries, and settle them together at the end.
 
-    Returns how many handlers completed.
-
-    An entry that is claimed by another by now is passed over. *is_begun*: the claim began them.
+    Returns how many events were handled: at least one handler of each completed. An entry that is
+    claimed by another by now is passed over. *is_begun*: the claim began them. *registry* is whose
+    handlers are called; by default those of the registry in force.
     """
     settings = get_workflow_settings()
     lease = settings.outbox_claim_ttl
     entries = WorkflowOutbox.objects.using(using)
     if not is_begun and not entries.begin(token, keys, lease=lease):
         return 0
-    chunk = _Chunk(using, token, keys, lease)
+    chunk = _Chunk(using, token, keys, lease, registry or get_event_registry())
     with keeping(lambda: entries.renew(token, keys, lease=lease), lease), gathered_messages():
         chunk.deliver()
     entries.settle(token, processed=chunk.processed, dead=chunk.dead, later=chunk.later)
-    return chunk.completed
+    return chunk.handled
 
 
 def _deliver_claim(alias: str, claim: Claim, size: int, *, hand_on: bool) -> None:
@@ -113,15 +125,22 @@ def _deliver_claim(alias: str, claim: Claim, size: int, *, hand_on: bool) -> Non
 class _Chunk:
     """Some claimed entries, and what becomes of them."""
 
-    def __init__(self, using: str, token: str, keys: Sequence[int], lease: timedelta) -> None:
+    def __init__(
+        self,
+        using: str,
+        token: str,
+        keys: Sequence[int],
+        lease: timedelta,
+        registry: EventRegistry,
+    ) -> None:
         self.processed: list[int] = []
         self.dead: list[int] = []
         self.later: dict[int, timedelta] = {}
-        self.completed = 0
+        self.handled = 0
         self._using = using
         self._token = token
         self._lease = lease
-        self._registry = get_event_registry()
+        self._registry = registry
         rows = WorkflowOutbox.objects.using(using).held(token).filter(pk__in=keys)
         wanted = ("owed_to", "passes", "alone", *(f"event__{name}" for name in EVENT_COLUMNS))
         self._entries = list(rows.select_related("event").only(*wanted).order_by("pk"))
@@ -152,7 +171,7 @@ class _Chunk:
         recorded = self._recorded.get(entry.pk, {})
         known = {one.id: one for one in self._registry.matching(event)}
         rests: list[timedelta] = []
-        is_dead = False
+        is_dead = is_handled = False
         for registration in known.values():
             outcome, rest = Delivery(
                 using=self._using,
@@ -167,10 +186,11 @@ class _Chunk:
             ).deliver()
             if outcome is Outcome.LOST:
                 return False
-            self.completed += outcome is Outcome.DONE
+            is_handled |= outcome is Outcome.DONE
             is_dead |= outcome is Outcome.DEAD
             if rest is not None:
                 rests.append(rest)
+        self.handled += is_handled
         strangers = [one for one in entry.owed_to if one not in known and one not in recorded]
         strangers += [
             one.registration_id

@@ -10,6 +10,8 @@ from django.utils import timezone
 
 from general_manager.atomic import honest_atomic
 from general_manager.workflow.engine import HistoryKind
+from general_manager.workflow.exceptions import HandlerNotImportableError
+from general_manager.workflow.local_handlers import find_handler
 from general_manager.workflow.models import (
     WorkflowExecutionRecord,
     WorkflowHistory,
@@ -75,6 +77,10 @@ class DatabaseRunStore:
         WorkflowExecutionRecord.objects.using(self._using).progressed(self._record)
 
     def open_wait(self, name: str, *, timeout: timedelta | None, answerable: bool) -> StepRecord:
+        if find_handler(self._record.execution_id) is not None:
+            # Before anything is asked: no later run could go on from the answer.
+            path = str(self._record.handler_path)
+            raise HandlerNotImportableError(self._record.workflow_id, path)
         executions = WorkflowExecutionRecord.objects.using(self._using)
         with transaction.atomic(using=self._using):
             if not self._rows.add(self._record, name, StepStatus.OPEN, answerable=answerable):

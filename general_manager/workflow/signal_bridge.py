@@ -12,13 +12,15 @@ from general_manager.conf import get_workflow_settings
 from general_manager.manager import Batch, DataChange
 from general_manager.manager.signals import post_data_change
 from general_manager.workflow.encoding import encode, storable_text
-from general_manager.workflow.event_registry import get_event_registry
+from general_manager.workflow.event_registry import EventRegistry, get_event_registry
 from general_manager.workflow.events import (
     WorkflowEvent,
     manager_created_event,
     manager_deleted_event,
     manager_updated_event,
 )
+
+__all__ = ["connect_workflow_signal_bridge", "disconnect_workflow_signal_bridge"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ _warned: set[tuple[str, str]] = set()
 
 _UID = "general_manager.workflow.signal_bridge"
 _forced: bool | None = None
+_registry: EventRegistry | None = None
 
 
 def listen() -> None:
@@ -44,21 +47,26 @@ def listen() -> None:
 
 def follow_the_setting() -> None:
     """Forget `connect_...` and `disconnect_...`: `WORKFLOW_SIGNAL_BRIDGE` decides again."""
-    global _forced
-    _forced = None
+    global _forced, _registry
+    _forced = _registry = None
 
 
-def connect_workflow_signal_bridge() -> None:
-    """Publish managers' changes from now on, whatever the setting says."""
-    global _forced
-    _forced = True
+def connect_workflow_signal_bridge(registry: EventRegistry | None = None) -> None:
+    """Publish managers' changes from now on, whatever the setting says.
+
+    To *registry*, or to the one in force.
+    """
+    global _forced, _registry
+    if registry is not None and not isinstance(registry, EventRegistry):
+        raise TypeError(f"registry must be an EventRegistry or None, not {registry!r}")
+    _forced, _registry = True, registry
     listen()
 
 
 def disconnect_workflow_signal_bridge() -> None:
     """Publish no managers' changes from now on, whatever the setting says."""
-    global _forced
-    _forced = False
+    global _forced, _registry
+    _forced, _registry = False, None
 
 
 def publish_change(
@@ -75,13 +83,14 @@ def publish_change(
     if not (_forced or (_forced is None and get_workflow_settings().signal_bridge)):
         return
     if batch is None:
-        get_event_registry().publish_with_change(event_of(change), using=change.using)
+        registry = _registry or get_event_registry()
+        registry.publish_with_change(event_of(change), using=change.using)
     else:
         batch.keep(_publish_all, event_of(change))
 
 
 def _publish_all(events: list[WorkflowEvent], using: str) -> None:
-    registry: Any = get_event_registry()
+    registry: Any = _registry or get_event_registry()
     if hasattr(registry, "publish_many_with_changes"):
         registry.publish_many_with_changes(events, using=using)
     else:  # a registry of the project's own, written to less

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from random import uniform
 from typing import Final
 
@@ -10,8 +11,12 @@ from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.actors import whereabouts
+from general_manager.workflow.backend_registry import get_workflow_engine
+from general_manager.workflow.backends.celery import CeleryWorkflowEngine
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.dispatch import run_executions_now
+from general_manager.workflow.event_registry import get_event_registry
+from general_manager.workflow.event_registry.database import DatabaseEventRegistry
 from general_manager.workflow.executor import give_up, run
 from general_manager.workflow.messages import MESSAGE
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowHeartbeat
@@ -24,8 +29,19 @@ BATCH: Final = 200
 """Executions found at once."""
 
 
+def keeps_rows_here() -> bool:
+    """Whether events or executions are stored, and done by the processes that cause them."""
+    if get_workflow_settings().run_async:
+        return False
+    return isinstance(get_event_registry(), DatabaseEventRegistry) or isinstance(
+        get_workflow_engine(), CeleryWorkflowEngine
+    )
+
+
 def tick() -> bool:
-    """What Beat asks for: drain every outbox, sweep; false if another Beat just asked for it.
+    """Drain every outbox, sweep; false if that was just done elsewhere.
+
+    Beat asks for it; with `WORKFLOW_ASYNC` off the timers of long-lived processes do.
 
     With `WORKFLOW_RETENTION_DAYS` it also prunes, a batch at a time.
 
@@ -37,8 +53,7 @@ def tick() -> bool:
     jitter = min(settings.beat_max_jitter, interval * 0.9) * uniform(0.5, 1)  # noqa: S311 - spread
     # Without any, Beat's own inaccuracy would drop every other tick.
     spread = max(jitter, interval * 0.1)
-    beats = WorkflowHeartbeat.objects.using(router.db_for_write(WorkflowHeartbeat))
-    if not beats.beat("tick", whereabouts(), unless_within=interval - spread):
+    if not _say_that_it_is_done(unless_within=interval - spread):
         return False
     drain()
     sweep()
@@ -47,11 +62,20 @@ def tick() -> bool:
     return True
 
 
-def sweep(*, hand_on: bool = True) -> int:
+def _say_that_it_is_done(*, unless_within: timedelta = timedelta(0)) -> bool:
+    """False if somebody said so less than *unless_within* ago. Health asks for it."""
+    beats = WorkflowHeartbeat.objects.using(router.db_for_write(WorkflowHeartbeat))
+    return beats.beat("tick", whereabouts(), unless_within=unless_within)
+
+
+def sweep(*, hand_on: bool | None = None) -> int:
     """Wake every execution whose time has come; returns how many.
 
-    Without *hand_on*, or without a broker, they are run here.
+    Without *hand_on*, which is the default where `WORKFLOW_ASYNC` is off, or without a broker,
+    they are run here.
     """
+    if hand_on is None:
+        hand_on = get_workflow_settings().run_async
     woken = 0
     for alias in outboxes():
         try:
@@ -98,6 +122,8 @@ def work_off(*, limit: int | None = None) -> Iterator[Turn]:
     left alone; what another process has is its own. Raises `DatabaseError` if a database fails,
     when the others are done.
     """
+    if keeps_rows_here():
+        _say_that_it_is_done()
     done = Turn()
     failed: dict[str, DatabaseError] = {}
     while turn := _take_turn(_batch(limit, done.entries), _batch(limit, done.executions), failed):

@@ -21,7 +21,7 @@ def drain_outbox(using: str | None = None) -> None:
 
 @shared_task(name=DELIVER, ignore_result=True)
 def deliver_outbox(using: str, token: str, keys: Sequence[int]) -> int:
-    """Deliver entries that `drain_outbox` claimed with *token*; how many handlers completed."""
+    """Deliver entries that `drain_outbox` claimed with *token*; how many of them were handled."""
     drop_broken_connections()
     return deliver(using, token, keys)
 

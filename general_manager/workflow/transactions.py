@@ -25,6 +25,19 @@ def caller_savepoints() -> AbstractContextManager[None] | None:
     return _savepoints(aliases) if aliases else None
 
 
+def is_in_transaction(using: str) -> bool:
+    """Whether this thread is inside a transaction on *using* that will commit or roll back.
+
+    The outermost transaction of a Django `TestCase` does not count: it never commits, and what is
+    tested in it would.
+    """
+    connection = connections[using]
+    return connection.in_atomic_block and not all(
+        getattr(block, "_from_testcase", False)  # what Django's own `durable=True` asks
+        for block in connection.atomic_blocks
+    )
+
+
 def one_transaction(using: str) -> AbstractContextManager[object]:
     """The caller's transaction on *using*, as it is, or else one of our own."""
     inside = connections[using].in_atomic_block

@@ -1,1 +1,1 @@
-"""Django's own test suite with every model tracked, and an oracle beside it; see docs/managers.md."""
+"""Django's own test suite with every model tracked, and an oracle; see docs/managers.md."""

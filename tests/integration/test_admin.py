@@ -426,7 +426,7 @@ def test_the_overview_counts_links_and_warns(boss, story):
     )
 
 
-def test_an_empty_overview_says_how_to_begin(boss):
+def test_an_empty_overview_says_how_to_begin(celery_engine, boss):
     assert "get_event_registry().publish(event)" in text_of(boss.get(page_of("overview")))
 
 
@@ -476,3 +476,17 @@ def test_unknown_ids_are_not_found(boss):
     for name in ("execution", "event"):
         url = reverse(f"admin:general_manager_{name}_by_id", args=["nothing"])
         assert boss.get(url).status_code == 404
+
+
+def test_a7_in_local_mode_the_overview_shows_what_this_process_remembers(engine, boss):
+    engine.start(WorkflowDefinition("greet", handler=lambda data: None))
+    engine.start(WorkflowDefinition("<b>report</b>", handler=lambda data: 1 / 0))
+    page = text_of(boss.get(page_of("overview")))
+    assert "WORKFLOW_ASYNC = False" in page
+    assert "Nothing has happened yet" not in page
+    assert page.index("&lt;b&gt;report") < page.index("greet")
+    assert "division by zero" in page
+
+
+def test_a7_where_executions_are_stored_the_overview_lists_none_from_memory(celery_engine, boss):
+    assert "Local mode" not in text_of(boss.get(page_of("overview")))

@@ -29,7 +29,8 @@ def break_the_transaction(*_, **__):
 
 
 def publish(registry):
-    registry.publish(WorkflowEvent("1", "a.b", {}, event_name="x"))
+    """Handlers run inside the caller's transaction, which `publish` would wait for."""
+    registry.publish_sync(WorkflowEvent("1", "a.b", {}, event_name="x"))
 
 
 def test_a_failing_event_handler_leaves_the_publishers_transaction_usable(event_registry):

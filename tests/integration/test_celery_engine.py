@@ -1,6 +1,8 @@
 """Executions as rows: started, run, resumed, cancelled, retried, recovered."""
 
+import sys
 from datetime import timedelta
+from difflib import get_close_matches
 from threading import Thread
 
 import pytest
@@ -19,11 +21,12 @@ from general_manager.workflow import (
     WorkflowState,
     WorkflowWaitMismatchError,
 )
-from general_manager.workflow.executor import run
+from general_manager.workflow.executor import MISSING_HANDLER_RUNS, run
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.models.compiled import can_fetch
 from general_manager.workflow.run_store import DatabaseRunStore
 from tests.integration.conftest import data_statements
+from tests.outside import OUTSIDE
 from tests.testapp import flows
 from tests.testapp.models import Tag
 
@@ -115,7 +118,9 @@ def test_a_handler_that_no_worker_can_import_is_marked_failed_and_not_run(
     assert engine.start(define(flows.echo), correlation_id="key").state == "pending"
 
 
-@pytest.mark.parametrize("path", ["no.where", "tests.testapp.flows.nothing", "tests.testapp.calls"])
+@pytest.mark.parametrize(
+    "path", ["tests.no.where", "tests.testapp.flows.nothing", "tests.testapp.calls"]
+)
 def test_a_path_that_leads_nowhere_is_marked_failed(engine, path):
     execution = engine.start(define(metadata={"handler_path": path}))
     assert execution.state == "failed"
@@ -123,11 +128,52 @@ def test_a_path_that_leads_nowhere_is_marked_failed(engine, path):
 
 
 def test_a_dotted_path_names_a_handler_too(engine, workers):
-    execution = engine.start(
-        define(), {"n": 1}, metadata={"handler_path": "tests.testapp.flows.echo"}
-    )
+    path = {"handler_path": "tests.testapp.flows.echo"}
+    execution = engine.start(define(metadata=path), {"n": 1})
     workers.run()
     assert engine.status(execution.execution_id).output_data == {"echo": {"n": 1}}
+
+
+def test_i8_a_path_in_what_start_is_given_names_no_handler(engine, workers):
+    outside = {"handler_path": "subprocess.check_call"}
+    execution = engine.start(define(), {"args": ["true"]}, metadata=outside)
+    assert (execution.state, execution.output_data) == ("completed", {})
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_i8_a_path_out_of_the_project_is_refused_before_anything_is_imported(engine, path):
+    sys.modules.pop("this", None)
+    execution = engine.start(define(metadata={"handler_path": path}))
+    assert execution.state == "failed"
+    assert "WORKFLOW_HANDLER_MODULES" in execution.error
+    assert "this" not in sys.modules
+
+
+def test_i8_a_function_out_of_the_project_is_refused_when_it_is_started(engine):
+    execution = engine.start(define(get_close_matches))
+    assert execution.state == "failed"
+    assert "'difflib.get_close_matches'" in execution.error
+    assert "WORKFLOW_HANDLER_MODULES" in execution.error
+
+
+def test_i8_a_worker_runs_no_path_that_leads_out_of_the_project(engine, workers):
+    execution = engine.start(define(flows.echo))
+    stored = WorkflowExecutionRecord.objects
+    stored.update(handler_path="subprocess.check_call", strays=MISSING_HANDLER_RUNS)
+    workers.run()
+    failed = engine.status(execution.execution_id)
+    assert failed.state == "failed"
+    assert "WORKFLOW_HANDLER_MODULES" in failed.error
+
+
+def test_i8_the_setting_replaces_what_is_allowed_by_default(engine):
+    modules = {"WORKFLOW_MODE": "production", "WORKFLOW_HANDLER_MODULES": ["tests.elsewhere"]}
+    with override_settings(GENERAL_MANAGER=modules):
+        refused = engine.start(define(flows.echo))
+    assert "WORKFLOW_HANDLER_MODULES" in refused.error
+    modules["WORKFLOW_HANDLER_MODULES"] = ["tests.testapp.flows"]
+    with override_settings(GENERAL_MANAGER=modules):
+        assert engine.start(define(flows.echo)).state == "pending"
 
 
 @pytest.mark.parametrize(
@@ -469,9 +515,10 @@ def test_a_failing_handler_damages_neither_the_callers_transaction_nor_the_row(e
         Tag.objects.create(name="caller's")
         execution = engine.start(define(handler))
         Tag.objects.create(name="caller's too")
-    assert execution.state == "failed"
+    assert execution.state == "pending"
     assert engine.status(execution.execution_id).state == "failed"
-    assert names() == ["caller's", "caller's too"]
+    # It ran after the caller's commit, in transactions of its own.
+    assert set(names()) - {"before the failure"} == {"caller's", "caller's too"}
 
 
 def test_an_unknown_execution_is_not_found(engine):

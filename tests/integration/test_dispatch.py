@@ -130,6 +130,38 @@ def test_an_eager_app_delivers_each_event_before_publish_returns(outbox):
         before.set_current()
 
 
+def test_a4_an_eager_app_runs_tasks_although_a_broker_was_away(outbox):
+    delivered = []
+    outbox.register("x", handler=lambda event: delivered.append(1), registration_id="r")
+    app, before = use_broker("memory://")
+    app.conf.task_always_eager = True
+    dispatch.broker.failed()
+    try:
+        outbox.publish(make_event("1"))
+    finally:
+        before.set_current()
+    assert delivered == [1]
+
+
+@pytest.mark.parametrize("propagates", [True, False])
+def test_a4_what_an_eager_task_raises_is_no_trouble_of_the_broker(
+    outbox, monkeypatch, caplog, propagates
+):
+    def stumble(*arguments):
+        raise ConnectionError("the database, say")
+
+    monkeypatch.setattr("general_manager.workflow.tasks.drain", stumble)
+    app, before = use_broker("memory://")
+    app.conf.task_always_eager = True
+    app.conf.task_eager_propagates = propagates
+    try:
+        outbox.publish(make_event("1"))
+    finally:
+        before.set_current()
+    assert not dispatch.broker.is_away()
+    assert "the database, say" in caplog.text
+
+
 def test_an_eager_app_runs_all_in_the_thread_that_asked(outbox, celery_engine, monkeypatch):
     """Another thread would not see what a test's transaction holds."""
     monkeypatch.setattr(messages, "PATIENCE_SECONDS", 0)

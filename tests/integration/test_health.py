@@ -11,11 +11,13 @@ from django.utils import timezone
 from health_check.exceptions import ServiceUnavailable, ServiceWarning
 from health_check.views import HealthCheckView
 
-from general_manager.workflow import PermanentFailure, WorkflowEvent
+from general_manager.workflow import PermanentFailure, WorkflowDefinition, WorkflowEvent
+from general_manager.workflow.health import check_health
 from general_manager.workflow.health_backend import WorkflowHealthCheck
 from general_manager.workflow.models import WorkflowHeartbeat, WorkflowOutbox
 from general_manager.workflow.overview import look
 from general_manager.workflow.sweep import tick
+from tests.testapp import flows
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
 
@@ -48,6 +50,20 @@ def test_a_healthy_project_answers_200_and_tells_strangers_no_more(outbox, clien
 def test_a_project_in_trouble_answers_503(outbox, client):
     response = client.get(URL)
     assert (response.status_code, response.json()) == (503, {"ok": False})
+
+
+def test_a1_without_workers_health_says_that_no_process_does_what_is_due(celery_engine, client):
+    settings = {"WORKFLOW_MODE": "production", "WORKFLOW_ASYNC": False}
+    with override_settings(GENERAL_MANAGER=settings):
+        assert check_health().troubles == []  # nothing waits for anything
+        celery_engine.start(WorkflowDefinition("w", handler=flows.ask))
+        assert [one.code for one in check_health().troubles] == ["no-timer"]
+        assert "Beat" not in check_health().troubles[0].message
+        tick()
+        assert check_health().troubles == []
+        WorkflowHeartbeat.objects.update(at=timezone.now() - timedelta(hours=1))
+        (trouble,) = check_health().troubles
+        assert trouble.message == "No process has looked for work that is due for 1 h."
 
 
 def test_trouble_in_the_outbox_of_another_database_is_trouble_too(outbox, client, workers):

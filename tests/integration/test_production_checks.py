@@ -9,6 +9,7 @@ from django.template import engines
 from django.test import override_settings
 
 from general_manager.checks import check_admin, check_backends, check_tables, check_workers
+from general_manager.conf import get_workflow_settings
 from general_manager.workflow import beat
 from general_manager.workflow.dispatch import DELIVER, DRAIN, RUN, TICK
 from tests.testapp import flows
@@ -175,6 +176,40 @@ def test_a_database_that_was_not_migrated_is_named(monkeypatch):
         assert ids(check_tables, databases=databases) == []
     finally:
         recorder.record_applied("general_manager", "0001_workflow_tables")
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "archive"])
+def test_a12_tables_of_the_same_names_that_are_not_ours_are_named():
+    with connections["archive"].schema_editor() as editor:
+        editor.execute("ALTER TABLE general_manager_workflowoutbox RENAME COLUMN owed_to TO other")
+    try:
+        (message,) = check_tables(databases=["default", "archive"])
+        assert message.id == "general_manager.E007"
+        assert "'general_manager_workflowoutbox' of database 'archive'" in message.msg
+        assert "it lacks owed_to." in message.msg
+    finally:
+        with connections["archive"].schema_editor() as editor:
+            editor.execute(
+                "ALTER TABLE general_manager_workflowoutbox RENAME COLUMN other TO owed_to"
+            )
+
+
+@pytest.mark.django_db(databases=["default", "archive"])
+def test_a1_that_no_process_has_ever_done_what_is_due_is_named():
+    settings = {"WORKFLOW_MODE": "production", "WORKFLOW_ASYNC": False}
+    with override_settings(GENERAL_MANAGER=settings):
+        assert ids(check_tables, databases=["default"]) == ["W018"]
+        call_command("workflow_drain_outbox", verbosity=0)
+        assert ids(check_tables, databases=["default"]) == []
+
+
+@pytest.mark.django_db(databases=["default", "archive"])
+def test_a1_a_project_without_workers_hears_nothing_of_them():
+    settings = {"WORKFLOW_MODE": "production", "WORKFLOW_ASYNC": False}
+    with override_settings(GENERAL_MANAGER=settings):
+        assert not get_workflow_settings().beat_enabled
+        assert ids(check_backends) == []
+        assert ids(check_workers) == []
 
 
 @pytest.mark.django_db(databases=["default", "archive"])

@@ -4,10 +4,12 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from celery import Celery, current_app
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 
 from general_manager.workflow import WorkflowEvent, publish_sync
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowOutbox
+from general_manager.workflow.models.inserts import insert_new
+from general_manager.workflow.models.outbox import EVENT_FIELDS
 from general_manager.workflow.outbox import drain
 from general_manager.workflow.signals import event_published
 from tests.integration.conftest import data_statements
@@ -151,3 +153,23 @@ def test_e14_a_time_that_no_database_could_give_back_is_refused(moment):
     with pytest.raises(ValueError, match="occurred_at"):
         WorkflowEvent("1", "a.b", {}, occurred_at=moment)
     assert WorkflowEvent("1", "a.b", {}, occurred_at=moment.replace(tzinfo=UTC))
+
+
+@pytest.mark.parametrize("missing", ["event_type", "payload"])
+def test_a12_only_a_known_id_is_passed_over_and_another_fault_is_an_error(outbox, missing):
+    """As in tables of the same names that another package made."""
+    row = dict.fromkeys(EVENT_FIELDS, "x") | {"payload": {}, "metadata": {}, "occurred_at": None}
+    fields = tuple(name for name in EVENT_FIELDS if name != missing)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        insert_new(
+            WorkflowEventRecord, fields, [[row[name] for name in fields]], "default",
+            unless=("event_id",),
+        )  # fmt: skip
+    assert not WorkflowEventRecord.objects.exists()
+
+
+def test_a12_among_new_rows_a_known_one_is_passed_over(outbox):
+    outbox.publish_many([make_event("1"), make_event("2")])
+    outbox.publish_many([make_event("3"), make_event("1"), make_event("4")])
+    assert set(WorkflowEventRecord.objects.values_list("event_id", flat=True)) == set("1234")
+    assert WorkflowOutbox.objects.count() == 4

@@ -36,8 +36,13 @@ def test_migrations_of_declared_models_are_complete():
         ("{'WORKFLOW_EVENT_REGISTRY': 'no.where'}", "general_manager.E005"),
     ],
 )
-def test_a_wrong_setting_is_named_by_check_though_apps_register_at_start_up(setting, check_id):
+@pytest.mark.parametrize("first", ["", "from celery import current_app; current_app.finalize()\n"])
+def test_a13_a_wrong_setting_is_named_by_check_though_apps_register_at_start_up(
+    setting, check_id, first
+):
+    """Also where the Celery app was finalized before Django was set up."""
     code = (
+        f"{first}"
         "from tests import settings\n"
         f"settings.GENERAL_MANAGER = {setting}\n"
         "from django.core.management import execute_from_command_line\n"

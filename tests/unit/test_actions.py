@@ -70,3 +70,28 @@ def test_a_method_can_be_registered_twice(actions):
     actions.register("act", desk.act)
     actions.register("act", desk.act)
     assert actions.names() == ["act"]
+
+
+class Sender:
+    def execute(self, context, params):
+        return (context, params)
+
+
+def test_a11_an_object_that_executes_is_an_action_too(actions):
+    actions.register("send", Sender())
+    assert actions.execute("send", context="run 7", params={"to": "x"}) == ("run 7", {"to": "x"})
+    assert actions.run("send", to="x") == (None, {"to": "x"})
+
+
+def test_a11_a_function_is_executed_with_its_params_and_with_the_context_if_it_takes_one(actions):
+    actions.register("send", send)
+    assert actions.execute("send", context="run 7", params={"to": "x"}) == {"sent": "x"}
+    actions.register("where", lambda context, to: (context, to))
+    assert actions.execute("where", context="run 7", params={"to": "x"}) == ("run 7", "x")
+    actions.register("built in", dict)
+    assert actions.execute("built in", context=1, params={"a": 2}) == {"a": 2}
+
+
+def test_a11_a_class_is_called_like_a_function(actions):
+    actions.register("make", Sender)
+    assert isinstance(actions.run("make"), Sender)

@@ -8,6 +8,7 @@ from django.test import override_settings
 from general_manager import GeneralManager
 from general_manager.checks import check_backends, check_managers, check_settings
 from general_manager.interface import ExistingModelInterface
+from general_manager.workflow import InMemoryEventRegistry, configure_event_registry
 
 REGISTRY = "general_manager.workflow.event_registry.InMemoryEventRegistry"
 ENGINE = "general_manager.workflow.backends.local.LocalWorkflowEngine"
@@ -75,3 +76,18 @@ def test_a_manager_of_a_model_that_does_not_exist_is_found():
         GeneralManager.known_managers.remove(Ghost)
     assert message.id == "general_manager.E006"
     assert "testapp.Gohst" in message.msg
+
+
+def test_a8_a_registry_by_hand_that_is_not_in_force_is_named():
+    """As in section 2 of the tutorial, which builds one and puts it nowhere."""
+    by_hand = InMemoryEventRegistry()
+    assert check_backends() == []
+    by_hand.register("manager_updated", handler=print)
+    (message,) = check_backends()
+    assert message.id == "general_manager.W016"
+    assert "has 1 registration and is not the one in force" in message.msg
+    configure_event_registry(by_hand)
+    try:
+        assert check_backends() == []
+    finally:
+        configure_event_registry(None)

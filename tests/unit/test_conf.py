@@ -103,6 +103,7 @@ WRONG: dict[str, list[object]] = {
     "WORKFLOW_EVENT_MAX_BYTES": [0, "1"],
     "WORKFLOW_BASE_URL": ["example.com", None],
     "WORKFLOW_REDACT": ["password", [1], [""]],
+    "WORKFLOW_HANDLER_MODULES": ["shop", [1], ["shop/flows"], [""], ["shop."]],
     "WORKFLOW_RETENTION_DAYS": [0, -3, "30"],
 }
 

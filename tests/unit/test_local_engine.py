@@ -1,5 +1,6 @@
 """The engine that needs nothing: states, correlation, isolation, memory."""
 
+import sys
 import threading
 from datetime import timedelta
 
@@ -22,6 +23,7 @@ from general_manager.workflow.exceptions import (
     WaitTimeout,
 )
 from general_manager.workflow.signals import execution_changed
+from tests.outside import OUTSIDE
 
 
 def define(handler=None, **arguments):
@@ -80,10 +82,23 @@ def test_an_output_that_cannot_be_kept_is_a_failure_that_says_so(engine, output,
 def test_a_dotted_path_names_a_handler_too(engine):
     path = {"handler_path": "tests.testapp.workflows.double"}
     assert engine.start(define(metadata=path), {"number": 4}).output_data == {"doubled": 8}
-    assert engine.start(define(), {"number": 5}, metadata=path).output_data == {"doubled": 10}
 
 
-@pytest.mark.parametrize("path", ["tests.testapp.workflows.triple", "no.where", "x"])
+def test_i8_a_path_in_what_start_is_given_names_no_handler(engine):
+    path = {"handler_path": "tests.testapp.workflows.double"}
+    assert engine.start(define(), {"number": 5}, metadata=path).output_data == {}
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_i8_a_path_out_of_the_project_is_refused_before_anything_is_imported(engine, path):
+    sys.modules.pop("this", None)
+    execution = engine.start(define(metadata={"handler_path": path}), {"n": 1})
+    assert execution.state == "failed"
+    assert "WORKFLOW_HANDLER_MODULES" in execution.error
+    assert "this" not in sys.modules
+
+
+@pytest.mark.parametrize("path", ["tests.testapp.workflows.triple", "tests.no.where"])
 def test_a_path_that_leads_nowhere_is_a_failure_that_names_it(engine, path):
     execution = engine.start(define(metadata={"handler_path": path}))
     assert execution.state == "failed"

@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 
 from general_manager.workflow.admin.base import ReadOnlyAdmin
 from general_manager.workflow.admin.formats import NONE, STATE_NAMES, ago, in_short
+from general_manager.workflow.admin.local_mode import remembered
 from general_manager.workflow.admin.pages import frame
 from general_manager.workflow.engine import ACTIVE_STATES
 from general_manager.workflow.event_registry import get_event_registry
@@ -74,6 +75,7 @@ class OverviewAdmin(ReadOnlyAdmin):
                 for name, count in details.failed_by_workflow
             ],
             "handlers": registered(),
+            "remembered": remembered(),
             **(extra_context or {}),
         }
         return TemplateResponse(request, "admin/general_manager/overview.html", context)

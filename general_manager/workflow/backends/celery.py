@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from django.db import router, transaction
@@ -12,21 +12,29 @@ from general_manager.conf import get_workflow_settings, require_time_zones
 from general_manager.workflow.actors import current_cause
 from general_manager.workflow.aside import aside, tell
 from general_manager.workflow.backends.repairs import continue_failed, wake_early
-from general_manager.workflow.encoding import encode, encode_mapping
+from general_manager.workflow.encoding import encode, encode_mapping, error_text
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryEntry,
     WorkflowCancelledError,
     WorkflowDefinition,
     WorkflowExecution,
+    WorkflowHandler,
     WorkflowInvalidStateError,
     WorkflowState,
     WorkflowWaitMismatchError,
     check_start,
 )
+from general_manager.workflow.exceptions import (
+    HandlerNotAllowedError,
+    HandlerNotImportableError,
+)
 from general_manager.workflow.executor import run
+from general_manager.workflow.handler_modules import is_allowed, resolve_handler
 from general_manager.workflow.ids import new_id
-from general_manager.workflow.importing import describe, path_of, resolve
+from general_manager.workflow.importing import describe, path_of
+from general_manager.workflow.in_process import perform, perform_soon
+from general_manager.workflow.local_handlers import keep_handler
 from general_manager.workflow.messages import run_execution_soon
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.models.execution import (
@@ -35,6 +43,9 @@ from general_manager.workflow.models.execution import (
 )
 from general_manager.workflow.models.execution_values import dedup_key
 from general_manager.workflow.signals import execution_changed
+from general_manager.workflow.transactions import is_in_transaction
+
+__all__ = ["CeleryWorkflowEngine"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +55,7 @@ SNAPSHOT_FIELDS = tuple(one.name for one in fields(WorkflowExecution))
 class CeleryWorkflowEngine:
     """Stores executions in the caller's transaction; after its commit a worker runs them.
 
-    With `WORKFLOW_ASYNC` off they run in the caller's process, at once.
+    With `WORKFLOW_ASYNC` off they run in the caller's process, at once or after its commit.
     """
 
     def __init__(self) -> None:
@@ -60,11 +71,12 @@ class CeleryWorkflowEngine:
     ) -> WorkflowExecution:
         check_start(workflow, correlation_id)
         about = encode_mapping({} if metadata is None else metadata, root="metadata")
-        path, error = _handler_path(workflow, about)
+        handler = _find_handler(workflow)
+        error = handler.error
         state = WorkflowState.PENDING
         if error is not None:
             state = WorkflowState.FAILED
-        elif path is None:
+        elif handler.path is None:
             state = WorkflowState.COMPLETED
         is_over = state is not WorkflowState.PENDING
         key = None if error is not None else dedup_key(workflow.workflow_id, correlation_id)
@@ -84,7 +96,7 @@ class CeleryWorkflowEngine:
         known = self._executions.start_once(
             **{name: getattr(execution, name) for name in SNAPSHOT_FIELDS},
             version=workflow.version,
-            handler_path=path,
+            handler_path=None if error is not None else handler.path,
             dedup_key=key,
             caused_by=current_cause(),
             retry=None if workflow.retry is None else workflow.retry.to_json(),
@@ -97,6 +109,8 @@ class CeleryWorkflowEngine:
                 "Workflow %s (%s) failed: %s", workflow.workflow_id, execution.execution_id, error
             )
         tell(execution_changed, type(self), execution=execution)
+        if handler.own is not None:
+            keep_handler(execution.execution_id, handler.own)
         if not is_over and self._go_on(execution.execution_id):
             return self.status(execution.execution_id)
         return execution
@@ -198,8 +212,10 @@ class CeleryWorkflowEngine:
         if get_workflow_settings().run_async:
             run_execution_soon(execution_id, using)
             return False
-        with aside(atomic=False):
-            run(execution_id, using)
+        if is_in_transaction(using):
+            perform_soon(lambda: _run_here(execution_id, using), using)
+            return False
+        perform(lambda: _run_here(execution_id, using), using)
         return True
 
     def _told(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
@@ -208,31 +224,56 @@ class CeleryWorkflowEngine:
         return execution
 
 
-def _handler_path(
-    workflow: WorkflowDefinition, metadata: Mapping[str, Any]
-) -> tuple[str | None, str | None]:
-    """The dotted path of the handler, or else what is wrong with it."""
-    if workflow.handler is not None:
-        path = path_of(workflow.handler)
-        if path is None:
-            return None, (
-                f"The handler {describe(workflow.handler)} of workflow {workflow.workflow_id!r} "
-                "cannot be imported by a worker: use a function at the top level of a module."
-            )
-    else:
-        path = workflow.metadata.get("handler_path", metadata.get("handler_path"))
-        if path is None:
-            return None, None
-        path = str(path)
-        try:
-            handler = resolve(path)
-        except ImportError as error:
-            return None, str(error)
-        if not callable(handler):
-            return None, f'metadata["handler_path"] names {path!r}, which is not callable'
-    if len(path) > MAX_PATH_LENGTH:
-        return None, f"The path {path!r} of the handler has more than {MAX_PATH_LENGTH} characters."
-    return path, None
+def _run_here(execution_id: str, using: str) -> None:
+    with aside(atomic=False):  # the execution belongs to no other that is running in this thread
+        run(execution_id, using)
+
+
+@dataclass(frozen=True, slots=True)
+class _Handler:
+    """What a start stores of its handler: a *path*, what is wrong with it, and what only this
+    process has.
+    """
+
+    path: str | None = None
+    error: str | None = None
+    own: WorkflowHandler | None = None
+
+
+def _find_handler(workflow: WorkflowDefinition) -> _Handler:
+    """A path comes from the definition alone, never from what `start` was given."""
+    handler = workflow.handler
+    if handler is None:
+        return _named(workflow.metadata.get("handler_path"))
+    name = describe(handler)
+    path = path_of(handler) if is_allowed(name) else None
+    if path is not None and len(path) <= MAX_PATH_LENGTH:
+        return _Handler(path)
+    if not get_workflow_settings().run_async:
+        return _Handler(name[:MAX_PATH_LENGTH], own=handler)
+    if path is not None:
+        return _Handler(error=_too_long(path))
+    is_nowhere = "<" in name or name.startswith("__main__.")
+    if not is_nowhere and not is_allowed(name):
+        return _Handler(error=str(HandlerNotAllowedError(name)))
+    return _Handler(error=str(HandlerNotImportableError(workflow.workflow_id, name)))
+
+
+def _named(given: object) -> _Handler:
+    if given is None:
+        return _Handler()
+    path = str(given)
+    try:
+        handler = resolve_handler(path)
+    except Exception as error:  # noqa: BLE001 - a module that is imported runs the user's code
+        return _Handler(error=error_text(error))
+    if not callable(handler):
+        return _Handler(error=f'metadata["handler_path"] names {path!r}, which is not callable')
+    return _Handler(path, error=_too_long(path) if len(path) > MAX_PATH_LENGTH else None)
+
+
+def _too_long(path: str) -> str:
+    return f"The path {path!r} of the handler has more than {MAX_PATH_LENGTH} characters."
 
 
 def _refusal(

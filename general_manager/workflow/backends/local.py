@@ -37,10 +37,12 @@ from general_manager.workflow.exceptions import (
     RetryAfter,
     StepInDoubt,
 )
+from general_manager.workflow.handler_modules import resolve_handler
 from general_manager.workflow.ids import new_id
-from general_manager.workflow.importing import resolve
 from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.signals import execution_changed
+
+__all__ = ["LocalWorkflowEngine"]
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +154,10 @@ class LocalWorkflowEngine:
         """Every execution in memory, oldest first. Timers do not fire."""
         return self._memory.snapshots()
 
+    def latest(self, count: int) -> list[WorkflowExecution]:
+        """The *count* executions that were started last, newest first. Timers do not fire."""
+        return self._memory.snapshots(latest=count)
+
     def question(self, execution_id: str) -> str | None:
         """The name of the wait that `resume` would answer, if there is one."""
         return self._memory.get(execution_id).waiting_for
@@ -258,10 +264,10 @@ class LocalWorkflowEngine:
 def _handler_of(record: Record) -> WorkflowHandler | None:
     if record.definition.handler is not None:
         return record.definition.handler
-    path = record.definition.metadata.get("handler_path", record.metadata.get("handler_path"))
+    path = record.definition.metadata.get("handler_path")
     if path is None:
         return None
-    handler = resolve(str(path))
+    handler = resolve_handler(str(path))
     if not callable(handler):
         raise PermanentFailure(f'metadata["handler_path"] names {path!r}, which is not callable')
     return cast(WorkflowHandler, handler)

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from threading import RLock
 from typing import Any
 
@@ -108,9 +109,13 @@ class ExecutionMemory:
         with self.lock:
             record.history.append(HistoryEntry(kind, self.clock(), current_actor(), detail))
 
-    def snapshots(self) -> list[WorkflowExecution]:
+    def snapshots(self, *, latest: int | None = None) -> list[WorkflowExecution]:
+        """All, oldest first; or only the *latest*, newest first."""
         with self.lock:
-            return [record.snapshot() for record in self._records.values()]
+            records = iter(self._records.values())
+            if latest is not None:
+                records = islice(reversed(self._records.values()), latest)
+            return [record.snapshot() for record in records]
 
     def due(self) -> list[Record]:
         """Executions whose time has come: a timeout, the end of a sleep, the next attempt."""

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
@@ -11,7 +12,15 @@ from general_manager.loading import BackendSlot
 from general_manager.workflow.event_registry.base import EventRegistry
 from general_manager.workflow.event_registry.early import EarlyEventRegistry
 from general_manager.workflow.event_registry.memory import InMemoryEventRegistry
-from general_manager.workflow.event_registry.registration import InvalidEvent, Registration
+from general_manager.workflow.event_registry.registration import (
+    DeadLetterHandler,
+    EventHandler,
+    EventPredicate,
+    EventValidator,
+    InvalidEvent,
+    Registration,
+    RetryPredicate,
+)
 from general_manager.workflow.events import WorkflowEvent
 
 if TYPE_CHECKING:
@@ -19,10 +28,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DatabaseEventRegistry",
+    "DeadLetterHandler",
+    "EventHandler",
+    "EventPredicate",
     "EventRegistry",
+    "EventValidator",
     "InMemoryEventRegistry",
     "InvalidEvent",
     "Registration",
+    "RetryPredicate",
     "WorkflowEvent",
     "configure_event_registry",
     "configure_event_registry_from_settings",
@@ -31,13 +45,18 @@ __all__ = [
 ]
 
 
+_once_in_force: Final[WeakSet[EventRegistry]] = WeakSet()
+
+
 def _succeed(registry: EventRegistry, first: EventRegistry) -> None:
     """Registrations belong to the project, not to the registry that a setting happens to name."""
+    _once_in_force.add(registry)
     if isinstance(registry, EventRegistry) and isinstance(first, EventRegistry):
         registry.adopt(first)
 
 
 def _build_on_early(registry: EventRegistry) -> None:
+    _once_in_force.add(registry)
     if isinstance(registry, EventRegistry):
         _early.hand_over(registry)
 
@@ -68,14 +87,27 @@ def get_event_registry() -> EventRegistry:
         return _early
 
 
+def unused_registries() -> list[EventRegistry]:
+    """Those that have registrations and were never in force."""
+    return [
+        one
+        for one in list(EventRegistry.made)
+        if one is not _early and one not in _once_in_force and one.registrations()
+    ]
+
+
 def configure_event_registry(registry: EventRegistry | None) -> None:
     """Use *registry* from now on; `None` goes back to the setting. For tests and scripts."""
     _slot.configure(registry)
+    if registry is not None:
+        _once_in_force.add(registry)
 
 
 def configure_event_registry_from_settings(settings: object) -> EventRegistry:
     """Use the registry that *settings*, an object with settings as attributes, describes."""
-    return _slot.configure_from(settings)
+    registry = _slot.configure_from(settings)
+    _once_in_force.add(registry)
+    return registry
 
 
 def publish_sync(event: WorkflowEvent) -> bool:

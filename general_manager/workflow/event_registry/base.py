@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from threading import Lock
+from typing import ClassVar
+from weakref import WeakSet
 
 from django.db import transaction
 
@@ -26,7 +28,11 @@ class EventRegistry(ABC):
     Safe to use from several threads. `publish` may run while another thread registers.
     """
 
+    made: ClassVar[WeakSet["EventRegistry"]] = WeakSet()
+    """Every registry of this process, so that a check finds those that nothing publishes to."""
+
     def __init__(self) -> None:
+        EventRegistry.made.add(self)
         self._by_key: dict[str, tuple[Registration, ...]] = {}
         self._by_identity: dict[tuple[object, ...], Registration] = {}
         self._by_id: dict[str, Registration] = {}

@@ -1,12 +1,11 @@
 """Events delivered at once, in this process: nothing to set up, nothing kept."""
 
 import logging
-from collections import OrderedDict
 from datetime import UTC, datetime
-from threading import Lock
 from time import sleep
 from typing import Final
 
+from django.db import transaction
 from django.dispatch import Signal
 
 from general_manager.workflow.aside import aside, tell
@@ -16,6 +15,7 @@ from general_manager.workflow.event_registry.registration import (
     Registration,
     real_error,
 )
+from general_manager.workflow.event_registry.seen import SeenEvents, home_of_events
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.exceptions import RetryAfter
 from general_manager.workflow.signals import (
@@ -24,6 +24,7 @@ from general_manager.workflow.signals import (
     event_failed,
     event_published,
 )
+from general_manager.workflow.transactions import is_in_transaction
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ LONGEST_REST: Final = 1.0
 
 
 class InMemoryEventRegistry(EventRegistry):
-    """Calls the handlers inside `publish`, in the caller's thread.
+    """Calls the handlers in the publisher's thread: in `publish`, or after its commit.
 
     *dead_letter_handler* hears of final failures whose registration has no hook of its own.
     The latest *max_seen_event_ids* event ids are remembered, so that a duplicate does nothing.
@@ -53,14 +54,42 @@ class InMemoryEventRegistry(EventRegistry):
         if max_seen_event_ids < 1:
             raise ValueError(f"max_seen_event_ids must be 1 or more, not {max_seen_event_ids}")
         self._dead_letter_handler = dead_letter_handler
-        self._max_seen = max_seen_event_ids
-        self._seen: OrderedDict[str, None] = OrderedDict()
-        self._seen_lock = Lock()
+        self._seen = SeenEvents(max_seen_event_ids)
 
-    def publish(self, event: WorkflowEvent) -> bool:
+    def publish(self, event: WorkflowEvent, *, using: str | None = None) -> bool:
+        """Give *event* to every handler that matches; true if one completed in this call.
+
+        Inside a transaction on the database *using*, by default the one where stored events would
+        live, that waits for the commit, and this is false. After a rollback the event never was.
+        """
         event = encoded(event)
-        if not self._is_first(event.event_id):
-            return False
+        alias = using or home_of_events()
+        if alias is None or not is_in_transaction(alias):
+            return self._deliver_once(event)
+        if event.event_id not in self._seen:
+            # No partial: of a robust callback that failed, Django asks for its __qualname__.
+            transaction.on_commit(lambda: self._deliver_once(event), using=alias, robust=True)
+        return False
+
+    def publish_sync(self, event: WorkflowEvent, *, using: str | None = None) -> bool:
+        """Deliver *event* here and now, inside a transaction too.
+
+        Should that transaction be rolled back, the event's id is as good as new, like what its
+        handlers wrote to the database.
+        """
+        event = encoded(event)
+        alias = using or home_of_events()
+        if alias is None or not is_in_transaction(alias):
+            return self._deliver_once(event)
+        return self._seen.add_for_now(event.event_id, alias) and self._deliver_to_all(event)
+
+    def publish_with_change(self, event: WorkflowEvent, *, using: str) -> None:
+        self.publish(event, using=using)
+
+    def _deliver_once(self, event: WorkflowEvent) -> bool:
+        return self._seen.add(event.event_id) and self._deliver_to_all(event)
+
+    def _deliver_to_all(self, event: WorkflowEvent) -> bool:
         published_at = datetime.now(UTC)
         tell(event_published, type(self), event=event)
         delivered = False
@@ -70,15 +99,6 @@ class InMemoryEventRegistry(EventRegistry):
             is_last = position == len(registrations)
             delivered |= self._deliver(registration, event, published_at, may_spoil=is_last)
         return delivered
-
-    def _is_first(self, event_id: str) -> bool:
-        with self._seen_lock:
-            if event_id in self._seen:
-                return False
-            self._seen[event_id] = None
-            if len(self._seen) > self._max_seen:
-                self._seen.popitem(last=False)
-            return True
 
     def _deliver(
         self,

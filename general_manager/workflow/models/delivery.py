@@ -12,7 +12,7 @@ from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.models.claiming import OutboxStatus
 from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex
 from general_manager.workflow.models.history import WorkflowHistory
-from general_manager.workflow.models.inserts import insert_while
+from general_manager.workflow.models.inserts import insert_new, insert_while
 from general_manager.workflow.models.outbox import WorkflowOutbox
 
 
@@ -106,16 +106,11 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
 
     def pass_over(self, entry_id: int, registration_ids: Collection[str]) -> None:
         """Never deliver the event to these, which have not had it yet."""
-        rows = [
-            self.model(
-                outbox_id=entry_id,
-                registration_id=one,
-                status=DeliveryStatus.DISCARDED,
-                finished_at=timezone.now(),
-            )
-            for one in registration_ids
-        ]
-        self.bulk_create(rows, ignore_conflicts=True)
+        alike = ("outbox", "registration_id")
+        now = timezone.now()
+        rows = [[entry_id, one, DeliveryStatus.DISCARDED, now] for one in registration_ids]
+        if rows:
+            insert_new(self.model, (*alike, "status", "finished_at"), rows, self.db, unless=alike)
 
     def discard(self, reason: str) -> int:
         """Give up the dead letters among these for good; returns how many."""

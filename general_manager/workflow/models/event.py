@@ -3,7 +3,7 @@
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.events import WorkflowEvent, stored_event
 from general_manager.workflow.models.columns import DatabaseNow, IdField
 
 
@@ -31,12 +31,12 @@ class WorkflowEventRecord(models.Model):
         return f"{self.event_name or self.event_type} {self.event_id}"
 
     def to_event(self) -> WorkflowEvent:
-        return WorkflowEvent(
-            event_id=self.event_id,
-            event_type=self.event_type,
-            payload=self.payload,
-            event_name=self.event_name,
-            source=self.source,
-            occurred_at=self.occurred_at,
-            metadata=self.metadata,
+        return stored_event(
+            self.event_id,
+            self.event_type,
+            self.payload,
+            self.event_name,
+            self.source,
+            self.occurred_at,
+            self.metadata,
         )

@@ -54,7 +54,7 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         fields = (*START_FIELDS, *OVER_FIELDS) if is_over else START_FIELDS
         given = {**values, "wake_at": None if is_over else _MESSAGE_LOST}
         row = [given.get(name) for name in fields]
-        while not insert_new(self.model, fields, [row], self.db):
+        while not insert_new(self.model, fields, [row], self.db, unless=("dedup_key",)):
             if rows is None:
                 rows = self.filter(dedup_key=values["dedup_key"])
             elif connections[self.db].in_atomic_block:

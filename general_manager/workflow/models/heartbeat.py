@@ -6,6 +6,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
+from general_manager.workflow.models.inserts import insert_new
 
 
 class HeartbeatQuerySet(models.QuerySet["WorkflowHeartbeat"]):
@@ -17,7 +18,7 @@ class HeartbeatQuerySet(models.QuerySet["WorkflowHeartbeat"]):
             return True
         if self.filter(duty=duty).exists():
             return False
-        self.bulk_create([self.model(duty=duty, by=by[:255])], ignore_conflicts=True)
+        insert_new(self.model, ("duty", "by"), [[duty, by[:255]]], self.db, unless=("duty",))
         return True
 
     def forget(self, prefix: str, older_than: timedelta) -> int:

@@ -1,37 +1,88 @@
-"""Inserts that pass over what is there, or ask first who holds a row: in one statement each."""
+"""Inserts that pass over what is there, or ask first who holds a row: in one statement each.
+
+Only the conflict that is meant is passed over. Whatever else is wrong with a row is an error on
+every database: SQLite's and MariaDB's IGNORE would swallow a column that must not be NULL too.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Final
 
-from django.db import connections, models
+from django.db import IntegrityError, connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models.constants import OnConflict
+from django.db.models import Q
+
+DUPLICATE_ENTRY: Final = 1062
+"""MariaDB's and MySQL's number for a value that a unique key has already."""
 
 
 def insert_new(
-    model: type[models.Model], fields: tuple[str, ...], rows: Sequence[Sequence[Any]], using: str
+    model: type[models.Model],
+    fields: tuple[str, ...],
+    rows: Sequence[Sequence[Any]],
+    using: str,
+    *,
+    unless: tuple[str, ...],
 ) -> list[tuple[Any, ...]]:
-    """Insert *rows* in one statement, passing over those that are there already.
+    """Insert *rows* in one statement, passing over those whose unique fields *unless* are taken.
 
     In a single row, a value may be an expression without fields, such as `in_`. Returns the
     primary key and the first of *fields* of each row that was inserted. A duplicate raises
-    nothing, so it breaks no transaction.
+    nothing, so it breaks no transaction. MariaDB needs two statements more once there is one.
     """
     connection = connections[using]
-    columns, head, tail = _frame(model, fields, using)
+    columns, head, tail = _frame(model, fields, unless, using)
     if connection.vendor == "postgresql" and len(rows) > 1:
         source, values = _arrays(columns, rows, connection)
     else:
         source, values = _rows(columns, rows, using)
-    with connection.cursor() as cursor:
-        cursor.execute(f"{head} {source} {tail}", values)
-        return list(cursor.fetchall())
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"{head} {source} {tail}", values)
+            return list(cursor.fetchall())
+    except IntegrityError as error:
+        if not _is_duplicate(error, connection):
+            raise
+    if len(rows) == 1:
+        return []
+    left = _without_known(model, fields, rows, using, unless)
+    # Where nothing is known any more: in halves, which ends at the one that is in conflict.
+    half = len(rows) // 2
+    parts = [left] if len(left) < len(rows) else [rows[:half], rows[half:]]
+    inserted: list[tuple[Any, ...]] = []
+    for part in parts:
+        if part:
+            inserted += insert_new(model, fields, part, using, unless=unless)
+    return inserted
+
+
+def _without_known(
+    model: type[models.Model],
+    fields: tuple[str, ...],
+    rows: Sequence[Sequence[Any]],
+    using: str,
+    unless: tuple[str, ...],
+) -> list[Sequence[Any]]:
+    """Those of *rows* that are not in the table."""
+    places = [fields.index(name) for name in unless]
+    taken = Q()
+    for place, name in zip(places, unless, strict=True):
+        taken &= Q(**{f"{name}__in": {row[place] for row in rows}})
+    # A locking read, which sees what was committed since this transaction began to see.
+    found = model._base_manager.using(using).filter(taken).select_for_update()
+    with transaction.atomic(using=using, savepoint=False):
+        known = set(found.values_list(*unless))
+    return [row for row in rows if tuple(row[place] for place in places) not in known]
+
+
+def _is_duplicate(error: IntegrityError, connection: BaseDatabaseWrapper) -> bool:
+    """Where no statement can pass over a duplicate alone: InnoDB undoes that statement, no more."""
+    return connection.vendor == "mysql" and error.args[:1] == (DUPLICATE_ENTRY,)
 
 
 @cache
 def _frame(
-    model: type[models.Model], fields: tuple[str, ...], using: str
+    model: type[models.Model], fields: tuple[str, ...], unless: tuple[str, ...], using: str
 ) -> tuple[list[Any], str, str]:
     """The columns, and what stands before and behind the rows."""
     connection = connections[using]
@@ -39,10 +90,11 @@ def _frame(
     columns: list[Any] = [model._meta.get_field(name) for name in fields]
     key: Any = model._meta.pk
     names = ", ".join(quote(column.column) for column in columns)
-    insert = connection.ops.insert_statement(on_conflict=OnConflict.IGNORE)
+    taken = [model._meta.get_field(name) for name in unless]
     returning = f"RETURNING {quote(key.column)}, {quote(columns[0].column)}"
     table = quote(model._meta.db_table)
-    return columns, f"{insert} {table} ({names})", f"{_or_ignore(connection)} {returning}"
+    tail = f"{_unless_taken(taken, connection)} {returning}"
+    return columns, f"INSERT INTO {table} ({names})", tail
 
 
 def _rows(
@@ -101,9 +153,10 @@ def insert_while(
     holds: Mapping[str, Any],
     using: str,
 ) -> bool:
-    """Insert one row if *guard* has a row for which *holds*, and *model* has none that conflicts.
+    """Insert one row if *guard* has a row for which *holds*, and *model* has none like it.
 
-    In one statement; the guard's row stays locked until the caller's transaction ends, so that
+    What makes rows alike are the first two of *values*, which *model* holds unique together. In
+    one statement; the guard's row stays locked until the caller's transaction ends, so that
     nothing can change between this check and the commit. Says whether a row was inserted.
     """
     connection = connections[using]
@@ -114,9 +167,14 @@ def insert_while(
             (*columns, *conditions), (*values.values(), *holds.values()), strict=True
         )
     ]
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return bool(cursor.rowcount == 1)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return bool(cursor.rowcount == 1)
+    except IntegrityError as error:
+        if not _is_duplicate(error, connection):
+            raise
+        return False
 
 
 @cache
@@ -133,17 +191,21 @@ def _guarded(
     conditions: list[Any] = [guard._meta.get_field(name) for name in held]
     lock = "FOR UPDATE" if connection.features.has_select_for_update else ""
     sql = (
-        f"{connection.ops.insert_statement(on_conflict=OnConflict.IGNORE)} "  # noqa: S608 - names are quoted, values are parameters
-        f"{quote(model._meta.db_table)} ({', '.join(quote(one.column) for one in columns)}) "
+        f"INSERT INTO {quote(model._meta.db_table)} "  # noqa: S608 - names are quoted, values are parameters
+        f"({', '.join(quote(one.column) for one in columns)}) "
         f"SELECT {', '.join(['%s'] * len(columns))} FROM {quote(guard._meta.db_table)} "
         f"WHERE {' AND '.join(f'{quote(one.column)} = %s' for one in conditions)} {lock} "
-        f"{_or_ignore(connection)}"
+        f"{_unless_taken(columns[:2], connection)}"
     )
     return columns, conditions, sql
 
 
-def _or_ignore(connection: BaseDatabaseWrapper) -> str:
-    return str(connection.ops.on_conflict_suffix_sql([], OnConflict.IGNORE, [], []))
+def _unless_taken(columns: Sequence[Any], connection: BaseDatabaseWrapper) -> str:
+    """The conflict by name, where the database lets one be named."""
+    if connection.vendor == "mysql":
+        return ""
+    names = ", ".join(connection.ops.quote_name(column.column) for column in columns)
+    return f"ON CONFLICT ({names}) DO NOTHING"
 
 
 def rows_per_statement(columns: int, using: str) -> int:

@@ -39,12 +39,14 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
         rows = [[getattr(owed[one][0], name) for name in EVENT_FIELDS] for one in sorted(owed)]
         stored: dict[str, int] = {}
         for chunk in self._chunks(rows):
-            inserted = insert_new(WorkflowEventRecord, EVENT_FIELDS, chunk, self.db)
+            inserted = insert_new(
+                WorkflowEventRecord, EVENT_FIELDS, chunk, self.db, unless=("event_id",)
+            )
             stored.update((event_id, key) for key, event_id in inserted)
         # In the order in which they were published, in which a chunk delivers them.
         entries = [[stored[one], owed_to] for one, (_, owed_to) in owed.items() if one in stored]
         for chunk in self._chunks(entries):
-            insert_new(self.model, ENTRY_FIELDS, chunk, self.db)
+            insert_new(self.model, ENTRY_FIELDS, chunk, self.db, unless=("event",))
         return set(stored)
 
     def _chunks(self, rows: list[list[Any]]) -> Iterator[list[list[Any]]]:
@@ -52,14 +54,14 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
 
-    def claim_event(
-        self, event_id: str, *, lease: timedelta, by: str = ""
-    ) -> tuple[str, int] | None:
-        """Take the entry of one event that rests or waits: its token and key, if there is one."""
+    def claim_events(
+        self, event_ids: Collection[str], *, lease: timedelta, by: str = ""
+    ) -> tuple[str, list[int]]:
+        """Take the entries of these events, due or not, that no worker has: a token, their keys."""
         token = uuid4().hex
         free = (OutboxStatus.PENDING, OutboxStatus.FAILED)
-        entry = self.filter(event__event_id=event_id)
-        taken = entry.filter(status__in=free).update(
+        entries = self.filter(event__event_id__in=event_ids)
+        taken = entries.filter(status__in=free).update(
             status=OutboxStatus.CLAIMED,
             claim_token=token,
             claimed_by=by[:255],
@@ -67,7 +69,10 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
             available_at=in_(lease),
             begun=False,
         )
-        return (token, entry.values_list("pk", flat=True).get()) if taken else None
+        if not taken:
+            return token, []
+        ours = self.filter(claim_token=token, event__event_id__in=event_ids)
+        return token, list(ours.order_by("pk").values_list("pk", flat=True))
 
     def held(self, token: str) -> "OutboxQuerySet":
         return self.filter(claim_token=token, status=OutboxStatus.CLAIMED)
