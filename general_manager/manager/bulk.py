@@ -129,10 +129,9 @@ class _Changes:
         self._before = self._read(keys, lock="update")
 
     def announce(self, action: Action, values: Iterable[Mapping[str, Any]]) -> None:
-        if is_announced():
-            for wanted in values:
-                for part in self._plan.parts:
-                    announce(part.tracker.model, None, action, dict(wanted), self._using)
+        for part in self._plan.parts:
+            for wanted in values if is_announced(part.tracker.model) else ():
+                announce(part.tracker.model, None, action, dict(wanted), self._using)
 
     def report_updates(self, keys: Sequence[Any]) -> None:
         after = self._read(keys, lock=self._relock())

@@ -97,7 +97,7 @@ def before_delete(
         key = identify(instance, tracker.model)
     if not _remember(tracker, instance, origin, key, values):
         return
-    if is_announced():
+    if is_announced(tracker.model):
         announce(tracker.model, instance, "delete", {}, using)
 
 

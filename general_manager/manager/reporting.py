@@ -12,9 +12,9 @@ from general_manager.manager.stored import StoredRow
 from general_manager.manager.trackers import Part, Tracker, secrets_of
 
 
-def is_announced() -> bool:
-    """Whether anybody listens before a change."""
-    return pre_data_change.has_listeners()
+def is_announced(model: type[Model]) -> bool:
+    """Whether anybody listens before a change of *model*'s rows."""
+    return pre_data_change.has_listeners(model)
 
 
 def announce(

@@ -153,10 +153,10 @@ class _Save:
     def _begin(self) -> None:
         """Read what is there, and announce what is about to be made of it."""
         self.before = self._read_before()
-        if not is_announced():
-            return
         reported = _here.reported
         for part, row in zip(self.plan.parts, self.before, strict=True):
+            if not is_announced(part.tracker.model):
+                continue
             values = read_values(self.instance, {one.name for one in part.fields})
             action: Action = "create" if row is None else "update"
             announce(part.tracker.model, self.instance, action, values, self.using)

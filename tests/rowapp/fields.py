@@ -1,0 +1,93 @@
+"""Fields as other packages make them: vectors, secrets, values of classes of their own."""
+
+import base64
+import json
+import os
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from django.db import models
+
+
+class VectorField(models.TextField):
+    """Like pgvector's: its values are numpy arrays, whose ``==`` gives no boolean."""
+
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return None if value is None else np.array(json.loads(value))
+
+    def to_python(self, value: Any) -> Any:
+        return value
+
+    def get_prep_value(self, value: Any) -> Any:
+        return None if value is None else json.dumps(list(map(float, value)))
+
+
+class EncryptedField(models.TextField):
+    """Another text in the database at each save, and the same value in Python."""
+
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return base64.b64decode(value[8:]).decode()
+
+    def get_prep_value(self, value: Any) -> Any:
+        return os.urandom(4).hex() + base64.b64encode(value.encode()).decode()
+
+
+class Translated:
+    """A text in several languages; without ``==``, and its ``str`` is one of the languages."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = texts
+
+    def __str__(self) -> str:
+        return self.texts["en"]
+
+
+class TranslatedField(models.TextField):
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return Translated(json.loads(value))
+
+    def to_python(self, value: Any) -> Any:
+        return value
+
+    def get_prep_value(self, value: Any) -> Any:
+        return json.dumps(value.texts, sort_keys=True)
+
+
+class UnreadableField(models.TextField):
+    """Whose key is lost: what is in the database cannot be made a value."""
+
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        raise ValueError("the key is lost")
+
+
+class MadeKeyField(models.CharField):
+    """A key that the field itself makes when the row is inserted."""
+
+    def get_default(self) -> Any:
+        return None
+
+    def pre_save(self, model_instance: Any, add: bool) -> Any:
+        if add and not getattr(model_instance, self.attname):
+            setattr(model_instance, self.attname, uuid4().hex)
+        return getattr(model_instance, self.attname)
+
+
+class Label:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class OneWayKeyField(models.CharField):
+    """Gives a class of its own and does not take it back; a text it takes."""
+
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return Label(value)
+
+    def to_python(self, value: Any) -> Any:
+        return value
+
+    def get_prep_value(self, value: Any) -> Any:
+        if isinstance(value, Label):
+            raise TypeError("a Label cannot be looked up")
+        return value
