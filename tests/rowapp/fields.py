@@ -22,6 +22,12 @@ class VectorField(models.TextField):
     def get_prep_value(self, value: Any) -> Any:
         return None if value is None else json.dumps(list(map(float, value)))
 
+    def validate(self, value: Any, model_instance: Any) -> None:
+        super().validate(value.tolist(), model_instance)
+
+    def run_validators(self, value: Any) -> None:
+        super().run_validators(value.tolist())
+
 
 class EncryptedField(models.TextField):
     """Another text in the database at each save, and the same value in Python."""

@@ -94,7 +94,10 @@ kind(
     },
     new=lambda: {"row": "A", "seat": next(numbers)},
 )
-kind("FieldMadeKey", lambda: {"id": MadeKeyField(primary_key=True, max_length=40), **text()})
+kind(
+    "FieldMadeKey",
+    lambda: {"id": MadeKeyField(primary_key=True, max_length=40, blank=True), **text()},
+)
 kind(
     "VolatileKey",
     lambda: {"id": models.FloatField(primary_key=True, db_default=Random()), **text()},
@@ -168,7 +171,9 @@ def with_base_manager(manager: Any) -> Body:
 def above(prefix: str) -> dict[str, Any]:
     return {
         **text(),
-        "above": models.ForeignKey("self", models.CASCADE, null=True, related_name="below"),
+        "above": models.ForeignKey(
+            "self", models.CASCADE, null=True, blank=True, related_name="below"
+        ),
     }
 
 
