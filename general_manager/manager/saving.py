@@ -184,6 +184,8 @@ class _Save:
             return (None,) * len(parts)
         if self.outermost and self.model._meta.parents:
             take_write_lock(self.model, self.using)
+        if self._looks_first() and self._read(self.plan.columns, lock="") is None:
+            return (None,) * len(parts)
         row = self._read(self.plan.columns, lock="update") if all(there) else None
         if row is not None:
             return (row,) * len(parts)
@@ -206,6 +208,11 @@ class _Save:
     def _read(self, columns: Columns, *, lock: str) -> StoredRow | None:
         key = key_values(self.instance, columns.model)
         return None if key is None else columns.read(self.using, key, lock=lock)
+
+    def _looks_first(self) -> bool:
+        """Whether Django asks for the row before it updates, so that it need not be allowed to."""
+        is_forced = self.force_update or self.update_fields is not None
+        return self.model._meta.select_on_save and not self.model._meta.parents and not is_forced
 
     def _may_be_there(self, model: type[Model]) -> bool:
         """Whether a save may find a row of *model*: what Django asks before it tries an UPDATE."""

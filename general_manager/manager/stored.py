@@ -16,6 +16,7 @@ from django.db.models.sql import Query
 
 logger = logging.getLogger(__name__)
 _unreadable: set[tuple[str, str]] = set()
+_views: dict[tuple[str, str], bool] = {}
 
 SMALL = 2**31
 """Keys below it are in the range of every integer field."""
@@ -33,6 +34,19 @@ def lock_for_update(query: Query, using: str) -> None:
     """Lock what *query* reads as its UPDATE will, where the database can."""
     query.select_for_update = True
     query.select_for_no_key_update = connections[using].features.has_select_for_no_key_update
+
+
+def is_view(model: type[Model], using: str) -> bool:
+    """Whether *model* stands on a view: only a model that Django does not create can."""
+    if model._meta.managed:
+        return False
+    name = (using, model._meta.db_table)
+    if name not in _views:
+        connection = connections[using]
+        with connection.cursor() as cursor:
+            tables = connection.introspection.get_table_list(cursor)
+        _views[name] = any(one.name == name[1] and one.type == "v" for one in tables)
+    return _views[name]
 
 
 def key_values(instance: Model, model: type[Model]) -> dict[str, Any] | None:
@@ -104,6 +118,8 @@ class Columns:
 
     def _compile(self, using: str, condition: Q, lock: str) -> Any:
         query = self._query.chain()
+        if lock and is_view(self.model, using):
+            lock = ""  # what its triggers or rules change, they lock
         if lock == "update":
             lock_for_update(query, using)
         elif lock:

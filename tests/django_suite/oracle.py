@@ -67,7 +67,7 @@ def _row(model: Any, using: str, key: Any) -> dict[str, Any] | None:
 
     fields = model._meta.concrete_fields
     with unlogged(), transaction.atomic(using=using):
-        rows = QuerySet(model, using=using).order_by().filter(pk=key)
+        rows: Any = QuerySet(model, using=using).order_by().filter(pk=key)
         found = list(rows.values_list(*(one.attname for one in fields)))
     return dict(zip((one.name for one in fields), found[0], strict=True)) if found else None
 
@@ -130,6 +130,7 @@ def _judge_save(act: Act, before: dict[Any, Any], using: str) -> None:
     self = act.subject
     for one in _tracked(self._meta.concrete_model):
         was = before.get(one)
+        now: Any
         try:
             now = _row(one, using, getattr(self, one._meta.pk.attname))
         except Exception as error:
@@ -161,9 +162,9 @@ def _judge_row(
     for change in reported:
         _judge_key(change, now, about)
         if set(change.changes) != different:
-            fields = sorted(set(change.changes) ^ different)
+            others = sorted(set(change.changes) ^ different)
             note(
-                "oracle", what="save: other fields than those that changed", fields=fields, **about
+                "oracle", what="save: other fields than those that changed", fields=others, **about
             )
         for name, (old, new) in change.changes.items():
             if not _same(new, now[name]) or (was is not None and not _same(old, was[name])):
@@ -228,7 +229,7 @@ def _judged_deletion(delete: Any) -> Any:
     return judged
 
 
-def _judge_deletion(act: Act, model: Any, key: Any, row: dict[str, Any] | None) -> None:
+def _judge_deletion(act: Act, model: Any, key: Any, row: Any) -> None:
     names = [one.name for one in model._meta.pk_fields]
     wanted = (
         tuple(row[name] for name in names) if row else key if isinstance(key, tuple) else (key,)
@@ -249,7 +250,7 @@ def _judge_deletion(act: Act, model: Any, key: Any, row: dict[str, Any] | None) 
             there=row is not None,
             **about,
         )
-    for change in reported if row else ():
+    for change in reported if row is not None else ():
         for name, (old, _) in change.changes.items():
             if not _same(old, row[name]):
                 note(

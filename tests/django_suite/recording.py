@@ -78,7 +78,8 @@ def record_results() -> None:
         of_subtest(self, test, subtest, error)
 
     result.addSubTest = record_subtest
-    run = unittest.TestCase.run
+    case: Any = unittest.TestCase
+    run = case.run
 
     def run_named(self: unittest.TestCase, found: Any = None) -> Any:
         before, _test[0] = _test[0], self.id()
@@ -87,7 +88,7 @@ def record_results() -> None:
         finally:
             _test[0] = before
 
-    unittest.TestCase.run = run_named  # type: ignore[method-assign]
+    case.run = run_named
 
 
 def leave_counts_to_the_eye() -> None:
@@ -95,6 +96,7 @@ def leave_counts_to_the_eye() -> None:
     from django.db.backends import utils
     from django.db.backends.base import base
     from django.test import testcases
+    from django.test.utils import CaptureQueriesContext
 
     def quiet(original: Any) -> Any:
         @contextmanager
@@ -109,11 +111,13 @@ def leave_counts_to_the_eye() -> None:
 
     wrapper: Any = utils.CursorDebugWrapper
     wrapper.debug_sql = quiet(wrapper.debug_sql)
-    base.debug_transaction = quiet(base.debug_transaction)
+    module: Any = base
+    module.debug_transaction = quiet(module.debug_transaction)
 
     def leave(self: Any, kind: Any, value: Any, traceback: Any) -> None:
-        testcases.CaptureQueriesContext.__exit__(self, kind, value, traceback)
+        CaptureQueriesContext.__exit__(self, kind, value, traceback)
         if kind is None and len(self) != self.num:
             note("counts", wanted=self.num, got=len(self))
 
-    testcases._AssertNumQueriesContext.__exit__ = leave  # type: ignore[attr-defined]
+    asserting: Any = testcases._AssertNumQueriesContext
+    asserting.__exit__ = leave

@@ -29,7 +29,8 @@ def track_everything() -> None:
                 note("tracked", model=model._meta.label)
         return model
 
-    ModelBase.__new__ = make_tracked  # type: ignore[method-assign]
+    base: Any = ModelBase
+    base.__new__ = make_tracked
     leave_out_our_statements()
 
 
@@ -44,7 +45,8 @@ def leave_out_our_statements() -> None:
             found = list(read(self, *arguments, **options))
         return iter(found)
 
-    writing = saving.writing_atomic
+    module: Any = saving
+    writing = module.writing_atomic
 
     @contextmanager
     def unlogged_atomic(using: str, *, savepoint: bool = True) -> Iterator[None]:
@@ -62,7 +64,7 @@ def leave_out_our_statements() -> None:
                 block.__exit__(None, None, None)
 
     stored.Columns.read_where = read_unlogged  # type: ignore[method-assign]
-    saving.writing_atomic = unlogged_atomic
+    module.writing_atomic = unlogged_atomic
 
 
 def listen() -> None:

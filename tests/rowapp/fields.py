@@ -3,14 +3,20 @@
 import base64
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
 from django.db import models
 
+if TYPE_CHECKING:
+    _Text = models.TextField[Any, Any]
+    _Char = models.CharField[Any, Any]
+else:
+    _Text, _Char = models.TextField, models.CharField
 
-class VectorField(models.TextField):
+
+class VectorField(_Text):
     """Like pgvector's: its values are numpy arrays, whose ``==`` gives no boolean."""
 
     def from_db_value(self, value: Any, *_: Any) -> Any:
@@ -29,7 +35,7 @@ class VectorField(models.TextField):
         super().run_validators(value.tolist())
 
 
-class EncryptedField(models.TextField):
+class EncryptedField(_Text):
     """Another text in the database at each save, and the same value in Python."""
 
     def from_db_value(self, value: Any, *_: Any) -> Any:
@@ -49,7 +55,7 @@ class Translated:
         return self.texts["en"]
 
 
-class TranslatedField(models.TextField):
+class TranslatedField(_Text):
     def from_db_value(self, value: Any, *_: Any) -> Any:
         return Translated(json.loads(value))
 
@@ -60,14 +66,14 @@ class TranslatedField(models.TextField):
         return json.dumps(value.texts, sort_keys=True)
 
 
-class UnreadableField(models.TextField):
+class UnreadableField(_Text):
     """Whose key is lost: what is in the database cannot be made a value."""
 
     def from_db_value(self, value: Any, *_: Any) -> Any:
         raise ValueError("the key is lost")
 
 
-class MadeKeyField(models.CharField):
+class MadeKeyField(_Char):
     """A key that the field itself makes when the row is inserted."""
 
     def get_default(self) -> Any:
@@ -84,7 +90,7 @@ class Label:
         self.text = text
 
 
-class OneWayKeyField(models.CharField):
+class OneWayKeyField(_Char):
     """Gives a class of its own and does not take it back; a text it takes."""
 
     def from_db_value(self, value: Any, *_: Any) -> Any:

@@ -148,17 +148,17 @@ kind("Ours", lambda: {
 # Managers
 
 
-class Hiding(models.Manager):
+class Hiding(models.Manager[Any]):
     def get_queryset(self) -> Any:
         return super().get_queryset().filter(name="a")
 
 
-class Deferring(models.Manager):
+class Deferring(models.Manager[Any]):
     def get_queryset(self) -> Any:
         return super().get_queryset().defer("name")
 
 
-class Annotating(models.Manager):
+class Annotating(models.Manager[Any]):
     def get_queryset(self) -> Any:
         rows = super().get_queryset().select_related("above")
         return rows.annotate(below_count=models.Count("below")).order_by("above__name")

@@ -39,7 +39,7 @@ def attempt(act: Any) -> Any:
         return type(error)
 
 
-def live(model: Any, kind: Kind) -> list[tuple[Any, Any]]:
+def live(model: Any, kind: Kind) -> list[tuple[Any, ...]]:
     """What each act gives, and the state of the instance and of the table after it."""
     instance = model(**kind.new())
     seen = []

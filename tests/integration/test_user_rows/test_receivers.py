@@ -205,7 +205,7 @@ def test_a_failed_deletion_can_be_tried_again_and_is_reported_once():
 
 
 def test_what_a_receiver_saves_during_a_managers_change_is_part_of_that_change():
-    model = InvoiceDesk.get_model()
+    model: Any = InvoiceDesk.get_model()
 
     def correct(instance, **_):
         if instance.status != "booked":
@@ -220,7 +220,7 @@ def test_what_a_receiver_saves_during_a_managers_change_is_part_of_that_change()
 
 
 def test_what_a_receiver_deletes_during_a_managers_change_is_a_deletion():
-    model = InvoiceDesk.get_model()
+    model: Any = InvoiceDesk.get_model()
     desk = InvoiceDesk.create(number="1")
 
     def drop(instance, **_):
