@@ -78,7 +78,9 @@ def _same(one: Any, other: Any) -> bool:
             return True
     except Exception:
         return repr(one) == repr(other)
-    return repr(one) == repr(other)
+    if repr(one) == repr(other):
+        return True  # a NaN, or a class that says all in its repr
+    return type(one) is type(other) and getattr(one, "__dict__", 0) == getattr(other, "__dict__", 1)
 
 
 def _judged_save(save_base: Any) -> Any:

@@ -269,22 +269,14 @@ KINDS["UntrackedChild"] = Kind(
     "UntrackedChild", PlainChild, UntrackedChild, dict, lambda: {"name": "b"}, ["TrackedParent"],
     ["TrackedParent"],
 )  # fmt: skip
-# Of another app, because Django looks for the permissions of proxies of apps without migrations
-# in every database, also where there are none.
-ProxyOfTracked = model(
-    "ProxyOfTracked", {}, KINDS["AutoKey"].tracked, proxy=True, app_label="testapp"
-)
-ProxyOfPlain = model("ProxyOfPlain", {}, KINDS["AutoKey"].plain, proxy=True, app_label="testapp")
+ProxyOfTracked = model("ProxyOfTracked", {}, KINDS["AutoKey"].tracked, proxy=True)
+ProxyOfPlain = model("ProxyOfPlain", {}, KINDS["AutoKey"].plain, proxy=True)
 KINDS["Proxy"] = Kind(
     "Proxy", ProxyOfPlain, ProxyOfTracked, dict, lambda: {"name": "b"}, ["TrackedAutoKey"],
     ["TrackedAutoKey"],
 )  # fmt: skip
-ProxyOfChild = model(
-    "ProxyOfChild", {}, KINDS["ChildOfTracked"].tracked, proxy=True, app_label="testapp"
-)
-PlainProxyOfChild = model(
-    "PlainProxyOfChild", {}, KINDS["ChildOfTracked"].plain, proxy=True, app_label="testapp"
-)
+ProxyOfChild = model("ProxyOfChild", {}, KINDS["ChildOfTracked"].tracked, proxy=True)
+PlainProxyOfChild = model("PlainProxyOfChild", {}, KINDS["ChildOfTracked"].plain, proxy=True)
 KINDS["ProxyOfChild"] = Kind(
     "ProxyOfChild", PlainProxyOfChild, ProxyOfChild, dict, lambda: {"load": 2},
     ["TrackedParent", "TrackedChildOfTracked"], ["TrackedChildOfTracked"],
