@@ -1,6 +1,7 @@
 """The two signals around a change of a tracked model's row."""
 
 from collections.abc import Callable, Mapping
+from threading import local
 from typing import Any
 
 from django.db.models import Model
@@ -10,6 +11,19 @@ from general_manager.manager.same_row import changed_values, identity, written_v
 from general_manager.manager.signals import post_data_change, pre_data_change
 from general_manager.manager.stored import StoredRow
 from general_manager.manager.trackers import Part, Tracker, secrets_of
+
+
+class _Here(local):
+    def __init__(self) -> None:
+        self.reported = 0
+
+
+_here = _Here()
+
+
+def reported_so_far() -> int:
+    """How many changes of tracked rows this thread has reported."""
+    return _here.reported
 
 
 def is_announced(model: type[Model]) -> bool:
@@ -39,6 +53,7 @@ def report(
     **about: Any,
 ) -> None:
     """Send what became of a tracked row; *about* has its ``instance`` and ``using``."""
+    _here.reported += 1
     change = DataChange(
         action,
         tracker.name,
@@ -87,8 +102,8 @@ def report_row(
     after: StoredRow | None,
     using: str,
     **more: Any,
-) -> bool:
-    """Report what became of a row, if its own columns changed; whether it was reported.
+) -> None:
+    """Report what became of a row, if its own columns changed.
 
     Without *before* it is new; without *after* it is out of the writer's sight, and the instance
     says what was written.
@@ -97,12 +112,11 @@ def report_row(
     if before is not None:
         changes = changed_values(part.fields, before, after, instance)
         if not any(one.name in changes for one in part.own):
-            return False
+            return
     else:
         changes = created(written_values(part.fields, after, instance))
     key = identity(part.key, after or before, instance)
     report(part.tracker, action, key, changes, instance=instance, using=using, **more)
-    return True
 
 
 class Batch:

@@ -16,7 +16,7 @@ from django.db.models import Model
 from general_manager.atomic import writing_atomic
 from general_manager.manager.change import Action, read_values
 from general_manager.manager.elsewhere import is_reported_elsewhere
-from general_manager.manager.reporting import announce, is_announced, report_row
+from general_manager.manager.reporting import announce, is_announced, report_row, reported_so_far
 from general_manager.manager.stored import Columns, StoredRow, key_values
 from general_manager.manager.trackers import NOTHING, Plan, plan_for
 
@@ -26,7 +26,6 @@ SaveTable = Callable[..., Any]
 class _Here(local):
     def __init__(self) -> None:
         self.saves: list[_Save] = []
-        self.reported = 0
 
 
 _here = _Here()
@@ -153,14 +152,14 @@ class _Save:
     def _begin(self) -> None:
         """Read what is there, and announce what is about to be made of it."""
         self.before = self._read_before()
-        reported = _here.reported
+        reported = reported_so_far()
         for part, row in zip(self.plan.parts, self.before, strict=True):
             if not is_announced(part.tracker.model):
                 continue
             values = read_values(self.instance, {one.name for one in part.fields})
             action: Action = "create" if row is None else "update"
             announce(part.tracker.model, self.instance, action, values, self.using)
-        if reported != _here.reported:  # a receiver saved something: perhaps this row
+        if reported != reported_so_far():  # by a receiver's doing: perhaps of this row
             self.before = self._read_before()
 
     def _finish(self) -> None:
@@ -172,7 +171,7 @@ class _Save:
         try:
             for place, part in enumerate(self.plan.parts):
                 rows = self.before[place], after[place]
-                _here.reported += report_row(part, self.instance, *rows, self.using)
+                report_row(part, self.instance, *rows, self.using)
         except BaseException:
             state.adding, state.db = kept
             raise

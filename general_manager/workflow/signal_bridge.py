@@ -112,11 +112,11 @@ def event_of(change: DataChange) -> WorkflowEvent:
         value = getattr(change, name)
         if value is not None:
             metadata[name] = _encode_or_text(value, f"metadata.{name}")
-    keys = change.identification.items()
     about: dict[str, Any] = {
         "manager": change.manager,
         "identification": {
-            name: _encode_or_text(value, f"payload.identification.{name}") for name, value in keys
+            name: _encode_both(change, name, None, value, f"payload.identification.{name}")[1]
+            for name, value in change.identification.items()
         },
         "source": SOURCE,
         "metadata": metadata,
@@ -183,7 +183,7 @@ def _encode_both(change: DataChange, name: str, old: Any, new: Any, root: str) -
 
 def _field_of(change: DataChange, name: str) -> "Field[Any, Any] | None":
     for one in change.model._meta.concrete_fields if change.model is not None else ():
-        if one.name == name:
+        if name in {one.name, one.attname}:
             return one
     return None
 

@@ -38,12 +38,16 @@ def leave_out_our_statements() -> None:
     """What we read, and the transaction of a save, is not logged; that of the tests is."""
     from general_manager.manager import saving, stored
 
-    read: Any = stored.Columns.read_where
+    columns: Any = stored.Columns
+    read_one, read_many = columns.read, columns.read_where
 
-    def read_unlogged(self: Any, *arguments: Any, **options: Any) -> Any:
+    def read(self: Any, *arguments: Any, **options: Any) -> Any:
         with unlogged():
-            found = list(read(self, *arguments, **options))
-        return iter(found)
+            return read_one(self, *arguments, **options)
+
+    def read_where(self: Any, *arguments: Any, **options: Any) -> Any:
+        with unlogged():
+            return iter(list(read_many(self, *arguments, **options)))
 
     module: Any = saving
     writing = module.writing_atomic
@@ -63,7 +67,7 @@ def leave_out_our_statements() -> None:
             with unlogged():
                 block.__exit__(None, None, None)
 
-    stored.Columns.read_where = read_unlogged  # type: ignore[method-assign]
+    columns.read, columns.read_where = read, read_where
     module.writing_atomic = unlogged_atomic
 
 

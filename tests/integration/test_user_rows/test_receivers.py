@@ -231,3 +231,19 @@ def test_what_a_receiver_deletes_during_a_managers_change_is_a_deletion():
         InvoiceDesk.create(number="2")  # was there for nobody to see
     assert brief(changes) == [("delete", "InvoiceDesk")]
     assert changes[0].old_values["status"] == "open"
+
+
+def test_a_row_that_a_receiver_of_ours_deletes_before_the_save_is_created_anew():
+    row = Uuid.objects.create(name="old")
+
+    def drop(action, **_):
+        if action == "update":
+            Uuid.objects.filter(pk=row.pk).delete()
+
+    with reported() as changes, receiving(pre_data_change, drop, Uuid):
+        row.name = "new"
+        row.save()
+    assert [(one.action, dict(one.changes)) for one in changes] == [
+        ("delete", {"name": ("old", None)}),
+        ("create", {"name": (None, "new")}),
+    ]
