@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 ENVIRONMENTS = os.path.join(ROOT, ".environments")
 LEAST = (3, 11)
 INTERRUPTED = 130
-USAGE = """usage: python3 run.py demo [--production | --servers] [--no-serve] [--port PORT]
+USAGE = """usage: python3 run.py demo [--in-process | --production | --servers] [--no-serve] [--port PORT]
        python3 run.py tests [-e ENVIRONMENT,...] [-- PYTEST ARGUMENTS]"""
 
 

@@ -14,6 +14,8 @@ if __name__ == "__main__":
     # The demo's: settings are read before its options are.
     if {"--production", "--servers"} & set(sys.argv):
         os.environ["EXAMPLE_MODE"] = "production"
+    elif "--in-process" in sys.argv:
+        os.environ["EXAMPLE_MODE"] = "in-process"
     if "--servers" in sys.argv:
         folder = f"company_{uuid4().hex[:12]}"  # short: a socket's path has no room for more
         os.environ["EXAMPLE_SERVERS"] = str(Path(tempfile.gettempdir()) / folder)

@@ -81,6 +81,7 @@ def _mariadb(alias: str) -> dict[str, object]:
         "HOST": os.environ.get("TEST_MARIADB_HOST", "127.0.0.1"),
         "USER": os.environ.get("TEST_MARIADB_USER", "root"),
         "PASSWORD": os.environ.get("TEST_MARIADB_PASSWORD", ""),
+        "OPTIONS": {"connect_timeout": 10, "read_timeout": 600, "write_timeout": 600},
         "TEST": {"NAME": f"test_general_manager_{os.getpid()}_{alias}", "CHARSET": "utf8mb4"},
     }
 

@@ -15,11 +15,13 @@ GENERAL_MANAGER = {
     "WORKFLOW_SIGNAL_BRIDGE": True,
 }
 
-if os.environ.get("EXAMPLE_MODE") == "production":
-    # Events and executions in the database, handlers in Celery's workers. The times are short,
-    # so that the demo has something to show; leave them out in a project of your own.
+if os.environ.get("EXAMPLE_MODE") in ("production", "in-process"):
+    # Events and executions in the database, handlers in Celery's workers, or without
+    # WORKFLOW_ASYNC in the process that publishes. The times are short, so that the demo has
+    # something to show; leave them out in a project of your own.
     GENERAL_MANAGER = {
         "WORKFLOW_MODE": "production",
+        "WORKFLOW_ASYNC": os.environ["EXAMPLE_MODE"] == "production",
         "WORKFLOW_SIGNAL_BRIDGE": True,
         "WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS": 1,
         "WORKFLOW_BEAT_MAX_JITTER_SECONDS": 0,

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from django.apps import apps
 from django.core.checks import CheckMessage, Error
@@ -15,6 +15,17 @@ from general_manager.conf import find_problems
 from general_manager.workflow.databases import aliases
 from general_manager.workflow.models import WorkflowHeartbeat
 from general_manager.workflow.sweep import keeps_rows_here
+
+TIMEOUTS: Final[dict[str, dict[str, object]]] = {
+    "postgresql": {
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "tcp_user_timeout": 60_000,
+        "options": "-c statement_timeout=600000",
+    },
+    "mysql": {"connect_timeout": 10, "read_timeout": 600, "write_timeout": 600},
+}
+"""Options of the drivers that bound a wait, with values to begin with."""
 
 
 def check_tables(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
@@ -115,6 +126,28 @@ def check_sqlite() -> list[CheckMessage]:
                     "transactions: workers will meet 'database is locked'.",
                     'Set OPTIONS = {"timeout": 20, "transaction_mode": "IMMEDIATE", '
                     '"init_command": "PRAGMA journal_mode=WAL;"}.',
+                )
+            )
+    return messages
+
+
+def check_timeouts() -> list[CheckMessage]:
+    """W017: a server that stops answering does not hold a worker for good."""
+    messages = []
+    for alias in aliases():
+        settings = connections[alias].settings_dict
+        if not settings.get("HOST") or str(settings["HOST"]).startswith("/"):
+            continue  # nothing lies in between
+        wanted = TIMEOUTS.get(connections[alias].vendor, {})
+        missing = [name for name in wanted if name not in settings.get("OPTIONS", {})]
+        if missing:
+            example = ", ".join(f'"{name}": {wanted[name]!r}' for name in missing)
+            messages.append(
+                warning(
+                    "W017",
+                    f"DATABASES[{alias!r}] has no {' and no '.join(missing)}: a server that takes "
+                    "what it is sent and never answers would hold a worker for good.",
+                    f"Add to its OPTIONS, with times that suit your longest statements: {example}.",
                 )
             )
     return messages

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.servers import start_broker
+from tests.servers import start_broker, wait_until
 from tests.sites import TAGS, Site
 
 
@@ -32,6 +32,54 @@ def test_the_tutorials_story_runs_through_workers(site):
         "'workflow_id', 'state', 'output_data__to')))",
         "[('project_status_email', 'completed', 'ops@example.test')]",
     )
+
+
+def test_the_tutorials_other_blocks_run_through_workers_and_beat(site):
+    site.worker()
+    site.beat()
+    site.web(
+        "from tests.acceptance import tutorial_blocks as blocks\n"
+        "from tests.testapp.models import Project\n"
+        "from general_manager.workflow import *\n"
+        "project = Project.create(name='Apollo')\n"
+        "event = blocks.publish_explicitly(project)\n"
+        "get_event_registry().publish(event)\n"
+        "get_event_registry().publish(WorkflowEvent('1', 'a.b', {}, event_name='project_failing'))"
+    )
+    site.until(
+        "repr(list(WorkflowExecutionRecord.objects.values_list('workflow_id', 'state')))",
+        "[('project_status_email', 'completed')]",
+    )
+    site.until(TAGS, ["1: no workflow today"])
+    assert len((site.folder / "marks" / "attempts").read_text()) == 3 * 3
+
+
+def test_a1_without_workers_a_web_server_does_all_of_it_and_what_comes_due_later(site):
+    """Production with WORKFLOW_ASYNC off: one process, and a broker that nobody can reach."""
+    site.broker.stop()
+    site.environment["TEST_IN_PROCESS"] = "yes"
+    web = site.server()
+    web.post("/projects", name="Apollo")
+    web.post("/failing", id="1")
+    site.until(
+        "repr(list(WorkflowExecutionRecord.objects.values_list('workflow_id', 'state')))",
+        "[('project_status_email', 'completed')]",
+    )
+    site.until(TAGS, ["1: no workflow today"])
+    assert len((site.folder / "marks" / "attempts").read_text()) == 3 * 3
+    assert "Beat" not in site.logs()
+
+
+def test_a6_in_local_mode_a_web_server_does_what_comes_due_later(site):
+    site.broker.stop()
+    site.environment["TEST_LOCAL"] = "yes"
+    web = site.server()
+    web.post("/projects", name="Apollo")
+    started = web.post("/stumbling")
+    wait_until(
+        lambda: web.post("/remembered", id=started["id"])["state"] == "completed", site.logs()
+    )
+    assert "a restart forgets it" in site.logs()
 
 
 def test_e2_e3_a_broker_that_is_down_fails_no_request_and_beat_delivers_later(site):

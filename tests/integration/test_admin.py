@@ -480,7 +480,7 @@ def test_unknown_ids_are_not_found(boss):
 
 def test_a7_in_local_mode_the_overview_shows_what_this_process_remembers(engine, boss):
     engine.start(WorkflowDefinition("greet", handler=lambda data: None))
-    engine.start(WorkflowDefinition("<b>report</b>", handler=lambda data: 1 / 0))
+    engine.start(WorkflowDefinition("<b>report</b>", handler=lambda data: {"n": 1 / 0}))
     page = text_of(boss.get(page_of("overview")))
     assert "WORKFLOW_ASYNC = False" in page
     assert "Nothing has happened yet" not in page

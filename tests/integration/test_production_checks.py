@@ -9,6 +9,7 @@ from django.template import engines
 from django.test import override_settings
 
 from general_manager.checks import check_admin, check_backends, check_tables, check_workers
+from general_manager.checks.database import check_timeouts
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow import beat
 from general_manager.workflow.dispatch import DELIVER, DRAIN, RUN, TICK
@@ -225,6 +226,33 @@ def test_an_admin_that_does_not_know_the_request_is_named(monkeypatch):
     (engine,) = engines.all()
     monkeypatch.setattr(engine.engine, "context_processors", [])  # type: ignore[attr-defined]
     assert ids(check_admin) == ["W012"]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "host", "options", "missing"),
+    [
+        ("postgresql", "db.internal", {}, "no connect_timeout and no keepalives_idle"),
+        ("postgresql", "/run/postgresql", {}, None),
+        ("postgresql", "", {}, None),
+        ("postgresql", "db", {"connect_timeout": 1, "keepalives_idle": 1, "options": ""},
+         "no tcp_user_timeout"),
+        ("mysql", "db", {"connect_timeout": 1}, "no read_timeout and no write_timeout"),
+        ("mysql", "db", dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), 1),
+         None),
+        ("sqlite", "db", {}, None),
+    ],
+)  # fmt: skip
+def test_i14_a_connection_that_could_wait_for_good_is_named(
+    monkeypatch, vendor, host, options, missing
+):
+    connection = connections["default"]
+    monkeypatch.setattr(connection, "vendor", vendor)
+    monkeypatch.setitem(connection.settings_dict, "HOST", host)
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+    monkeypatch.setattr("general_manager.checks.database.aliases", lambda: ["default"])
+    messages = check_timeouts()
+    assert [message.id for message in messages] == ["general_manager.W017"] * bool(missing)
+    assert missing is None or missing in messages[0].msg
 
 
 def test_without_the_admin_nobody_asks_for_the_request():

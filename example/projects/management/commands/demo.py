@@ -18,7 +18,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
 from general_manager.conf import get_workflow_settings
-from general_manager.workflow import WorkflowEvent, get_event_registry
+from general_manager.workflow import WorkflowEvent, get_event_registry, timer
 from projects.executions import all_executions
 from projects.models import DeadLetter, Project
 from projects.narrator import Narrator, RowNarrator
@@ -39,6 +39,11 @@ class Command(BaseCommand):
             "--production",
             action="store_true",
             help="store events and executions, and run them in a worker with Beat",
+        )
+        parser.add_argument(
+            "--in-process",
+            action="store_true",
+            help="store events and executions, and run them in this process without a broker",
         )
         parser.add_argument(
             "--servers",
@@ -62,8 +67,10 @@ class Command(BaseCommand):
         if will_serve and not is_free(port):
             raise CommandError(f"Port {port} is in use: choose another with --port.")
         mode = get_workflow_settings().mode
+        has_workers = get_workflow_settings().run_async
+        where = " in one process" if mode == "production" and not has_workers else ""
         self.say(
-            f"general_manager demo: {mode} mode, Django {django.get_version()}, "
+            f"general_manager demo: {mode} mode{where}, Django {django.get_version()}, "
             f"Python {platform.python_version()}"
         )
         if settings.SERVERS_DIR:
@@ -73,10 +80,15 @@ class Command(BaseCommand):
         self.prepare()
         self.rows = RowNarrator(self.say)
         self.actor: Actor = Here()
-        if mode == "production":
+        if has_workers:
             serving = port if will_serve else free_port()
             web = stack.enter_context(web_worker_and_beat(serving, self.say))
             self.actor = Visitor(serving, self.say)
+            self.rows.tell_news()
+            self.tell()
+        elif mode == "production":
+            timer.start()  # a web server has it by itself; this command lives as long as one
+            stack.callback(timer.stop)
             self.rows.tell_news()
             self.tell()
         else:
@@ -87,7 +99,7 @@ class Command(BaseCommand):
         self.say(f"\nThe {kept} and the mails are in {shown(Path(settings.VAR_DIR))}.")
         if will_serve:
             self.say_where(port)
-            if mode == "production":
+            if has_workers:
                 with suppress(KeyboardInterrupt):
                     web.wait()
             else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from general_manager.workflow import (
+    Retry,
     WorkflowDefinition,
     WorkflowEvent,
     get_event_registry,
@@ -14,6 +15,7 @@ from general_manager.workflow import (
     step,
     wait_for,
 )
+from tests.acceptance import tutorial_blocks
 from tests.testapp.models import Tag
 
 
@@ -36,18 +38,6 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def project_status_workflow_handler(input_data: dict[str, Any]) -> dict[str, Any]:
-    return {"sent": True, "to": "ops@example.test"}
-
-
-def start_project_status_workflow(event: WorkflowEvent) -> None:
-    get_workflow_engine().start(
-        WorkflowDefinition("project_status_email", handler=project_status_workflow_handler),
-        input_data={"project_id": event.payload["identification"]["id"]},
-        correlation_id=event.event_id,
-    )
-
-
 def start_budget_approval(event: WorkflowEvent) -> None:
     get_workflow_engine().start(BUDGET_APPROVAL, event.payload, correlation_id=event.event_id)
 
@@ -56,6 +46,16 @@ def budget_approval(input_data: dict[str, Any]) -> dict[str, Any]:
     answer = wait_for("approval")
     step("raise the budget", tag, f"{input_data['name']} +{input_data['amount']}")
     return {"approved": answer["approved"]}
+
+
+def fail_and_count(event: WorkflowEvent) -> None:
+    with (Path(os.environ["TEST_MARKS"]) / "attempts").open("a") as attempts:
+        attempts.write("x")
+    raise RuntimeError("no workflow today")
+
+
+def remember_the_dead(event: WorkflowEvent, error: Exception) -> None:
+    Tag.objects.create(name=f"{event.event_id}: {error}")
 
 
 def write(event: WorkflowEvent) -> None:
@@ -118,20 +118,25 @@ def tag(name: str) -> None:
         die()
 
 
+def stumble_once(input_data: dict[str, Any]) -> None:
+    if once("stumbled"):
+        raise ConnectionError("not now")
+
+
+STUMBLING = WorkflowDefinition("stumbling", handler=stumble_once, retry=Retry(base=0.5))
 BUDGET_APPROVAL = WorkflowDefinition("budget_approval", handler=budget_approval)
 HELD_IN_A_STEP = WorkflowDefinition("held_in_a_step", handler=held_in_a_step)
 HELD_BETWEEN_STEPS = WorkflowDefinition("held_between_steps", handler=held_between_steps)
 TEN_STEPS = WorkflowDefinition("ten_steps", handler=ten_steps)
 
 registry = get_event_registry()
+tutorial_blocks.register_the_trigger(registry)
+registry.register("project_status_changed", handler=tutorial_blocks.start_project_status_workflow)
 registry.register(
-    "manager_updated",
-    handler=start_project_status_workflow,
-    when=lambda event: (
-        event.payload.get("manager") == "Project"
-        and event.payload.get("changes", {}).get("status", {}).get("new") == "active"
-    ),
-    registration_id="project_status_email",
+    "project_failing",
+    handler=fail_and_count,
+    retries=2,
+    dead_letter_handler=remember_the_dead,
 )
 registry.register("budget_requested", handler=start_budget_approval)
 registry.register("write_and_be_held_once", handler=write_and_be_held_once)
