@@ -12,6 +12,7 @@ from time import process_time
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
+os.environ.setdefault("BENCH_BROKER", "memory://")
 if "--sqlite" in sys.argv:
     from django.conf import settings  # noqa: TID251 - a project's own
 
@@ -32,6 +33,7 @@ from django.core.management import call_command
 from django.db import connection, models, transaction
 from django.test import override_settings
 
+from benchmarks.celery import app
 from benchmarks.measuring import show, statements
 from general_manager import PublishingQuerySet, track_changes
 from general_manager.workflow import configure_event_registry
@@ -111,6 +113,7 @@ def bulk() -> None:
 
 
 def main() -> None:
+    app.set_current()  # as a project has one, so that nudges are sent
     call_command("migrate", verbosity=0)
     with connection.schema_editor() as editor:
         for model in MODELS:

@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import numpy as np
 from django.db import models
 
 if TYPE_CHECKING:
@@ -16,23 +15,42 @@ else:
     _Text, _Char = models.TextField, models.CharField
 
 
+class Undecided:
+    """What comparing arrays gives: as many answers as there are numbers."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("The truth value of an array with more than one element is ambiguous")
+
+
+class Vector:
+    """Compares like a numpy array."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = list(values)
+
+    def __eq__(self, other: object) -> Any:
+        return Undecided()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class VectorField(_Text):
-    """Like pgvector's: its values are numpy arrays, whose ``==`` gives no boolean."""
+    """Like pgvector's: its values are arrays, whose ``==`` gives no boolean."""
 
     def from_db_value(self, value: Any, *_: Any) -> Any:
-        return None if value is None else np.array(json.loads(value))
+        return None if value is None else Vector(json.loads(value))
 
     def to_python(self, value: Any) -> Any:
         return value
 
     def get_prep_value(self, value: Any) -> Any:
-        return None if value is None else json.dumps(list(map(float, value)))
+        return None if value is None else json.dumps([float(one) for one in value.values])
 
     def validate(self, value: Any, model_instance: Any) -> None:
-        super().validate(value.tolist(), model_instance)
+        super().validate(value.values, model_instance)
 
     def run_validators(self, value: Any) -> None:
-        super().run_validators(value.tolist())
+        super().run_validators(value.values)
 
 
 class EncryptedField(_Text):

@@ -8,7 +8,6 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 from django.db import connection, models, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Random
@@ -21,6 +20,7 @@ from tests.rowapp.fields import (
     Translated,
     TranslatedField,
     UnreadableField,
+    Vector,
     VectorField,
 )
 
@@ -120,8 +120,8 @@ kind("Json", lambda: {"data": models.JSONField(default=dict)},
 kind("Binary", lambda: {"data": models.BinaryField()},
      new=lambda: {"data": b"\x00\xff"}, change=lambda: {"data": b"\x01"})  # fmt: skip
 kind("Vector", lambda: {"data": VectorField(), **text()},
-     new=lambda: {"data": np.array([1.0, 2.0])},
-     change=lambda: {"data": np.array([1.0, 3.0]), "name": "b"})  # fmt: skip
+     new=lambda: {"data": Vector([1.0, 2.0])},
+     change=lambda: {"data": Vector([1.0, 3.0]), "name": "b"})  # fmt: skip
 kind("Encrypted", lambda: {"data": EncryptedField(), **text()}, new=lambda: {"data": "seed"})
 kind("Translated", lambda: {"title": TranslatedField()},
      new=lambda: {"title": Translated({"en": "Bill", "de": "Rechnung"})},
@@ -180,6 +180,8 @@ def above(prefix: str) -> dict[str, Any]:
 kind("Hidden", with_base_manager(Hiding), meta=lambda _: {"base_manager_name": "rows"})
 kind("Deferred", with_base_manager(Deferring), meta=lambda _: {"base_manager_name": "rows"})
 kind("Ordered", lambda: above(""), meta=lambda _: {"ordering": ["above__name", "-name"]})
+kind("Annotated", lambda: {**above(""), "rows": Annotating(), "objects": models.Manager()},
+     meta=lambda _: {"base_manager_name": "rows"})  # fmt: skip
 kind("SelectOnSave", text, meta=lambda _: {"select_on_save": True})
 kind("Checked", text, meta=lambda prefix: {
     "constraints": [models.CheckConstraint(condition=~Q(name="c"), name=f"{prefix.lower()}_not_c")]

@@ -8,6 +8,13 @@ from django.db import connections
 
 from general_manager.manager import DataChange
 from general_manager.manager.signals import post_data_change
+from general_manager.manager.trackers import (
+    Tracker,
+    add_tracker,
+    plan_for,
+    trackers,
+    trackers_of,
+)
 
 
 @contextmanager
@@ -23,6 +30,15 @@ def reported() -> Iterator[list[DataChange]]:
         yield changes
     finally:
         post_data_change.disconnect(hear)
+
+
+def restore(known: dict[Any, Tracker]) -> None:
+    """Have just these classes tracked, and as they were."""
+    trackers.clear()
+    for one in known.values():
+        add_tracker(one)
+    plan_for.cache_clear()
+    trackers_of.cache_clear()
 
 
 def brief(changes: list[DataChange]) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 import base64
 import logging
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 from django.contrib.auth.models import Group, User
@@ -17,7 +17,7 @@ from general_manager.manager.trackers import Tracker, add_tracker, trackers
 from general_manager.workflow.signal_bridge import event_of
 from tests.rowapp.fields import Translated
 from tests.rowapp.models import KINDS, model, text
-from tests.rowapp.reported import reported
+from tests.rowapp.reported import reported, restore
 
 pytestmark = pytest.mark.django_db(databases=["default", "archive"])
 
@@ -118,8 +118,7 @@ def test_models_of_one_name_in_two_apps_are_told_apart():
         assert trackers[lines[1]].name == "OrderLine"
         assert check_names() == []
     finally:
-        trackers.clear()
-        trackers.update(known)
+        restore(known)
 
 
 def test_a_name_of_its_own_is_what_events_call_the_model():
@@ -150,10 +149,7 @@ def test_excluded_fields_and_passwords_are_neither_read_nor_reported():
         add_tracker(Tracker(User, frozenset({"password"}), frozenset(), "User"))
         assert {one.name for one in trackers[User].fields} == {"password"}
     finally:
-        trackers.clear()
-        trackers.update(known)
-        for one in known.values():
-            add_tracker(one)
+        restore(known)
 
 
 def test_a_field_that_a_parent_excludes_is_not_reported_by_its_child():
@@ -177,11 +173,11 @@ def test_the_decorator_takes_options_and_keeps_the_class():
                 class Meta:
                     app_label = "testapp"
 
+            assert_type(track_changes(Group), type[Group])
             assert Decorated.__name__ == "Decorated"
             assert trackers[Decorated].name == "Shown"
         finally:
-            trackers.clear()
-            trackers.update(known)
+            restore(known)
 
 
 def test_the_table_of_a_many_to_many_field_is_refused_in_words():
