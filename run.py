@@ -5,21 +5,32 @@ Needs Python 3.11 or newer and a package index, nothing else. Everything is inst
 `.environments/` in this folder; delete that folder to start over.
 """
 
+import collections
 import glob
 import hashlib
 import json
 import os
+import queue
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 ENVIRONMENTS = os.path.join(ROOT, ".environments")
 LEAST = (3, 11)
 INTERRUPTED = 130
-USAGE = """usage: python3 run.py demo [--in-process | --production | --servers] [--no-serve] [--port PORT]
-       python3 run.py tests [-e ENVIRONMENT,...] [-- PYTEST ARGUMENTS]"""
+LOGS = os.path.join(ENVIRONMENTS, "logs")
+"""What each environment of `tests` printed last, a file each."""
+ALONE = ("bench",)
+"""Environments that measure: nothing else runs beside them, and their output is shown."""
+SILENCE = 60
+"""Seconds without a line after which the environments that still run are named."""
+USAGE = """usage: python3 run.py demo [--in-process | --production | --servers]
+                          [--no-serve] [--port PORT]
+       python3 run.py tests [-e ENVIRONMENT,...] [-p PARALLEL] [-- PYTEST ARGUMENTS]"""
 
 
 def main(arguments):
@@ -49,21 +60,214 @@ def demo(arguments):
 
 
 def tests(arguments):
-    python = environment("tests", ["tox>=4.20"])
-    results = os.path.join(ENVIRONMENTS, "results.json")
-    for old in [results, *glob.glob(os.path.join(".tox", "*", "tests.json"))]:
-        if os.path.exists(old):
-            os.remove(old)
-    command = [python, "-m", "tox", "run-parallel", "--parallel", "auto"]
-    command += ["--parallel-no-spinner", "--result-json", results]
-    command += ["--discover", *interpreters()]
-    listed = [] if "-e" in arguments else listed_environments(python)
-    chosen = ["-e", ",".join(listed)] if listed else []
+    try:
+        chosen, parallel, options = parse_tests(arguments)
+    except ValueError as error:
+        print("%s\n%s" % (error, USAGE), file=sys.stderr)
+        return 2
+    constraints = ["--constraint", os.path.join("requirements", "ci.txt")]
+    python = environment("tests", [*constraints, *dependency_group("tox")])
+    for old in glob.glob(os.path.join(".tox", "*", "tests.json")):
+        os.remove(old)
+    shutil.rmtree(LOGS, ignore_errors=True)
+    os.makedirs(LOGS)
+    listed = [] if chosen else listed_environments(python)
+    tox = [python, "-m", "tox", "run", "--discover", *interpreters()]
+    scheduler = Scheduler(tox, ["--installpkg", wheel(python), *options], parallel)
     started = time.monotonic()
-    status = call([*command, *chosen, *arguments], stdin=subprocess.DEVNULL)
-    if status == INTERRUPTED:
-        return status
-    return summarise(results, status, time.monotonic() - started, listed)
+    statuses = scheduler.run(chosen or listed)
+    if scheduler.is_stopped:
+        return fail("Interrupted.") and INTERRUPTED
+    return summarise(statuses, time.monotonic() - started, listed)
+
+
+def parse_tests(arguments):
+    """The environments that were named, how many may run at once, and what is tox's."""
+    chosen, parallel, options = [], os.cpu_count() or 1, []
+    left = collections.deque(arguments)
+    while left and left[0] != "--":
+        name, is_joined, value = left.popleft().partition("=")
+        if name not in ("-e", "-p", "--parallel"):
+            options.append(name + is_joined + value)
+            continue
+        if not is_joined and not left:
+            raise ValueError("%s needs a value." % name)
+        value = value if is_joined else left.popleft()
+        if name == "-e":
+            chosen += [one for one in value.replace(",", " ").split() if one not in chosen]
+        elif value != "auto":
+            if not value.isdecimal() or not int(value):
+                raise ValueError("%s takes a whole number from 1 up, not %r." % (name, value))
+            parallel = int(value)
+    return chosen, parallel, options + list(left)
+
+
+class Scheduler:
+    """Runs tox for one environment at a time in each of *parallel* places, and says so.
+
+    What an environment prints goes to a file in `LOGS`. It is shown as it comes if the environment
+    runs alone, and at the end if it failed.
+    """
+
+    def __init__(self, tox, options, parallel):
+        self.tox, self.options, self.parallel = tox, options, parallel
+        self.is_stopped = False
+        self.statuses = {}
+        self.running = {}
+        self.ended = queue.Queue()
+        self.began = time.monotonic()
+
+    def run(self, names):
+        """The exit status of each environment that was run to its end."""
+        # Ctrl-C reaches the environments as well as us: let them end in their own way.
+        signal.signal(signal.SIGINT, self.stop_starting)
+        signal.signal(signal.SIGTERM, self.stop)
+        together = [name for name in names if name not in ALONE]
+        self.run_together(together, min(self.parallel, len(together)))
+        for name in names:
+            if name in ALONE:
+                self.run_together([name], 1)
+        return self.statuses
+
+    def run_together(self, names, parallel):
+        waiting = collections.deque(names)
+        is_live = len(names) == 1
+        while self.running or (waiting and not self.is_stopped):
+            while waiting and not self.is_stopped and len(self.running) < parallel:
+                self.start(waiting.popleft(), is_live)
+            self.settle(is_live)
+
+    def start(self, name, is_live):
+        result = ["--result-json", os.path.join(LOGS, name + ".json")]
+        anew = ["--recreate"] if is_outdated(name) else []
+        # tox takes what follows `--` for pytest's, so its own options come first.
+        command = [*self.tox, "-e", name, *result, *anew, *self.options]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        self.running[name] = (process, time.monotonic())
+        self.say("%s: started" % name)
+        threading.Thread(target=self.copy, args=(name, process, is_live), daemon=True).start()
+
+    def copy(self, name, process, is_live):
+        """What the environment prints, to its file, and to the terminal if it *is_live*."""
+        try:
+            with process.stdout as lines, open(log_of(name), "wb") as file:
+                for line in lines:
+                    file.write(line)
+                    file.flush()
+                    if is_live:
+                        show(line)
+        finally:
+            process.wait()
+            self.ended.put(name)
+
+    def settle(self, is_live):
+        try:
+            name = self.ended.get(timeout=SILENCE)
+        except queue.Empty:
+            now = time.monotonic()
+            still = ["%s (%d s)" % (name, now - at) for name, (_, at) in self.running.items()]
+            self.say("still running: %s" % ", ".join(still))
+            return
+        process, at = self.running.pop(name)
+        word = ending(name, process.returncode)
+        if word == "FAILED" and not is_live:
+            with open(log_of(name), "rb") as file:
+                for line in file:
+                    show(line)
+        if not self.is_stopped:
+            keep_pins(name)
+            self.statuses[name] = process.returncode
+        self.say("%s: %s in %d s" % (name, word, time.monotonic() - at))
+
+    def stop_starting(self, *_):
+        self.is_stopped = True
+
+    def stop(self, *_):
+        self.is_stopped = True
+        for process, _ in self.running.values():
+            process.terminate()
+
+    def say(self, words):
+        print("[%4d s] %s" % (time.monotonic() - self.began, words), flush=True)
+
+
+def pins():
+    """A digest of what requirements/ holds, which tox itself does not watch."""
+    found = hashlib.sha256()
+    for path in sorted(glob.glob(os.path.join("requirements", "*.txt"))):
+        with open(path, "rb") as file:
+            found.update(file.read())
+    return found.hexdigest()
+
+
+def is_outdated(name):
+    """Whether the environment was made of other pins than there are now."""
+    folder = os.path.join(".tox", name)
+    try:
+        with open(os.path.join(folder, "pins")) as file:
+            return file.read() != pins()
+    except OSError:
+        return os.path.isdir(folder)
+
+
+def keep_pins(name):
+    folder = os.path.join(".tox", name)
+    if os.path.isdir(folder):
+        with open(os.path.join(folder, "pins"), "w") as file:
+            file.write(pins())
+
+
+def show(line):
+    """Bytes that another process printed, whatever encoding they and our terminal have."""
+    encoding = sys.stdout.encoding or "utf-8"
+    text = line.decode("utf-8", "replace").encode(encoding, "replace").decode(encoding)
+    sys.stdout.write(text.replace("\r\n", "\n"))
+    sys.stdout.flush()
+
+
+def ending(name, status):
+    """How the environment ended, in a word: tox's status alone takes skipped for failed."""
+    if was_skipped(name):
+        return "skipped"
+    return "FAILED" if status else "passed"
+
+
+def was_skipped(name):
+    """Whether tox found no interpreter for it."""
+    details = read_details(name)
+    return details is not None and "result" not in details and not details.get("python")
+
+
+def log_of(name):
+    return os.path.join(LOGS, name + ".txt")
+
+
+def read_details(name):
+    """What tox says of the environment, or `None` if it did not get so far."""
+    try:
+        with open(os.path.join(LOGS, name + ".json")) as file:
+            return json.load(file)["testenvs"].get(name)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def wheel(python):
+    """The package, built once for all environments; returns the file."""
+    folder = os.path.join(ENVIRONMENTS, "wheel")
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [python, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+    # Newer pips read the one for what builds the package, older ones the other.
+    pinned = dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), "requirements/ci.txt")
+    status = call([*command, "--no-deps", "--wheel-dir", folder, "."], env={**os.environ, **pinned})
+    if status:
+        raise SystemExit(fail("The package cannot be built.") if status != INTERRUPTED else status)
+    return os.path.join(folder, os.listdir(folder)[0])
 
 
 def call(command, **options):
@@ -86,8 +290,10 @@ def environment(name, requirements):
     scripts = "Scripts" if os.name == "nt" else "bin"
     python = os.path.join(folder, scripts, "python.exe" if os.name == "nt" else "python")
     marker = os.path.join(folder, "complete")
-    with open("pyproject.toml", "rb") as file:
-        wanted = hashlib.sha256(repr((sys.version, requirements)).encode() + file.read())
+    wanted = hashlib.sha256(repr((sys.version, requirements)).encode())
+    for path in ["pyproject.toml", *filter(os.path.isfile, requirements)]:
+        with open(path, "rb") as file:
+            wanted.update(file.read())
     if os.path.exists(marker):
         with open(marker) as file:
             if file.read() == wanted.hexdigest():
@@ -171,55 +377,59 @@ def listed_environments(python):
     return names
 
 
-def summarise(path, status, seconds, listed):
+def summarise(statuses, seconds, listed):
     """Print what ran on what, what was skipped and why; returns the exit status.
 
-    *listed* is what should have run; empty if the caller chose environments by hand.
+    *statuses* are tox's, by environment. *listed* is what should have run; empty if the caller
+    chose environments by hand.
     """
-    try:
-        with open(path) as file:
-            environments = json.load(file)["testenvs"]
-            environments = {
-                name: details
-                for name, details in environments.items()
-                if name in listed or ("result" in details and not listed)
-            }
-    except (OSError, ValueError, KeyError):
-        return fail("tox left no results.")
-    total = {"passed": 0, "failed": 0, "skipped": 0}
-    tested, reasons = set(), {}
-    print("\n%-16s %-9s %-8s %-12s %s" % ("environment", "Python", "Django", "database", "result"))
-    for name, details in sorted(environments.items()):
-        report = read_report(name)
-        words, counts = outcome(details, report)
-        for key, count in counts.items():
-            total[key] += count
-        if report:
-            tested.add(tuple(report["python"].split(".")[:2]))
-            for one in report["skipped"]:
-                reasons.setdefault(one["reason"], set()).add(name)
-        columns = report or {"python": version_of(details), "django": "-", "databases": ["-"]}
-        database = ", ".join(columns["databases"])
-        line = (name, columns["python"], columns["django"], database, words)
-        print("%-16s %-9s %-8s %-12s %s" % line)
-    for reason, names in sorted(reasons.items()):
-        print("skipped in %s: %s" % (", ".join(sorted(names)), reason))
+    reports = {name: read_report(name) for name in statuses}
+    ends = {name: ending(name, status) for name, status in statuses.items()}
+    total = print_table(ends, reports)
+    tested = {tuple(one["python"].split(".")[:2]) for one in reports.values() if one}
+    status = 0
     if listed and tuple(sys.version.split(".")[:2]) not in tested:
         status = fail("The tests did not run on this interpreter, %s." % sys.version)
-    if total["failed"] or (listed and not total["passed"]):
-        status = status or 1
+    if total["failed"] or set(ends.values()) <= {"skipped"} or (listed and not total["passed"]):
+        status = 1
     if status:
         total["failed"] = max(total["failed"], 1)
+    with open(os.path.join(ENVIRONMENTS, "results.json"), "w") as file:
+        details = {name: read_details(name) or {} for name in ends}
+        json.dump({"testenvs": details, "endings": ends, "total": total}, file, indent=1)
+    for name in sorted(set(ends) & set(ALONE)):
+        print("the figures of %s are in %s" % (name, os.path.relpath(log_of(name))))
     print("took %d s, exit status %d" % (seconds, status))
     print("%(passed)d passed, %(failed)d failed, %(skipped)d skipped" % total, flush=True)
     return status
 
 
-def outcome(details, report):
+def print_table(ends, reports):
+    """A line for each environment, and the reasons for which tests were skipped; the totals."""
+    total = {"passed": 0, "failed": 0, "skipped": 0}
+    reasons = {}
+    print("\n%-16s %-9s %-8s %-12s %s" % ("environment", "Python", "Django", "database", "result"))
+    for name, report in sorted(reports.items()):
+        words, counts = outcome(ends[name], report)
+        for key, count in counts.items():
+            total[key] += count
+        for one in report["skipped"] if report else []:
+            reasons.setdefault(one["reason"], set()).add(name)
+        python = version_of(read_details(name) or {})
+        columns = report or {"python": python, "django": "-", "databases": ["-"]}
+        database = ", ".join(columns["databases"])
+        line = (name, columns["python"], columns["django"], database, words)
+        print("%-16s %-9s %-8s %-12s %s" % line)
+    for reason, names in sorted(reasons.items()):
+        print("skipped in %s: %s" % (", ".join(sorted(names)), reason))
+    return total
+
+
+def outcome(ended, report):
     """One environment's result in words, and what it adds to the totals."""
-    if "result" not in details or not details.get("python"):
+    if ended == "skipped":
         return "skipped: this interpreter was not found", {"skipped": 1}
-    ok = bool(details["result"].get("success"))
+    ok = ended == "passed"
     if not report:
         return ("passed", {"passed": 1}) if ok else ("FAILED", {"failed": 1})
     counts = report["counts"]

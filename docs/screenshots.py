@@ -1,14 +1,15 @@
 """Takes the pictures of the admin for these pages: a day in the example's company, really run.
 
-    python docs/screenshots.py [NAME ...]
+    python3 run.py tests -e screenshots [-- NAME ...]
 
-Needs what the `browser` dependency group lists, Pillow, and a Chromium with its chromedriver. A
+Needs the `screenshots` dependency group, and a Chromium with its chromedriver. A web server, a
 worker and Beat run meanwhile, so that what is seen is what a site in production shows.
 """
 
 import io
 import os
 import random
+import socket
 import sys
 import tempfile
 import time
@@ -33,14 +34,12 @@ import django
 django.setup()
 
 from django.contrib.auth import get_user_model
-from django.contrib.staticfiles.handlers import StaticFilesHandler
 from django.core.management import call_command
 from django.test import Client
-from django.test.testcases import LiveServerThread
 from django.urls import reverse
 from PIL import Image
 from projects.models import Project
-from projects.processes import worker_and_beat
+from projects.processes import web_worker_and_beat
 from projects.sample_data import create_sample_data
 from projects.services import request_budget
 from projects.workflows import PROJECT_STATUS
@@ -65,19 +64,20 @@ def main(names: list[str]) -> None:
         sys.exit("There is no Chromium with its chromedriver on this machine.")
     call_command("migrate", verbosity=0)
     create_sample_data()
-    with worker_and_beat(print):
+    port = free_port()
+    with web_worker_and_beat(port, print):
         live_through_a_day()
-        server = LiveServerThread("localhost", StaticFilesHandler)
-        server.daemon = True
-        server.start()
-        server.is_ready.wait()
         browser = Browser(*found)
-        browser.address = f"http://localhost:{server.port}"
+        browser.address = f"http://127.0.0.1:{port}"
         try:
             take_pictures(browser, names)
         finally:
             browser.close()
-            server.terminate()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def live_through_a_day() -> None:
@@ -149,8 +149,8 @@ def take(browser: Browser, path: str, file: Path, height: int) -> None:
     """The page at *path*, down to *height*."""
     browser.resize(1280, height)
     browser.visit(path)
-    picture = Image.open(io.BytesIO(browser.picture()))
-    picture = picture.convert("RGB").crop((0, 0, picture.width, min(height, picture.height)))
+    whole = Image.open(io.BytesIO(browser.picture())).convert("RGB")
+    picture = whole.crop((0, 0, whole.width, min(height, whole.height)))
     few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(file, optimize=True)
     print(f"{file.relative_to(ROOT)}: {few.width} x {few.height}, {file.stat().st_size:,} bytes")

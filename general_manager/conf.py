@@ -25,9 +25,9 @@ from general_manager.parsing import (
     flag,
     mode,
     modules_or_none,
-    names,
     nearest,
     nearest_without_prefix,
+    secret_names,
 )
 
 CONTAINER: Final = "GENERAL_MANAGER"
@@ -109,11 +109,15 @@ class WorkflowSettings:
     step_result_max_bytes: int = _key("WORKFLOW_STEP_RESULT_MAX_BYTES", count(1), 1_000_000)
     event_max_bytes: int = _key("WORKFLOW_EVENT_MAX_BYTES", count(1), 1_000_000)
     base_url: str = _key("WORKFLOW_BASE_URL", base_url, "")
-    redact: frozenset[str] = _key(
+    redact: frozenset[tuple[str, ...]] = _key(
         "WORKFLOW_REDACT",
-        names,
-        ("password", "passwd", "secret", "token", "api_key", "apikey", "authorization"),
-    )
+        secret_names,
+        (
+            "password", "passwd", "pw", "secret", "token", "totp", "otp", "apikey",
+            "authorization", "cookie", "api key", "ping key", "private key", "access key",
+            "invitation code", "review code", "webhook url",
+        ),
+    )  # fmt: skip
     handler_modules: frozenset[str] | None = _key("WORKFLOW_HANDLER_MODULES", modules_or_none, None)
     retention: timedelta | None = _key("WORKFLOW_RETENTION_DAYS", days_or_none, None)
 
@@ -209,9 +213,10 @@ def _parse(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         try:
             parsed[name] = _PARSERS[name](value)
         except WrongValue as wrong:
-            problems.append(
-                Problem("E003", f"{name} must be {wrong}, not {value!r}.", _HINTS.get(name, _HINT))
-            )
+            hint = _HINTS.get(name, _HINT)
+            if wrong.nearest is not None:
+                hint = f"The nearest legal value is {wrong.nearest!r}. {hint}"
+            problems.append(Problem("E003", f"{name} must be {wrong}, not {value!r}.", hint))
     return parsed, problems
 
 

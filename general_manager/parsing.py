@@ -1,15 +1,27 @@
 """What a setting's value may be, and how to say that it may not."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
+from math import isfinite
 from typing import Any, Final, cast
+from unicodedata import normalize
 
 MODES: Final = ("local", "production")
+_YES: Final = ("true", "1", "yes", "on")
+_NO: Final = ("false", "0", "no", "off")
 
 
 class WrongValue(Exception):
-    """A value that its key cannot take; the text says what it should have been."""
+    """A value that its key cannot take; the text says what it should have been.
+
+    *nearest* is the legal value that is most like it, if there is one.
+    """
+
+    def __init__(self, text: str, nearest: object = None) -> None:
+        super().__init__(text)
+        self.nearest = nearest
 
 
 def mode(value: Any) -> str:
@@ -21,13 +33,19 @@ def mode(value: Any) -> str:
 def flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    raise WrongValue("True or False")
+    word = str(value).strip().lower() if isinstance(value, str | int) else None
+    meant = True if word in _YES else False if word in _NO else None
+    raise WrongValue("True or False", meant)
 
 
 def count(minimum: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise WrongValue(f"a whole number from {minimum} up")
+            near = nearest_number(value)
+            raise WrongValue(
+                f"a whole number from {minimum} up",
+                None if near is None else max(minimum, round(near)),
+            )
         return value
 
     return parse
@@ -38,11 +56,18 @@ def duration(*, unit: str, whole: bool = False, zero: bool = False) -> Callable[
     wanted = f"a {'whole ' if whole else ''}number of {unit}, "
     wanted += "zero or more" if zero else "more than zero"
 
+    def near(value: Any) -> float | None:
+        number = nearest_number(value)
+        if number is None:
+            return None
+        number = round(number) if whole or number.is_integer() else number
+        return number if number > 0 else (0 if zero else 1)
+
     def parse(value: Any) -> timedelta:
         if isinstance(value, bool) or not isinstance(value, kinds):
-            raise WrongValue(wanted)
+            raise WrongValue(wanted, near(value))
         if not (value > 0 or (zero and value == 0)):
-            raise WrongValue(wanted)
+            raise WrongValue(wanted, near(value))
         try:
             return timedelta(**{unit: value})
         except (OverflowError, ValueError):
@@ -52,16 +77,46 @@ def duration(*, unit: str, whole: bool = False, zero: bool = False) -> Callable[
 
 
 def days_or_none(value: Any) -> timedelta | None:
-    return None if value is None else duration(unit="days")(value)
+    """No number is near a zero: that would delete what was to be kept, or the other way round."""
+    try:
+        return None if value is None else duration(unit="days")(value)
+    except WrongValue as wrong:
+        number = nearest_number(value)
+        raise WrongValue(str(wrong), wrong.nearest if number and number > 0 else None) from None
 
 
-def names(value: Any) -> frozenset[str]:
-    """Texts, compared without regard to case."""
+def nearest_number(value: Any) -> float | None:
+    """The finite number that *value* is, or says that it is."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if isfinite(number) else None
+
+
+_WORD: Final = re.compile(
+    r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+"  # API, Key, key, 2, and other scripts
+)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a name, in lower case: split at anything but letters, at capitals and digits.
+
+    ``X-Api-Key``, ``apiKey`` and ``api_key2`` all have the words ``api`` and ``key``.
+    """
+    plain = text if text.isascii() else normalize("NFKC", text)
+    return tuple(one.casefold() for one in _WORD.findall(plain))
+
+
+def secret_names(value: Any) -> frozenset[tuple[str, ...]]:
+    """Names as their words: one word, or several that follow each other."""
     if not isinstance(value, list | tuple | set | frozenset) or not all(
-        isinstance(one, str) and one for one in value
+        isinstance(one, str) and words(one) for one in value
     ):
-        raise WrongValue("a list of names")
-    return frozenset(one.lower() for one in value)
+        raise WrongValue("a list of names, each of a word or of several, as in 'api key'")
+    return frozenset(words(one) for one in value)
 
 
 def modules_or_none(value: Any) -> frozenset[str] | None:

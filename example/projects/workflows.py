@@ -63,12 +63,17 @@ def budget_approval_workflow(input_data: dict[str, Any]) -> dict[str, Any]:
 
 def ask_the_boss(project: Project, amount: Decimal) -> None:
     execution, wait = str(current_execution_id()), "approval by the boss"
-    yes = resume_url(execution, wait, {"approved": True, "by": "the boss"}, label="Approve")
-    no = resume_url(execution, wait, {"approved": False, "by": "the boss"}, label="Refuse")
+    question = f"May {project.name} have {amount} more?"
+    yes = resume_url(
+        execution, wait, {"approved": True, "by": "the boss"}, label="Approve", title=question
+    )
+    no = resume_url(
+        execution, wait, {"approved": False, "by": "the boss"}, label="Refuse", title=question
+    )
     actions.run(
         "send_email",
         to=BOSS,
-        subject=f"May {project.name} have {amount} more?",
+        subject=question,
         text=f"Approve: {yes}\nRefuse: {no}\nOr answer on the start page.",
     )
 

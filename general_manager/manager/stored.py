@@ -4,7 +4,6 @@ By primary key, on the write's connection, through no manager of the model's: wi
 joins, ordering, deferral and annotations, and without making an instance.
 """
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,7 +13,9 @@ from django.db import connections
 from django.db.models import Field, Model, Q, QuerySet
 from django.db.models.sql import Query
 
-logger = logging.getLogger(__name__)
+from general_manager.escaping import get_logger
+
+logger = get_logger(__name__)
 _unreadable: set[tuple[str, str]] = set()
 _views: dict[tuple[str, str], bool] = {}
 

@@ -191,104 +191,48 @@ if TYPE_CHECKING:
     ]
 
 _MODULES = {
-    "actions": (
-        "Action",
-        "ActionCallable",
-        "ActionRegistry",
-        "action_registry",
-    ),
-    "actors": ("acting_as",),
+    "actions": "Action ActionCallable ActionRegistry action_registry",
+    "actors": "acting_as",
     "backend_registry": (
-        "configure_workflow_engine",
-        "configure_workflow_engine_from_settings",
-        "get_workflow_engine",
+        "configure_workflow_engine configure_workflow_engine_from_settings get_workflow_engine"
     ),
-    "backends.celery": ("CeleryWorkflowEngine",),
-    "backends.local": ("LocalWorkflowEngine",),
-    "durable": (
-        "current_execution_id",
-        "sleep",
-        "step",
-        "wait_for",
-    ),
+    "backends.celery": "CeleryWorkflowEngine",
+    "backends.local": "LocalWorkflowEngine",
+    "durable": "current_execution_id sleep step wait_for",
     "engine": (
-        "ACTIVE_STATES",
-        "TERMINAL_STATES",
-        "HistoryEntry",
-        "HistoryKind",
-        "Retry",
-        "WorkflowDefinition",
-        "WorkflowEngine",
-        "WorkflowExecution",
-        "WorkflowHandler",
-        "WorkflowState",
+        "ACTIVE_STATES TERMINAL_STATES HistoryEntry HistoryKind Retry WorkflowDefinition "
+        "WorkflowEngine WorkflowExecution WorkflowHandler WorkflowState"
     ),
     "event_registry": (
-        "DatabaseEventRegistry",
-        "DeadLetterHandler",
-        "EventHandler",
-        "EventPredicate",
-        "EventRegistry",
-        "EventValidator",
-        "InMemoryEventRegistry",
-        "InvalidEvent",
-        "Registration",
-        "RetryPredicate",
-        "configure_event_registry",
-        "configure_event_registry_from_settings",
-        "get_event_registry",
-        "publish_sync",
+        "DatabaseEventRegistry DeadLetterHandler EventHandler EventPredicate EventRegistry "
+        "EventValidator InMemoryEventRegistry InvalidEvent Registration RetryPredicate "
+        "configure_event_registry configure_event_registry_from_settings get_event_registry "
+        "publish_sync"
     ),
     "events": (
-        "MANAGER_CREATED",
-        "MANAGER_DELETED",
-        "MANAGER_UPDATED",
-        "WorkflowEvent",
-        "manager_created_event",
-        "manager_deleted_event",
-        "manager_updated_event",
+        "MANAGER_CREATED MANAGER_DELETED MANAGER_UPDATED WorkflowEvent manager_created_event "
+        "manager_deleted_event manager_updated_event"
     ),
     "exceptions": (
-        "ActionAlreadyRegisteredError",
-        "ActionNotFoundError",
-        "EncodingError",
-        "ExecutionOverdue",
-        "HandlerNotAllowedError",
-        "HandlerNotImportableError",
-        "PermanentFailure",
-        "RetryAfter",
-        "StepInDoubt",
-        "StepUsageError",
-        "WaitTimeout",
-        "WorkerDied",
-        "WorkflowCancelledError",
-        "WorkflowError",
-        "WorkflowExecutionNotFoundError",
-        "WorkflowInvalidStateError",
-        "WorkflowWaitMismatchError",
+        "ActionAlreadyRegisteredError ActionNotFoundError EncodingError ExecutionOverdue "
+        "HandlerNotAllowedError HandlerNotImportableError PermanentFailure RetryAfter "
+        "StepInDoubt StepUsageError WaitTimeout WorkerDied WorkflowCancelledError "
+        "WorkflowError WorkflowExecutionNotFoundError WorkflowInvalidStateError "
+        "WorkflowWaitMismatchError"
     ),
-    "links": ("resume_url",),
+    "links": "resume_url",
     "models": (
-        "WorkflowStep",
-        "WorkflowHistory",
-        "WorkflowHeartbeat",
-        "OutboxStatus",
-        "DeliveryStatus",
-        "WorkflowDeliveryAttempt",
-        "WorkflowEventRecord",
-        "WorkflowExecutionRecord",
-        "WorkflowOutbox",
+        "WorkflowStep WorkflowHistory WorkflowHeartbeat OutboxStatus DeliveryStatus "
+        "WorkflowDeliveryAttempt WorkflowEventRecord WorkflowExecutionRecord WorkflowOutbox"
     ),
-    "signal_bridge": (
-        "connect_workflow_signal_bridge",
-        "disconnect_workflow_signal_bridge",
-    ),
+    "signal_bridge": "connect_workflow_signal_bridge disconnect_workflow_signal_bridge",
 }
-_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+"""Each module's public names, with blanks between them."""
+_WHERE = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
 _NEED_A_PROJECT = frozenset(
-    ("DatabaseEventRegistry", *_MODULES["backends.celery"], *_MODULES["models"])
+    ("DatabaseEventRegistry", *_MODULES["backends.celery"].split(), *_MODULES["models"].split())
 )
 """What stands on tables, which need Django to be set up."""
 

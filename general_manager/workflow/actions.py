@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 from general_manager.workflow.exceptions import ActionAlreadyRegisteredError, ActionNotFoundError
 from general_manager.workflow.ids import require_id
+from general_manager.workflow.populations import code_of, current_population
 
 __all__ = [
     "Action",
@@ -51,6 +52,7 @@ class ActionRegistry:
 
     def __init__(self) -> None:
         self._actions: dict[str, Action | ActionCallable] = {}
+        self._made_in: dict[str, object | None] = {}
         self._lock = Lock()
 
     def register(
@@ -59,7 +61,8 @@ class ActionRegistry:
         """Make *action* known as *name*.
 
         Registering the same action again changes nothing. Raises `ActionAlreadyRegisteredError`
-        if another one has the name, unless *replace* is true.
+        if another one has the name, unless *replace* is true. What the same code makes anew, while
+        Django's apps are populated once more, is no other.
         """
         require_id("An action's name", name)
         if not _is_action(action) and not callable(action):
@@ -67,9 +70,16 @@ class ActionRegistry:
                 f"Action {name!r} must be callable or have execute(context, params), not {action!r}"
             )
         with self._lock:
-            if not replace and self._actions.get(name, action) != action:
+            known = self._actions.get(name, action)
+            if not replace and known != action and not self._is_made_anew(name, known, action):
                 raise ActionAlreadyRegisteredError(name)
             self._actions[name] = action
+            self._made_in[name] = current_population()
+
+    def _is_made_anew(self, name: str, known: object, action: object) -> bool:
+        now, then = current_population(), self._made_in[name]
+        is_again = now is not None and then is not None and now is not then
+        return is_again and code_of(known) == code_of(action)
 
     def action(self, name: str) -> Callable[[F], F]:
         """Register the decorated function as *name*."""

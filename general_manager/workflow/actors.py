@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
@@ -11,10 +11,15 @@ __all__ = ["acting_as"]
 
 _actor: Final[ContextVar[str]] = ContextVar("general_manager_actor", default="")
 _cause: Final[ContextVar[str | None]] = ContextVar("general_manager_cause", default=None)
+_subject: Final[ContextVar["Callable[[], str | None] | None"]] = ContextVar(
+    "general_manager_subject", default=None
+)
 
 MAX_ACTOR_LENGTH: Final = 255
 WORKER: Final = "worker:"
 """How the duty of a worker to say that it is there begins."""
+BEAT: Final = "beat:"
+"""The same for a process of Beat."""
 
 
 @contextmanager
@@ -33,13 +38,23 @@ def current_actor() -> str:
 
 
 @contextmanager
-def caused_by(event_id: str) -> Iterator[None]:
-    """Executions that are started in the block are recorded as started by this event."""
-    token = _cause.set(event_id)
+def caused_by(event_id: str, subject: Callable[[], str | None] | None = None) -> Iterator[None]:
+    """Executions that are started in the block are recorded as started by this event.
+
+    *subject* says what the event is about, if somebody asks.
+    """
+    token, token_of_subject = _cause.set(event_id), _subject.set(subject)
     try:
         yield
     finally:
         _cause.reset(token)
+        _subject.reset(token_of_subject)
+
+
+def current_subject() -> str | None:
+    """What the event is about whose handler runs here, if one does and it says so."""
+    subject = _subject.get()
+    return None if subject is None else subject()
 
 
 def current_cause() -> str | None:

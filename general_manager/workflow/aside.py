@@ -1,15 +1,19 @@
 """User code that is called on the side, and must not touch what surrounds it."""
 
-import logging
+from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from django.dispatch import Signal
 
+from general_manager.escaping import get_logger
+from general_manager.workflow.engine import WorkflowExecution, WorkflowState
 from general_manager.workflow.runs import enter_run, leave_run
+from general_manager.workflow.signals import execution_changed
 from general_manager.workflow.transactions import caller_savepoints
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class aside:  # noqa: N801 - used as a function is, and too often for a generator's cost
@@ -51,3 +55,19 @@ def tell(signal: Signal, sender: type, **details: Any) -> None:
             signal.send_robust(sender, **details)
     except Exception:
         logger.exception("Observers of %s could not be told", sender.__qualname__)
+
+
+def tell_state(state: WorkflowState, read: Callable[[], WorkflowExecution]) -> None:
+    """Tell observers that an execution entered *state*: every engine does it here.
+
+    *read* returns the execution as it now is. Only called if anybody listens; what it raises is
+    logged. By then another worker may have moved the execution on: observers get *state*.
+    """
+    if not execution_changed.receivers:
+        return
+    try:
+        with aside():
+            execution = replace(read(), state=state)
+            execution_changed.send_robust(WorkflowExecution, execution=execution)
+    except Exception:
+        logger.exception("Observers could not be told that an execution is %s", state)

@@ -1,6 +1,6 @@
 """Our entry in Beat's schedule, with either scheduler; and the word of workers that they live."""
 
-import logging
+import atexit
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from celery import current_app
 from celery.signals import (
+    beat_embedded_init,
     beat_init,
     worker_process_init,
     worker_process_shutdown,
@@ -19,12 +20,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
-from general_manager.workflow.actors import WORKER, whereabouts
+from general_manager.escaping import get_logger
+from general_manager.workflow.actors import BEAT, WORKER, whereabouts
 from general_manager.workflow.dispatch import TICK
 from general_manager.workflow.leases import start_calling
 from general_manager.workflow.messages import drains
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ENTRY: Final = "general_manager.workflow.tick"
 ALIVE_EVERY: Final = timedelta(seconds=30)
@@ -44,6 +46,8 @@ def install() -> None:
     else:
         app.on_after_finalize.connect(_on_finalize, weak=False, dispatch_uid=ENTRY)
     beat_init.connect(_remove_orphan, weak=False, dispatch_uid=ENTRY)
+    for signal in (beat_init, beat_embedded_init):
+        signal.connect(_say_beat_alive, weak=False, dispatch_uid=f"{ENTRY}.alive")
     worker_ready.connect(_say_alive, weak=False, dispatch_uid=ENTRY)
     worker_ready.connect(_start_timer, weak=False, dispatch_uid=f"{ENTRY}.timer")
     worker_process_init.connect(_start_timer, weak=False, dispatch_uid=f"{ENTRY}.timer")
@@ -106,13 +110,24 @@ _stop_saying: list[Callable[[], None]] = []
 
 def _say_alive(sender: Any, **_: Any) -> None:
     """The worker's main process says every half minute that it is there; health asks for it."""
+    _keep_saying(WORKER, sender.hostname)
+
+
+def _say_beat_alive(**_: Any) -> None:
+    """Beat as well: its tick runs in a worker, and does not come where only the worker is gone."""
+    if get_workflow_settings().beat_enabled:
+        _keep_saying(BEAT, whereabouts())
+        atexit.register(_say_gone)
+
+
+def _keep_saying(kind: str, name: str) -> None:
     model: Any = apps.get_model("general_manager", "WorkflowHeartbeat")
-    duty = f"{WORKER}{sender.hostname}"
+    duty = f"{kind}{name}"
 
     def say() -> None:
         beats = model.objects.using(router.db_for_write(model))
         beats.beat(duty, whereabouts())
-        beats.forget(WORKER, older_than=LONG_GONE)
+        beats.forget(kind, older_than=LONG_GONE)
 
     def say_gone() -> None:
         model.objects.using(router.db_for_write(model)).filter(duty=duty).delete()
@@ -120,7 +135,7 @@ def _say_alive(sender: Any, **_: Any) -> None:
     try:
         say()
     except DatabaseError:
-        logger.exception("This worker could not say that it is there")
+        logger.exception("This process could not record its heartbeat")
     _stop_saying.extend((start_calling(say, ALIVE_EVERY), say_gone))
 
 
@@ -129,4 +144,4 @@ def _say_gone(**_: Any) -> None:
         try:
             _stop_saying.pop(0)()
         except DatabaseError:
-            logger.exception("This worker could not say that it is gone")
+            logger.exception("This process could not take its heartbeat back")

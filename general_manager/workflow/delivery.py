@@ -1,6 +1,5 @@
 """One event to one registration: fenced by the claim, recorded, retried, buried."""
 
-import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -14,6 +13,7 @@ from django.utils import timezone
 
 from general_manager.atomic import honest_atomic
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.workflow.aside import aside, tell
 from general_manager.workflow.encoding import error_text, traceback_text
 from general_manager.workflow.engine import HistoryKind
@@ -24,9 +24,10 @@ from general_manager.workflow.exceptions import RetryAfter, WorkerDied
 from general_manager.workflow.models import DeliveryStatus, WorkflowDeliveryAttempt, WorkflowHistory
 from general_manager.workflow.models.columns import DatabaseNow, in_
 from general_manager.workflow.models.delivery import DeliveryQuerySet
+from general_manager.workflow.models.texts import in_ascii, write_texts
 from general_manager.workflow.signals import event_dead, event_delivered, event_failed
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LONGEST_REST = timedelta(hours=1)
 
@@ -223,13 +224,20 @@ class Delivery:
                 self._rows.add(
                     self.entry_id, self.registration.id, self.token, DeliveryStatus.RUNNING
                 )
-            won = self._move(
-                status,
-                error_class=f"{type(error).__module__}.{type(error).__qualname__}"[:255],
-                error=error_text(error),
-                traceback=traceback_text(error),
-                first_failed_at=Coalesce("first_failed_at", DatabaseNow()),
-                **values,
+            won = write_texts(
+                self.using,
+                lambda text, trace: self._move(
+                    status,
+                    error_class=in_ascii(f"{type(error).__module__}.{type(error).__qualname__}")[
+                        :255
+                    ],
+                    error=text,
+                    traceback=trace,
+                    first_failed_at=Coalesce("first_failed_at", DatabaseNow()),
+                    **values,
+                ),
+                error_text(error),
+                traceback_text(error),
             )
             if won:
                 died = isinstance(error, WorkerDied)

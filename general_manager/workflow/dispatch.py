@@ -4,7 +4,6 @@ A message is only a nudge: the row is the truth, and Beat finds what no message 
 broker that is away is logged once, left alone for a while, and forgotten.
 """
 
-import logging
 import os
 from collections.abc import Iterable
 from threading import Lock
@@ -15,7 +14,9 @@ from celery import current_app
 from kombu.pools import connections as pooled_connections
 from kombu.pools import producers
 
-logger = logging.getLogger(__name__)
+from general_manager.escaping import get_logger
+
+logger = get_logger(__name__)
 
 PREFIX: Final = "general_manager.workflow.tasks"
 DRAIN: Final = f"{PREFIX}.drain_outbox"
@@ -139,8 +140,13 @@ def find_broker_trouble() -> str | None:
 def find_time_limit() -> float | None:
     """After how many seconds Celery stops one of our tasks, softly or not; `None` for never."""
     app: Any = current_app
-    tasks = [app.tasks[name] for name in (DRAIN, DELIVER, RUN, TICK)]
-    limits = [limit for task in tasks for limit in (task.time_limit, task.soft_time_limit)]
+    limits = []
+    for task in (app.tasks[name] for name in (DRAIN, DELIVER, RUN, TICK)):
+        # Celery 5.5 gives a task the project's limits only while it runs.
+        limits += [
+            task.time_limit or app.conf.task_time_limit,
+            task.soft_time_limit or app.conf.task_soft_time_limit,
+        ]
     return min((float(limit) for limit in limits if limit), default=None)
 
 

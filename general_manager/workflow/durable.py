@@ -4,9 +4,11 @@ When an execution continues, its handler runs again from the top; what these cal
 is answered from the store.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from enum import Enum
+from functools import partial
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, overload
 
 from general_manager.workflow.exceptions import StepUsageError
 from general_manager.workflow.runs import Run, current_run
@@ -17,7 +19,63 @@ FOR_EVER: Final = timedelta(days=36_500)
 """Longer waits are taken for this long: later dates are past the calendar's end."""
 
 
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+
+AsText: TypeAlias = Enum | tuple[Any, ...]
+"""What looks like JSON to a type checker, and comes back as something else."""
+
+P = ParamSpec("P")
+R = TypeVar("R", bound=Json)
+
+
+# What a type checker sees of `step`. JSON's own types come back as they were; members of an enum
+# and tuples, which look like such, and all that JSON turns into text are `Any`. The arguments are
+# checked against the function's, unless `once` or `atomic` are among them: Python cannot say both.
+
+
+@overload
 def step(
+    name: str,
+    fn: Callable[..., AsText],
+    /,
+    *args: Any,
+    once: bool,
+    atomic: bool = True,
+    **kwargs: Any,
+) -> Any: ...
+@overload
+def step(
+    name: str, fn: Callable[..., R], /, *args: Any, once: bool, atomic: bool = True, **kwargs: Any
+) -> R: ...
+@overload
+def step(
+    name: str,
+    fn: Callable[..., object],
+    /,
+    *args: Any,
+    once: bool,
+    atomic: bool = True,
+    **kwargs: Any,
+) -> Any: ...
+@overload
+def step(
+    name: str, fn: Callable[..., AsText], /, *args: Any, atomic: bool, **kwargs: Any
+) -> Any: ...
+@overload
+def step(name: str, fn: Callable[..., R], /, *args: Any, atomic: bool, **kwargs: Any) -> R: ...
+@overload
+def step(
+    name: str, fn: Callable[..., object], /, *args: Any, atomic: bool, **kwargs: Any
+) -> Any: ...
+@overload
+def step(name: str, fn: partial[R], /, *args: Any, **kwargs: Any) -> R: ...
+@overload
+def step(name: str, fn: Callable[P, AsText], /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+@overload
+def step(name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+@overload
+def step(name: str, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+def step(  # type: ignore[misc]  # the function's own `once` and `atomic`, which it cannot be given
     name: str,
     fn: Callable[..., Any],
     /,

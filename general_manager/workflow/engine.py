@@ -63,15 +63,20 @@ class HistoryKind(StrEnum):
     """A process that lacks the handler left it to another."""
     RESUMED = "resumed"
     WAIT_TIMED_OUT = "wait_timed_out"
+    """Nobody answered in time."""
+    WAIT_ENDED = "wait_ended"
+    """Somebody timed a wait out before its time."""
     WOKEN = "woken"
     """A rest or a sleep was ended early."""
     CANCELLED = "cancelled"
     RESOLVED = "resolved"
     """Somebody said what became of a step in doubt."""
     CONTINUED = "continued"
-    """Failed, and continued by a fresh execution."""
+    """Failed or cancelled, and continued by a fresh execution."""
     CONTINUES = "continues"
-    """Fresh, and continues a failed one."""
+    """Fresh, and continues a failed or cancelled one."""
+    FORGOTTEN = "forgotten"
+    """Fresh, and without these steps and answers of the one that it continues."""
     REPLAYED = "replayed"
     """A dead delivery is owed again."""
     DISCARDED = "discarded"
@@ -80,12 +85,18 @@ class HistoryKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One thing out of the ordinary: *by* whom is empty where nobody said."""
+    """One thing out of the ordinary: *by* whom is empty where nobody said.
+
+    A failed attempt has its *number*, and the *step* in which it failed unless it failed outside of
+    one; an answer and the end of a wait have the wait's name as *step*.
+    """
 
     kind: HistoryKind
     at: datetime
     by: str = ""
     detail: str = ""
+    step: str = ""
+    number: int | None = None
 
 
 ACTIVE_STATES: Final = (WorkflowState.PENDING, WorkflowState.RUNNING, WorkflowState.WAITING)
@@ -205,7 +216,11 @@ def check_start(workflow: object, correlation_id: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowExecution:
-    """An execution as it was at one moment; ask the engine's `status` for the next."""
+    """An execution as it was at one moment; ask the engine's `status` for the next.
+
+    *error* is the text of the failure, or the reason of a cancellation; *traceback* is of the
+    failure alone, and empty without one.
+    """
 
     execution_id: str
     workflow_id: str
@@ -217,6 +232,27 @@ class WorkflowExecution:
     ended_at: datetime | None = None
     error: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    traceback: str = field(default="", repr=False)
+    waiting_for: str | None = None
+    """The name of the open `wait_for`, if there is one."""
+    waiting_since: datetime | None = None
+    """When that wait, or the sleep, began."""
+    waiting_until: datetime | None = None
+    """When it ends by itself."""
+
+
+def waiting_values(
+    state: str, waiting_for: str | None, since: datetime | None, until: datetime | None
+) -> dict[str, Any]:
+    """The snapshot's last three fields, if it waits, sleeps, or is just sending its question."""
+    is_suspended = state == WorkflowState.WAITING
+    if not is_suspended and waiting_for is None:
+        return {}
+    return {
+        "waiting_for": waiting_for,
+        "waiting_since": since,
+        "waiting_until": until if is_suspended else None,
+    }
 
 
 @runtime_checkable

@@ -3,14 +3,17 @@
 Nothing here needs Django to be configured, so events can be built and tested anywhere.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from datetime import UTC, datetime
+from hashlib import sha256
+from json import dumps, loads
 from typing import Any, Final
 from uuid import uuid4
 
-from general_manager.workflow.ids import require_id
+from general_manager.workflow.ids import MAX_ID_LENGTH, require_id
 
 __all__ = [
     "MANAGER_CREATED",
@@ -58,6 +61,47 @@ class WorkflowEvent:
         _require_mapping("metadata", self.metadata)
         if self.occurred_at is not None:
             _require_aware(self.occurred_at)
+
+
+def subject_of(payload: Mapping[str, Any]) -> str | None:
+    """What an event is about, in one line: ``Invoice 7``; `None` if its payload does not say.
+
+    Made of the payload's ``manager`` and ``identification``: an identification of one entry gives
+    its value, any other its JSON with sorted keys. This is what people search by.
+    """
+    manager, identification = payload.get("manager"), payload.get("identification")
+    if not isinstance(manager, str) or not manager.strip() or identification in (None, "", {}, []):
+        return None
+    if isinstance(identification, Mapping) and len(identification) == 1:
+        (identification,) = identification.values()
+    text = identification if isinstance(identification, str) else _as_json(identification)
+    subject = f"{manager} {text}"
+    if len(subject) <= MAX_ID_LENGTH:
+        return subject
+    digest = sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{subject[: MAX_ID_LENGTH - len(digest) - 1]}~{digest}"
+
+
+def subjects_in(term: str) -> set[str]:
+    """How the business object may be written that *term* names: ``Invoice 7``,
+    ``Invoice:7``, ``Invoice {"id": 7}``.
+    """
+    found = {term}
+    parts = re.match(r"([^\s:#]+)[\s:#]+(\S.*)$", term, re.DOTALL)
+    if parts is None:
+        return found
+    manager, rest = parts.groups()
+    found.add(subject_of({"manager": manager, "identification": rest}) or term)
+    try:
+        identification = loads(rest)
+    except (ValueError, RecursionError):
+        return found
+    found.add(subject_of({"manager": manager, "identification": identification}) or term)
+    return found
+
+
+def _as_json(value: Any) -> str:
+    return dumps(value, sort_keys=True, ensure_ascii=False, default=str)
 
 
 def stored_event(*fields: Any) -> WorkflowEvent:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from datetime import timedelta
+from reprlib import Repr
 
 from general_manager.exceptions import GeneralManagerError
 
@@ -27,6 +28,10 @@ __all__ = [
 
 LONGEST_REST_SECONDS = 365 * 24 * 3600.0
 """No retry is put off for more than a year: later dates leave the calendar of some databases."""
+
+
+_shortened = Repr()
+_shortened.maxstring = _shortened.maxother = 80
 
 
 class WorkflowError(GeneralManagerError):
@@ -72,12 +77,14 @@ class RetryAfter(WorkflowError):
 
 
 class WorkflowExecutionNotFoundError(WorkflowError, LookupError):
-    def __init__(self, execution_id: str) -> None:
+    """No execution has this id, or nothing could have it: *execution_id* is what was given."""
+
+    def __init__(self, execution_id: object) -> None:
         super().__init__(execution_id)
         self.execution_id = execution_id
 
     def __str__(self) -> str:
-        return f"There is no workflow execution {self.execution_id!r}."
+        return f"There is no workflow execution {_shortened.repr(self.execution_id)}."
 
 
 class WorkflowInvalidStateError(WorkflowError):
@@ -114,6 +121,10 @@ class WorkflowCancelledError(WorkflowInvalidStateError):
 
 class WorkflowWaitMismatchError(WorkflowInvalidStateError):
     """An answer to a question that the execution is not asking."""
+
+
+class ChangedMeanwhileError(WorkflowError):
+    """What was confirmed is no longer so; nothing was done."""
 
 
 class WaitTimeout(WorkflowError):

@@ -1,21 +1,18 @@
 """Run one stored execution: claim it, call its handler, write what came of it."""
 
-import logging
 from contextlib import nullcontext
 from datetime import timedelta
 from random import uniform
 from typing import Final, cast
 
 from general_manager.conf import get_workflow_settings
-from general_manager.workflow.aside import tell
+from general_manager.escaping import get_logger
+from general_manager.workflow.aside import tell_state
 from general_manager.workflow.encoding import error_text, traceback_text
-from general_manager.workflow.engine import Retry, WorkflowHandler, WorkflowState
+from general_manager.workflow.engine import WorkflowHandler, WorkflowState
 from general_manager.workflow.exceptions import (
     ExecutionOverdue,
     HandlerNotImportableError,
-    PermanentFailure,
-    RetryAfter,
-    StepInDoubt,
     WorkerDied,
 )
 from general_manager.workflow.handler_modules import resolve_handler
@@ -23,12 +20,12 @@ from general_manager.workflow.leases import keeping
 from general_manager.workflow.local_handlers import find_handler, forget_handler
 from general_manager.workflow.messages import run_execution_soon
 from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.rules import next_attempt_in
 from general_manager.workflow.run_store import DatabaseRunStore
 from general_manager.workflow.runs import Run, Suspended
-from general_manager.workflow.signals import execution_changed
 from general_manager.workflow.transactions import caller_savepoints
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MISSING_HANDLER_REST: Final = 15.0
 """Seconds, about, after which an execution is shown to another process because this one cannot
@@ -90,6 +87,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
         _leave_to_another(record, using, error)
         return False
     executions.found_handler(record)
+    _tell(WorkflowState.RUNNING, record, using)
     store = DatabaseRunStore(record, using)
     run_ = Run(record.execution_id, store)
     # Inside a caller's transaction the handler's failure undoes its own writes, no more.
@@ -100,7 +98,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
     except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
         if savepoints is not None:
             store.write_back()
-        _settle_failure(record, using, error)
+        _settle_failure(record, using, error, step=run_.where(error))
         return False
     stopped = run_.stopped
     state = None
@@ -109,7 +107,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str) -> bool:
     elif stopped is None and executions.complete(record, output):
         state = WorkflowState.COMPLETED
     if state is not None:
-        _tell(record, using)
+        _tell(state, record, using)
     return state is WorkflowState.PENDING
 
 
@@ -131,7 +129,9 @@ def _leave_to_another(record: WorkflowExecutionRecord, using: str, error: Except
     WorkflowExecutionRecord.objects.using(using).put_back(record, rest, error_text(error))
 
 
-def _settle_failure(record: WorkflowExecutionRecord, using: str, error: Exception) -> None:
+def _settle_failure(
+    record: WorkflowExecutionRecord, using: str, error: Exception, *, step: str = ""
+) -> None:
     rest = _rest_after(record, using, error)
     if rest is not None and find_handler(record.execution_id) is not None:
         rest, cause, error = None, error, _not_importable(record)
@@ -140,36 +140,28 @@ def _settle_failure(record: WorkflowExecutionRecord, using: str, error: Exceptio
         _fail(record, using, error)
         return
     executions = WorkflowExecutionRecord.objects.using(using)
-    if executions.postpone(record, rest, error_text(error)):
+    delay, number = rest
+    if executions.postpone(record, delay, error_text(error), step=step, number=number):
         logger.warning(
             "Workflow %s (%s) failed; the next attempt follows in %s",
-            record.workflow_id, record.execution_id, rest, exc_info=error,
+            record.workflow_id, record.execution_id, delay, exc_info=error,
         )  # fmt: skip
-        _tell(record, using)
+        _tell(WorkflowState.PENDING, record, using)
 
 
 def _not_importable(record: WorkflowExecutionRecord) -> Exception:
     return HandlerNotImportableError(record.workflow_id, str(record.handler_path))
 
 
-def _rest_after(record: WorkflowExecutionRecord, using: str, error: Exception) -> timedelta | None:
-    """How long until the next attempt, or `None` if there is none.
-
-    The policy is the one that the execution was started with.
-    """
-    policy = record.retry
-    if policy is None or isinstance(error, PermanentFailure | StepInDoubt):
+def _rest_after(
+    record: WorkflowExecutionRecord, using: str, error: Exception
+) -> tuple[timedelta, int] | None:
+    """How long until the next attempt, and which one failed; `None` if there is no other."""
+    if record.retry is None:
         return None
-    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
-    if kinds & set(policy["stop_on"]):
-        return None
-    executions = WorkflowExecutionRecord.objects.using(using)
-    attempts = executions.attempts_of(record) + 1
-    if attempts >= policy["max_attempts"]:
-        return None
-    if isinstance(error, RetryAfter):
-        return timedelta(seconds=error.seconds)
-    return Retry(**{**policy, "stop_on": ()}).delay(attempts)
+    attempts = WorkflowExecutionRecord.objects.using(using).attempts_of(record) + 1
+    delay = next_attempt_in(record.retry, attempts, error)
+    return None if delay is None else (delay, attempts)
 
 
 def _fail(record: WorkflowExecutionRecord, using: str, error: BaseException) -> None:
@@ -178,11 +170,9 @@ def _fail(record: WorkflowExecutionRecord, using: str, error: BaseException) -> 
         logger.error(
             "Workflow %s (%s) failed", record.workflow_id, record.execution_id, exc_info=error
         )
-        _tell(record, using)
+        _tell(WorkflowState.FAILED, record, using)
 
 
-def _tell(record: WorkflowExecutionRecord, using: str) -> None:
-    """Observers get the row as it now is; without observers nobody reads it again."""
-    if execution_changed.receivers:
-        now = WorkflowExecutionRecord.objects.using(using).get(pk=record.pk)
-        tell(execution_changed, WorkflowExecutionRecord, execution=now.snapshot())
+def _tell(state: WorkflowState, record: WorkflowExecutionRecord, using: str) -> None:
+    executions = WorkflowExecutionRecord.objects.using(using)
+    tell_state(state, lambda: executions.get(pk=record.pk).snapshot())

@@ -10,12 +10,14 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from general_manager.conf import get_workflow_settings
+from general_manager.durations import in_words
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.engine import ACTIVE_STATES
 from general_manager.workflow.models import WorkflowOutbox
 from general_manager.workflow.models.counting import MOST
 from general_manager.workflow.overview import Overview, look
 from general_manager.workflow.sweep import keeps_rows_here
+from general_manager.workflow.tables import Tables
 
 TICKS_MISSED: Final = 6
 """So many intervals without a tick of Beat are no coincidence."""
@@ -67,42 +69,46 @@ class Health:
             "late_executions": seen.late_executions,
             "long_deliveries": seen.long_deliveries,
             "last_tick": None if seen.last_tick is None else seen.last_tick.isoformat(),
+            "beats": seen.beats,
             "workers": seen.workers,
         }
 
 
-def check_health(using: str | None = None) -> Health:
+def check_health(using: str | None = None, tables: Tables | None = None) -> Health:
     """Look, and say what is wrong. In local mode, where nothing is stored, all is well.
 
     At the database of the executions, or at *using*; and, if it is not named, at the outboxes of
-    the others too. Raises `DatabaseError` if a database cannot be asked.
+    the others too. Of rows, what is in *tables*. Raises `DatabaseError` if a database cannot be
+    asked.
     """
-    seen = look(using)
+    seen = look(using, tables)
     asked = (router.db_for_read(WorkflowOutbox), router.db_for_write(WorkflowOutbox))
     for alias in [] if using else outboxes():
         if alias not in asked:
-            seen = seen.and_outbox_of(look(alias))
+            seen = seen.and_outbox_of(look(alias, tables))
     return Health(seen, sorted(_troubles(seen), key=lambda one: -one.weight))
 
 
 def _troubles(seen: Overview) -> Iterator[Trouble]:
     settings = get_workflow_settings()
-    if settings.beat_enabled:
-        yield from _of_beat(seen)
-    elif keeps_rows_here():
+    late = _late_tick(seen) if settings.beat_enabled else ""
+    if not settings.beat_enabled and keeps_rows_here():
         yield from _of_timer(seen)
-    if settings.run_async and seen.owed and not seen.workers:
+    is_wanted = late or (settings.run_async and seen.owed)
+    if is_wanted and not seen.workers:
         yield Trouble(
             "no-worker",
-            _("No Celery worker is there."),
+            _("No Celery worker is running."),
             _("Start one: celery -A <project> worker"),
-            90,
+            100,
         )
+    if late:
+        yield from _of_beat(seen, late)
     age = seen.at - seen.oldest_owed if seen.oldest_owed is not None else timedelta(0)
     if age > OLD:
         yield Trouble(
             "old-work",
-            _("The oldest event has been owed for %s.") % in_words(age),
+            _("The oldest undelivered event is %s old.") % in_words(age),
             _(
                 "Look at the outbox: does a handler fail, does a worker know every handler, "
                 "are there enough workers? What a killed worker had waits for the end of its lease."
@@ -114,8 +120,8 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
         yield Trouble(
             "late-executions",
             ngettext(
-                "%s execution is due, and nobody has taken it up.",
-                "%s executions are due, and nobody has taken them up.",
+                "%s execution is due, and no worker has picked it up.",
+                "%s executions are due, and no worker has picked them up.",
                 seen.late_executions,
             )
             % number(seen.late_executions),
@@ -143,30 +149,45 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
         yield Trouble(
             "dead-letters",
             ngettext("%s dead letter.", "%s dead letters.", seen.dead) % number(seen.dead),
-            _("Mend the cause, then replay them: manage.py workflow_replay_dead_letters"),
+            _("Fix the cause, then requeue them: manage.py workflow_replay_dead_letters"),
             40,
             seen.dead,
         )
 
 
-def _of_beat(seen: Overview) -> Iterator[Trouble]:
+def _late_tick(seen: Overview) -> str:
+    """Since when no tick was run, in words; empty if there was one lately."""
     interval = get_workflow_settings().beat_outbox_interval
     patience = max(LEAST_PATIENCE, interval * TICKS_MISSED)
     if seen.last_tick is None:
-        message = _("Beat has never ticked.")
-    elif seen.at - seen.last_tick > patience:
-        message = _("No tick of Beat for %s.") % in_words(seen.at - seen.last_tick)
-    else:
-        return
-    yield Trouble(
-        "no-beat",
-        message,
-        _(
-            "Is Beat running? Lost messages, retries and timers wait for it: "
-            "celery -A <project> beat"
-        ),
-        100,
-    )
+        return _("Beat has never ticked.")
+    if seen.at - seen.last_tick <= patience:
+        return ""
+    return _("No tick of Beat for %s.") % in_words(seen.at - seen.last_tick)
+
+
+def _of_beat(seen: Overview, late: str) -> Iterator[Trouble]:
+    """Beat sends the tick, and a worker runs it: which of the two is missing?"""
+    if not seen.beats:
+        yield Trouble(
+            "no-beat",
+            late,
+            _(
+                "Is Beat running? Lost messages, retries and timers wait for it: "
+                "celery -A <project> beat"
+            ),
+            95,
+        )
+    elif seen.workers:
+        yield Trouble(
+            "no-tick",
+            _("%s Beat is running; the workers have not run its tick.") % late,
+            _(
+                "Does a worker consume the queue of general_manager's tasks, and is it free? "
+                "See the queue's length in the broker."
+            ),
+            95,
+        )
 
 
 def _of_timer(seen: Overview) -> Iterator[Trouble]:
@@ -195,12 +216,3 @@ def _of_timer(seen: Overview) -> Iterator[Trouble]:
 def number(count: int) -> str:
     """A capped count in words: ``10,000+`` stands for more."""
     return f"{MOST:,}+" if count > MOST else f"{count:,}"
-
-
-def in_words(duration: timedelta) -> str:
-    """As people say it: ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
-    seconds = duration.total_seconds()
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size or (seconds >= size and unit != "min"):
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"

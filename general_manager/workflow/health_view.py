@@ -1,6 +1,5 @@
 """Health over HTTP: a status for load balancers and monitors, details for staff."""
 
-import logging
 from typing import Any
 
 from django.db import Error, transaction
@@ -8,9 +7,10 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.health import check_health
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 VIEW_PERMISSION = "general_manager.view_workflowexecutionrecord"
 

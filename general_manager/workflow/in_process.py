@@ -4,7 +4,6 @@
 is done when that piece is finished, one after the other: a chain of events needs no deeper stack.
 """
 
-import logging
 from collections import deque
 from collections.abc import Callable, Collection
 from contextvars import ContextVar
@@ -13,9 +12,10 @@ from typing import Any, Final, TypeVar
 
 from django.db import transaction
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.transactions import is_in_transaction
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 Work = Callable[[], object]

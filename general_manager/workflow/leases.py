@@ -1,6 +1,5 @@
 """Keep a lease while its work goes on: one thread a process renews them all."""
 
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,9 @@ from time import monotonic
 
 from django.db import connections
 
-logger = logging.getLogger(__name__)
+from general_manager.escaping import get_logger
+
+logger = get_logger(__name__)
 
 Renewal = Callable[[], object]
 

@@ -4,7 +4,6 @@ A project calls `install` in an ``AppConfig.ready()``, or has `metrics_view` in 
 ``general-manager[metrics]``.
 """
 
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -22,6 +21,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.engine import ACTIVE_STATES, TERMINAL_STATES, WorkflowExecution
 from general_manager.workflow.event_registry import Registration
@@ -35,7 +35,7 @@ from general_manager.workflow.signals import (
     execution_changed,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 PREFIX: Final = "general_manager"
 OTHER: Final = "other"

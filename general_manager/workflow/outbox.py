@@ -1,6 +1,5 @@
 """Bring what the outbox owes to the handlers that want it."""
 
-import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from random import uniform
@@ -10,6 +9,7 @@ from typing import Final
 from django.db import DatabaseError
 
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.delivery import Delivery, Outcome
@@ -25,7 +25,7 @@ from general_manager.workflow.models import (
 from general_manager.workflow.models.delivery import SETTLED
 from general_manager.workflow.models.outbox import EVENT_FIELDS
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 EVENT_COLUMNS: Final = (*EVENT_FIELDS, "published_at")
 

@@ -1,27 +1,29 @@
 """How things stand, in a fixed number of cheap queries: for the admin, commands and monitors."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from django.db import router
 from django.db.models import Min, QuerySet
+from django.db.models.functions import Left, Right
 from django.utils import timezone
 
 from general_manager.conf import get_workflow_settings
-from general_manager.workflow.actors import WORKER
+from general_manager.workflow.actors import BEAT, WORKER
 from general_manager.workflow.engine import ACTIVE_STATES, TERMINAL_STATES, WorkflowState
+from general_manager.workflow.ids import MAX_ID_LENGTH
 from general_manager.workflow.models import (
     DeliveryStatus,
     OutboxStatus,
-    WorkflowDeliveryAttempt,
     WorkflowExecutionRecord,
     WorkflowHeartbeat,
-    WorkflowOutbox,
     WorkflowStep,
 )
 from general_manager.workflow.models.counting import MOST, count_capped
+from general_manager.workflow.tables import Tables, whole_tables
 
 DAY: Final = timedelta(days=1)
 HOURS: Final = 24
@@ -59,6 +61,8 @@ class Overview:
     last_tick: datetime | None
     ticked_by: str
     workers: list[str]
+    beats: list[str] = field(default_factory=list)
+    """Beat's own processes, which do not run the tick that they send."""
 
     def and_outbox_of(self, other: "Overview") -> "Overview":
         """The same, with what the outbox of another database owes."""
@@ -80,17 +84,21 @@ class Details:
     hours: list[Hour]
     dead_by_handler: list[tuple[str, int]]
     failed_by_workflow: list[tuple[str, int]]
-    failures: list[WorkflowExecutionRecord]
+    failures: list[Any]
+    """Executions, with the end of their error as `error_end`."""
     waiting: list[tuple[WorkflowExecutionRecord, datetime | None]] = field(default_factory=list)
 
 
-def look(using: str | None = None) -> Overview:
-    """Three statements, whatever the size of the tables; on the database where executions live."""
+def look(using: str | None = None, tables: Tables | None = None) -> Overview:
+    """Three statements, whatever the size of the tables; on the database where executions live.
+
+    Counts what is in *tables*; who ticks and works is the same for everybody.
+    """
     alias = using or router.db_for_read(WorkflowExecutionRecord)
+    tables = (tables or whole_tables()).using(alias)
     now = timezone.now()
-    executions = WorkflowExecutionRecord.objects.using(alias)
-    entries = WorkflowOutbox.objects.using(alias).filter(available_at__isnull=False)
-    deliveries = WorkflowDeliveryAttempt.objects.using(alias)
+    executions, deliveries = tables.executions, tables.deliveries
+    entries = tables.entries.filter(available_at__isnull=False)
     running_too_long = now - get_workflow_settings().delivery_running_timeout
     parts: list[QuerySet[Any]] = [executions.filter(state=state) for state in ACTIVE_STATES]
     parts += [executions.filter(state=one, ended_at__gt=now - DAY) for one in TERMINAL_STATES]
@@ -118,34 +126,46 @@ def look(using: str | None = None) -> Overview:
         long_deliveries=counts[10],
         last_tick=tick.at if tick else None,
         ticked_by=tick.by if tick else "",
-        workers=sorted(
-            duty.removeprefix(WORKER)
-            for duty, beat in beats.items()
-            if duty.startswith(WORKER) and beat.at > alive
-        ),
+        workers=_alive(WORKER, beats.values(), alive),
+        beats=_alive(BEAT, beats.values(), alive),
     )
 
 
-def look_closer(using: str | None = None) -> Details:
+def _alive(kind: str, beats: Iterable[WorkflowHeartbeat], since: datetime) -> list[str]:
+    names = (one.duty.removeprefix(kind) for one in beats
+             if one.duty.startswith(kind) and one.at > since)  # fmt: skip
+    return sorted(names)
+
+
+def look_closer(using: str | None = None, tables: Tables | None = None) -> Details:
     """Six statements more: what is waited for, what failed lately, and the last day's hours."""
     alias = using or router.db_for_read(WorkflowExecutionRecord)
     now = timezone.now()
-    executions = WorkflowExecutionRecord.objects.using(alias)
+    tables = (tables or whole_tables()).using(alias)
+    executions = tables.executions
     failed = executions.filter(state=WorkflowState.FAILED)
     lately = failed.filter(ended_at__gt=now - DAY)
-    dead = WorkflowDeliveryAttempt.objects.using(alias).filter(status=DeliveryStatus.DEAD_LETTER)
+    dead = tables.deliveries.filter(status=DeliveryStatus.DEAD_LETTER)
     asking = executions.filter(state=WorkflowState.WAITING, waiting_for__isnull=False)
     # What waits has no end: in the order of the index on states and ends, that is by age.
-    longest = list(asking.order_by("ended_at", "pk")[:FEW])
-    questions = WorkflowStep.objects.using(alias).filter(execution__in=longest, answerable=True)
+    longest = tables.seen(_short(asking).order_by("ended_at", "pk")[:FEW])
+    questions = WorkflowStep.objects.using(alias).defer("result")
+    questions = questions.filter(execution__in=longest, answerable=True)
     since = {(one.execution_id, one.name): one.started_at for one in questions}
     return Details(
         hours=_hours(executions, now, alias),
         dead_by_handler=_most_common(dead, "registration_id"),
         failed_by_workflow=_most_common(lately, "workflow_id"),
-        failures=list(failed.defer("traceback").order_by("-ended_at")[:FEW]),
+        failures=tables.seen(_short(failed).order_by("-ended_at")[:FEW]),
         waiting=[(one, since.get((one.pk, str(one.waiting_for)))) for one in longest],
     )
+
+
+def _short(rows: QuerySet[Any]) -> QuerySet[Any]:
+    """With the end of an error, which is what is read of it, and nothing that may be large."""
+    large = ("traceback", "error", "input_data", "output_data", "metadata", "retry")
+    found: Any = rows.defer(*large)
+    return cast("QuerySet[Any]", found.annotate(error_end=Right("error", 1_000)))
 
 
 def _hours(executions: QuerySet[WorkflowExecutionRecord], now: datetime, alias: str) -> list[Hour]:
@@ -168,5 +188,5 @@ def _hours(executions: QuerySet[WorkflowExecutionRecord], now: datetime, alias: 
 
 def _most_common(rows: QuerySet[Any], column: str) -> list[tuple[str, int]]:
     """The values of *column* that are most frequent among `MOST` of *rows*."""
-    counted = Counter(rows.order_by().values_list(column, flat=True)[:MOST])
+    counted = Counter(rows.order_by().values_list(Left(column, MAX_ID_LENGTH), flat=True)[:MOST])
     return counted.most_common(2 * FEW)

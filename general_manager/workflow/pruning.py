@@ -1,6 +1,5 @@
 """Let go of what is over for long enough, in batches, in every database that holds rows of ours."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,6 +7,7 @@ from typing import Final
 
 from django.db import DatabaseError
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.actors import WORKER
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.models import (
@@ -15,8 +15,9 @@ from general_manager.workflow.models import (
     WorkflowHeartbeat,
     WorkflowOutbox,
 )
+from general_manager.workflow.models.pruning import kept_by, not_kept
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BATCH: Final = 1_000
 """Rows of each kind that one transaction deletes, besides what hangs on them."""
@@ -70,10 +71,21 @@ def count_prunable(older_than: timedelta, *, include_failed: bool = False) -> Pr
         entries = WorkflowOutbox.objects.using(alias)
         executions = WorkflowExecutionRecord.objects.using(alias)
         found += Pruned(
-            entries.prunable(older_than, include_failed=include_failed).count(),
-            executions.prunable(older_than, include_failed=include_failed).count(),
+            not_kept(entries.prunable(older_than, include_failed=include_failed)).count(),
+            not_kept(executions.prunable(older_than, include_failed=include_failed)).count(),
         )
     return found
+
+
+def find_kept(older_than: timedelta, *, include_failed: bool = False) -> dict[str, int]:
+    """What of the project's keeps rows that could be pruned, and how many."""
+    kept: dict[str, int] = {}
+    for alias in outboxes():
+        for table in (WorkflowOutbox, WorkflowExecutionRecord):
+            rows = table.objects.using(alias).prunable(older_than, include_failed=include_failed)
+            for who, which in kept_by(rows).items():
+                kept[who] = kept.get(who, 0) + which.count()
+    return {who: count for who, count in kept.items() if count}
 
 
 def _prune_batch(alias: str, older_than: timedelta, size: int, *, include_failed: bool) -> Pruned:

@@ -1,18 +1,20 @@
 """Deliver an event again, by a person's wish: to whom it may go, and that it goes there only."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from django.db import transaction
 
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.event_registry.registration import Registration
 from general_manager.workflow.events import WorkflowEvent
-from general_manager.workflow.exceptions import WorkflowError
+from general_manager.workflow.exceptions import ChangedMeanwhileError, WorkflowError
 from general_manager.workflow.models import (
     DeliveryStatus,
     WorkflowDeliveryAttempt,
     WorkflowEventRecord,
+    WorkflowOutbox,
 )
 
 
@@ -59,18 +61,34 @@ def _wants(registration: Registration, event: WorkflowEvent) -> bool:
         return True
 
 
-def replay(record: WorkflowEventRecord, registration_ids: Collection[str]) -> int:
+def statuses(known: Iterable[Recipient]) -> list[list[str]]:
+    """How the event stands with each, for `replay` to compare."""
+    return [[one.id, one.status] for one in known]
+
+
+ANYHOW: Final = object()
+
+
+def replay(
+    record: WorkflowEventRecord, registration_ids: Collection[str], *, seen: object = ANYHOW
+) -> int:
     """Owe the event again to these handlers and no others; returns to how many.
 
-    Raises `EntryBusyError` while a worker has it. The caller has the outbox drained.
+    Raises `EntryBusyError` while a worker has it, and `ChangedMeanwhileError` if *seen* is given
+    and is not what `statuses` says by now. The caller has the outbox drained.
     """
     using = record._state.db or "default"
     deliveries = WorkflowDeliveryAttempt.objects.using(using)
     entry = record.outbox.pk
-    others = [
-        one.id for one in recipients(record) if not one.status and one.id not in registration_ids
-    ]
     with transaction.atomic(using=using):  # no drain may come between the two
+        WorkflowOutbox.objects.using(using).select_for_update().filter(pk=entry).exists()
+        known = recipients(record)
+        if seen is not ANYHOW and seen != statuses(known):
+            raise ChangedMeanwhileError(
+                "Its deliveries have changed since you were asked, or the form did not say what "
+                "you had seen: look again."
+            )
+        others = [one.id for one in known if not one.status and one.id not in registration_ids]
         count = deliveries.replay(entry, registration_ids)
         if not count:
             raise EntryBusyError(record.event_id)

@@ -30,7 +30,9 @@ class DatabaseRunStore:
         self._using = using
         self._is_inside = False
         self._began: datetime | None = None
-        self._outside: dict[str, tuple[StepStatus, Any]] = {}
+        self._position = 0
+        """The latest place in the order of outcomes that this run knows."""
+        self._outside: dict[str, dict[str, Any]] = {}
         """What was recorded outside of a step's transaction, and stands whatever is undone."""
 
     def load(self) -> dict[str, StepRecord]:
@@ -38,7 +40,9 @@ class DatabaseRunStore:
         if self._record.runs == 1:
             return {}
         rows = self._rows.filter(execution_id=self._record.pk)
-        return {row.name: row.as_record() for row in rows}
+        known = {row.name: row.as_record() for row in rows}
+        self._position = max((one.position for one in known.values()), default=0)
+        return known
 
     def check(self) -> None:
         executions = WorkflowExecutionRecord.objects.using(self._using)
@@ -59,21 +63,25 @@ class DatabaseRunStore:
 
     def write_back(self) -> None:
         """After a rollback in a caller's transaction: what happened outside happened."""
-        for name, (status, result) in self._outside.items():
-            self._rows.add(self._record, name, status, result=result)
+        for name, values in self._outside.items():
+            self._rows.add(self._record, name, **values)
 
     def begin(self, name: str) -> None:
-        if not self._rows.add(self._record, name, StepStatus.BEGUN):
+        values: dict[str, Any] = {"status": StepStatus.BEGUN, "once": True}
+        values["position"] = self._next()
+        if not self._rows.add(self._record, name, **values):
             raise self._lost()
-        self._outside[name] = (StepStatus.BEGUN, None)
+        self._outside[name] = values
 
     def finish(self, name: str, result: Any) -> None:
         rows = self._rows
-        added = rows.add(self._record, name, StepStatus.DONE, result=result, began=self._began)
-        if not added and not rows.finish(self._record, name, result):
+        values: dict[str, Any] = {"status": StepStatus.DONE, "result": result}
+        values["position"] = self._next()
+        added = rows.add(self._record, name, began=self._began, **values)
+        if not added and not rows.finish(self._record, name, result, self._position):
             raise self._lost()
         if not self._is_inside:
-            self._outside[name] = (StepStatus.DONE, result)
+            self._outside[name] = {**self._outside.get(name, {}), **values}
         WorkflowExecutionRecord.objects.using(self._using).progressed(self._record)
 
     def open_wait(self, name: str, *, timeout: timedelta | None, answerable: bool) -> StepRecord:
@@ -83,19 +91,35 @@ class DatabaseRunStore:
             raise HandlerNotImportableError(self._record.workflow_id, path)
         executions = WorkflowExecutionRecord.objects.using(self._using)
         with transaction.atomic(using=self._using):
-            if not self._rows.add(self._record, name, StepStatus.OPEN, answerable=answerable):
+            if not self._rows.add(
+                self._record, name, StepStatus.OPEN, position=0, answerable=answerable
+            ):
                 raise self._lost()
+            wait = self._rows.open_wait(self._record, name, timeout).as_record()
             if answerable:
-                executions.filter(pk=self._record.pk).update(waiting_for=name)
-            return self._rows.open_wait(self._record, name, timeout).as_record()
+                row = executions.filter(pk=self._record.pk)
+                row.update(waiting_for=name, waiting_since=wait.started_at)
+            return wait
 
     def settle_wait(self, name: str) -> StepRecord:
         self.check()
-        if self._rows.time_out(self._record, name):
-            WorkflowExecutionRecord.objects.using(self._using).progressed(self._record)
-            history = WorkflowHistory.objects.using(self._using)
-            history.note(HistoryKind.WAIT_TIMED_OUT, execution=self._record, detail=name)
-        return self._rows.get(execution_id=self._record.pk, name=name).as_record()
+        ended = self._rows.time_out(self._record, name, self._position + 1)
+        wait = self._rows.get(execution_id=self._record.pk, name=name).as_record()
+        self._position = max(self._position, wait.position)
+        if ended:
+            executions = WorkflowExecutionRecord.objects.using(self._using)
+            executions.progressed(self._record)
+            if wait.answerable:
+                executions.stopped_asking(self._record, name)
+                history = WorkflowHistory.objects.using(self._using)
+                history.note(
+                    HistoryKind.WAIT_TIMED_OUT, execution=self._record, detail=name, step=name
+                )
+        return wait
+
+    def _next(self) -> int:
+        self._position += 1
+        return self._position
 
     @property
     def _rows(self) -> StepQuerySet:

@@ -62,6 +62,10 @@ class RunStore(Protocol):
         ...
 
 
+LONGEST_CHAIN: Final = 20
+"""Causes of an error that are looked through for the step that raised it."""
+
+
 class StopRun(BaseException):
     """Unwinds a handler that must not go on. Handlers' ``except Exception`` let it pass."""
 
@@ -87,6 +91,19 @@ class Run:
         self._records = store.load()
         self._used: set[str] = set()
         self._inside: str | None = None
+        self._trouble: tuple[str, BaseException] | None = None
+        """The step that raised last, and what it raised."""
+
+    def where(self, error: BaseException) -> str:
+        """The step that raised *error*, or what led to it; empty if it came from between steps."""
+        seen: BaseException | None = error
+        for _ in range(LONGEST_CHAIN):  # a cause may be its own cause
+            if seen is None or self._trouble is None:
+                break
+            if seen is self._trouble[1]:
+                return self._trouble[0]
+            seen = seen.__cause__ or seen.__context__
+        return error.name if isinstance(error, StepInDoubt | WaitTimeout) else ""
 
     def call(self, handler: WorkflowHandler, input_data: dict[str, Any]) -> dict[str, Any]:
         """Run *handler* and return its encoded output.
@@ -134,6 +151,9 @@ class Run:
                 with self._store.transaction() if atomic else nullcontext():
                     result = _checked(encode(call(), root=f"the result of step {name!r}"), name)
                     self._store.finish(name, result)
+            except Exception as error:
+                self._trouble = (name, error)
+                raise
             finally:
                 self._inside = None
         return copy_encoded(result)

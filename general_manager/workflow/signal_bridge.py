@@ -1,7 +1,6 @@
 """A manager's change becomes an event: the only place where managers and workflows meet."""
 
 import json
-import logging
 import sys
 from types import SimpleNamespace
 from typing import Any, Final, cast
@@ -9,6 +8,7 @@ from typing import Any, Final, cast
 from django.db.models import Field, Model
 
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.manager import Batch, DataChange
 from general_manager.manager.signals import post_data_change
 from general_manager.workflow.encoding import encode, storable_text
@@ -22,7 +22,7 @@ from general_manager.workflow.events import (
 
 __all__ = ["connect_workflow_signal_bridge", "disconnect_workflow_signal_bridge"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SOURCE = "general_manager.manager.signals.post_data_change"
 TEXT_LIMIT = 2_000

@@ -7,6 +7,11 @@ from django.dispatch import Signal
 event_published = Signal()
 """An event was accepted by a registry. Arguments: ``event``. Sender: the registry's class."""
 
+event_held = Signal()
+"""The in-memory registry keeps an event until the caller's transaction commits; `event_published`
+follows then, or never. Arguments: ``event``. Sender: the registry's class.
+"""
+
 event_delivered = Signal()
 """A handler completed.
 
@@ -27,7 +32,13 @@ Arguments: ``event``, ``registration``, ``exception``. Sender: the registry's cl
 """
 
 execution_changed = Signal()
-"""An execution entered a state.
+"""An execution entered a state; the same states in the same order from every engine.
 
-Arguments: ``execution`` (a `WorkflowExecution` as it now is). Sender: the engine's class.
+First the state that it was started in: ``pending``, or what it ended in at once (``completed``
+without a handler, ``failed`` if the handler cannot be found). Then ``running`` as each run of its
+handler begins, and as that run ends ``completed``, ``failed``, ``waiting``, or ``pending`` if there
+is another. ``cancelled`` ends the run under way. If a worker dies, ``pending`` follows when its
+execution is recovered. What makes a waiting execution go on is told by its next ``running``.
+
+Arguments: ``execution`` (a `WorkflowExecution` as it now is). Sender: `WorkflowExecution`.
 """

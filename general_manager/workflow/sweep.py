@@ -1,29 +1,34 @@
 """What a dead worker or a lost message left behind, and timers: find them, send them again."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from random import uniform
 from typing import Final
 
 from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.workflow.actors import whereabouts
+from general_manager.workflow.aside import tell_state
 from general_manager.workflow.backend_registry import get_workflow_engine
 from general_manager.workflow.backends.celery import CeleryWorkflowEngine
 from general_manager.workflow.databases import outboxes
 from general_manager.workflow.dispatch import run_executions_now
+from general_manager.workflow.engine import WorkflowExecution, WorkflowState
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.event_registry.database import DatabaseEventRegistry
 from general_manager.workflow.executor import give_up, run
 from general_manager.workflow.messages import MESSAGE
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowHeartbeat
+from general_manager.workflow.models.execution import ExecutionQuerySet
+from general_manager.workflow.models.execution_recovery import Woken
 from general_manager.workflow.outbox import drain
 from general_manager.workflow.pruning import prune_once
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BATCH: Final = 200
 """Executions found at once."""
@@ -88,9 +93,8 @@ def sweep(*, hand_on: bool | None = None) -> int:
 def _sweep_one(alias: str, *, hand_on: bool) -> int:
     woken = 0
     while any(found := WorkflowExecutionRecord.objects.using(alias).wake_due(BATCH)):
-        woken += sum(map(len, found))
-        for execution_id in found.overdue:
-            give_up(execution_id, alias)
+        woken += len(found.ready) + len(found.suspect) + len(found.overdue)
+        _end_lost_runs(found, alias)
         # A message each: what killed its worker must not take others' messages with it.
         messages = [[execution_id] for execution_id in found.suspect]
         messages += [found.ready[at : at + MESSAGE] for at in range(0, len(found.ready), MESSAGE)]
@@ -99,6 +103,19 @@ def _sweep_one(alias: str, *, hand_on: bool) -> int:
                 for execution_id in ids:
                     run(execution_id, alias)
     return woken
+
+
+def _end_lost_runs(found: Woken, alias: str) -> None:
+    """The runs of workers that died, and those that take longer than they may."""
+    rows = WorkflowExecutionRecord.objects.using(alias)
+    for execution_id in found.died:
+        tell_state(WorkflowState.PENDING, partial(_read, execution_id, rows))
+    for execution_id in found.overdue:
+        give_up(execution_id, alias)
+
+
+def _read(execution_id: str, rows: ExecutionQuerySet) -> WorkflowExecution:
+    return rows.by_id(execution_id).snapshot()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +174,6 @@ def _run_ready(alias: str, limit: int) -> int:
         return 0
     rows = WorkflowExecutionRecord.objects.using(alias)
     found = rows.wake_due(limit)
-    for execution_id in found.overdue:
-        give_up(execution_id, alias)
+    _end_lost_runs(found, alias)
     ready = rows.runnable().order_by("pk").values_list("execution_id", flat=True)[:limit]
     return len(found.overdue) + sum(run(one, alias) for one in ready)

@@ -5,21 +5,37 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from django.db.models import QuerySet
+from django.db.models import Case, F, JSONField, TextField, Value, When
+from django.db.models.functions import Cast, Length
+from django.utils import timezone
 
+from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.models import (
     DeliveryStatus,
     WorkflowDeliveryAttempt,
     WorkflowEventRecord,
     WorkflowExecutionRecord,
     WorkflowHistory,
-    WorkflowOutbox,
     WorkflowStep,
 )
+from general_manager.workflow.redaction import readable, redact_named
 from general_manager.workflow.steps import StepStatus
+from general_manager.workflow.tables import Tables, whole_tables
 
 LONG: Final = timedelta(minutes=1)
 """A gap that is worth a word."""
+
+LARGE: Final = ("input_data", "output_data", "metadata", "retry")
+"""Columns that a timeline does not need."""
+LARGEST: Final = 20_000
+"""Characters of a result that is read at all."""
+
+MOST_SHOWN: Final = 600
+"""Characters of a result that are shown."""
+
+ENDS_OF_WAITS: Final = (
+    HistoryKind.RESUMED, HistoryKind.WAIT_TIMED_OUT, HistoryKind.WAIT_ENDED,
+)  # fmt: skip
 
 MOST: Final = 500
 """Steps, attempts and history entries of one kind; the rest is said to be there, not shown."""
@@ -37,57 +53,72 @@ class Moment:
     took: timedelta | None = None
     event_id: str | None = None
     execution_id: str | None = None
+    number: int | None = None
+    """Of an attempt that failed."""
     offset: timedelta = timedelta(0)
     gap: timedelta | None = None
     """How long nothing happened before, if that was long."""
 
 
-def timeline_of_execution(execution: WorkflowExecutionRecord) -> list[Moment]:
+def timeline_of_execution(
+    execution: WorkflowExecutionRecord, tables: Tables | None = None
+) -> list[Moment]:
     """In order of time, with offsets from the event, or from the start if no event caused it.
 
-    At most six statements.
+    Of the event and its deliveries, what is in *tables*. At most six statements.
     """
     using = execution._state.db or "default"
+    tables = (tables or whole_tables()).using(using)
     moments = list(_of_execution(execution))
-    steps = WorkflowStep.objects.using(using).filter(execution=execution).order_by("pk")
-    for step in steps[:MOST]:
-        moments += _of_step(step)
     history = WorkflowHistory.objects.using(using).filter(execution=execution)
-    moments += _of_history(history)
+    steps, notes = shown_steps(execution), list(history.order_by("pk")[: MOST + 1])
+    moments += _of_steps(steps[:MOST], notes[:MOST])
+    # By the time of the first that is left out: there the reader misses it.
+    moments += [_left_out(one.started_at, "steps") for one in steps[MOST:]]
+    moments += [_left_out(one.at, "history") for one in notes[MOST:]]
     if execution.caused_by is not None:
-        found = WorkflowEventRecord.objects.using(using).filter(event_id=execution.caused_by)
-        for event in found.select_related("outbox"):
-            moments += _of_event(event, using)
+        found = tables.events.filter(event_id=execution.caused_by).defer("payload", "metadata")
+        for event in tables.seen(found):
+            moments += _of_event(event, tables)
     return _told(moments)
 
 
-def timeline_of_event(event: WorkflowEventRecord) -> list[Moment]:
+def timeline_of_event(event: WorkflowEventRecord, tables: Tables | None = None) -> list[Moment]:
     """The event, its deliveries, and the start and end of the executions that it caused.
 
-    At most five statements.
+    Of deliveries and executions, those in *tables*. At most five statements.
     """
     using = event._state.db or "default"
-    moments = list(_of_event(event, using))
-    caused = WorkflowExecutionRecord.objects.using(using).filter(caused_by=event.event_id)
-    for execution in caused.defer("traceback", "input_data", "output_data").order_by("pk")[:MOST]:
+    tables = (tables or whole_tables()).using(using)
+    moments = list(_of_event(event, tables))
+    caused = tables.executions.filter(caused_by=event.event_id).order_by("pk")
+    found = tables.seen(caused.defer("traceback", *LARGE)[: MOST + 1])
+    for execution in found[:MOST]:
         moments += _of_execution(execution)
+    moments += [_left_out(one.created_at, "executions") for one in found[MOST:]]
     return _told(moments)
 
 
-def _of_event(event: WorkflowEventRecord, using: str) -> Iterator[Moment]:
+def _of_event(event: WorkflowEventRecord, tables: Tables) -> Iterator[Moment]:
     name = event.event_name or event.event_type
     yield Moment(event.published_at, "published", name, event_id=event.event_id)
-    entry: WorkflowOutbox | None = getattr(event, "outbox", None)
-    if entry is None:
+    for entry in tables.seen(tables.entries.filter(event=event)):
+        if entry.claimed_at is not None:
+            yield Moment(entry.claimed_at, "claimed", by=entry.claimed_by)
+    ours = tables.deliveries.filter(outbox__event=event).defer("traceback").order_by("pk")
+    found = tables.seen(ours[: MOST + 1])
+    deliveries = {one.pk: one for one in found[:MOST]}
+    if not deliveries:
         return
-    if entry.claimed_at is not None:
-        yield Moment(entry.claimed_at, "claimed", by=entry.claimed_by)
-    attempts = WorkflowHistory.objects.using(using).filter(delivery__outbox=entry)
-    history = list(_of_history(attempts.select_related("delivery")))
+    yield from (_left_out(one.started_at, "deliveries") for one in found[MOST:])
+    attempts = WorkflowHistory.objects.using(tables.deliveries.db)
+    rows = attempts.filter(delivery__in=list(deliveries)).select_related("delivery")
+    notes = list(rows.order_by("pk")[: MOST + 1])
+    history = [_of_history(row) for row in notes[:MOST]]
+    yield from (_left_out(one.at, "history") for one in notes[MOST:])
     yield from history
     last = {one.about: one.at for one in history}
-    deliveries = WorkflowDeliveryAttempt.objects.using(using).filter(outbox=entry)
-    for delivery in deliveries.defer("traceback").order_by("pk")[:MOST]:
+    for delivery in deliveries.values():
         yield from _of_delivery(delivery, last.get(delivery.registration_id))
 
 
@@ -127,26 +158,69 @@ def _of_execution(execution: WorkflowExecutionRecord) -> Iterator[Moment]:
         )
 
 
-def _of_step(step: WorkflowStep) -> Iterator[Moment]:
+def shown_steps(execution: WorkflowExecutionRecord) -> list[WorkflowStep]:
+    """The steps of an execution, in the order in which they began; one more than `MOST` at most.
+
+    Results that nobody reads on a page stay in the database; of those `result_in_short` says the
+    size.
+    """
+    rows = WorkflowStep.objects.using(execution._state.db or "default").filter(execution=execution)
+    size = Length(Cast("result", TextField()))
+    small = Case(When(size__lte=LARGEST, then=F("result")), default=Value(None, JSONField()))
+    return list(rows.defer("result").annotate(size=size, shown=small).order_by("pk")[: MOST + 1])
+
+
+def _of_steps(steps: list[WorkflowStep], history: list[WorkflowHistory]) -> Iterator[Moment]:
+    """Each outcome once: who ended a wait stands with the outcome that the wait has."""
+    ended = {row.step: row for row in history if row.kind in ENDS_OF_WAITS and row.step}
+    names = {step.name for step in steps if step.answerable and step.finished_at is not None}
+    for step in steps:
+        yield from _of_step(step, ended.get(step.name) if step.name in names else None)
+    for row in history:
+        if row.kind not in ENDS_OF_WAITS or row.step not in names:
+            yield _of_history(row)
+
+
+def _of_step(step: WorkflowStep, end: WorkflowHistory | None) -> Iterator[Moment]:
     if step.answerable or step.until is not None:
-        until = f"until {step.until:%Y-%m-%d %H:%M:%S} UTC" if step.until is not None else ""
-        yield Moment(
-            step.started_at, "waits" if step.answerable else "sleeps", step.name, "", until
-        )
+        until = f"until {in_zone(step.until):%Y-%m-%d %H:%M:%S %Z}" if step.until else ""
+        what = "waits" if step.answerable else "sleeps"
+        yield Moment(step.started_at, what, step.name, detail=until)
     if step.status == StepStatus.BEGUN:
         yield Moment(step.started_at, "in_doubt", step.name)
     elif step.finished_at is not None:
-        took = step.finished_at - step.started_at
-        what = "answered" if step.answerable else "step"
+        took = max(step.finished_at - step.started_at, timedelta(0))
+        by = end.by if end is not None else ""
+        is_by_hand = end is not None and end.kind == HistoryKind.WAIT_ENDED
+        what, detail = "step", result_in_short(step)
         if step.status == StepStatus.TIMED_OUT:
-            what = "timed_out" if step.answerable else "woke"
-        yield Moment(step.finished_at, what, step.name, took=max(took, timedelta(0)))
+            what = ("wait_ended" if is_by_hand else "timed_out") if step.answerable else "woke"
+            detail = ""
+        elif step.answerable:
+            what, detail = "answered", _answer(step)
+        yield Moment(step.finished_at, what, step.name, by=by, detail=detail, took=took)
 
 
-def _of_history(rows: "QuerySet[WorkflowHistory]") -> Iterator[Moment]:
-    for row in rows.order_by("pk")[:MOST]:
-        about = row.delivery.registration_id if row.delivery is not None else ""
-        yield Moment(row.at, row.kind, about, row.by, row.detail)
+def result_in_short(step: WorkflowStep) -> str:
+    """What it returned, redacted, by its own name too; nothing for nothing."""
+    shown, size = getattr(step, "shown", None), getattr(step, "size", None) or 0
+    if shown is None:
+        return f"{size:,} characters of JSON" if size > LARGEST else ""
+    return readable(redact_named(step.name, shown), most=MOST_SHOWN)
+
+
+def _answer(step: WorkflowStep) -> str:
+    answer = result_in_short(step) or "null"
+    return f"{step.label}: {answer}" if step.label else answer
+
+
+def _of_history(row: WorkflowHistory) -> Moment:
+    about = row.step if row.delivery is None else row.delivery.registration_id
+    return Moment(row.at, row.kind, about, row.by, row.detail, number=row.number)
+
+
+def _left_out(at: datetime, of_what: str) -> Moment:
+    return Moment(at, "left_out", of_what, detail=f"more than {MOST:,}; the rest is not shown")
 
 
 def _told(moments: Iterable[Moment]) -> list[Moment]:
@@ -159,6 +233,11 @@ def _told(moments: Iterable[Moment]) -> list[Moment]:
             replace(one, offset=one.at - ordered[0].at, gap=silence if silence >= LONG else None)
         )
     return told
+
+
+def in_zone(moment: datetime) -> datetime:
+    """In the current time zone, as everything that people read."""
+    return timezone.localtime(moment) if timezone.is_aware(moment) else moment
 
 
 def last_line(error: str | None) -> str:

@@ -6,7 +6,6 @@ request, the development server from its start, a Celery worker from its start. 
 tests have none.
 """
 
-import logging
 import os
 import sys
 from threading import Event, Lock, Thread
@@ -18,11 +17,12 @@ from django.core.signals import request_started
 from django.db import connections
 
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
 from general_manager.workflow.backend_registry import get_workflow_engine
 from general_manager.workflow.backends.local import LocalWorkflowEngine
 from general_manager.workflow.sweep import keeps_rows_here, tick
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LOCAL_SECONDS: Final = 1.0
 """How often memory is looked through."""

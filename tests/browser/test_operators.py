@@ -4,6 +4,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 
+from general_manager.workflow import WorkflowDefinition
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
     WorkflowExecutionRecord,
@@ -11,10 +12,12 @@ from general_manager.workflow.models import (
     WorkflowOutbox,
 )
 from tests.browser.conftest import page_of
+from tests.integration.test_taking_back import early
 from tests.testapp import flows
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
 
+CONFIRM = "button.gm-primary"
 ANGLE = "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
 EXECUTIONS = page_of("workflowexecutionrecord")
 LISTS = [EXECUTIONS, page_of("workfloweventrecord"), page_of("deadletter"),
@@ -84,10 +87,14 @@ def test_a_wait_is_answered(boss, story, workers, celery_engine):
     assert "Waits for approval" in boss.text
     boss.press("Answer…")
     boss.fill("Answer", "{no")
-    boss.press("Yes, do it")
+    boss.press_first(CONFIRM)
     assert "This is not JSON" in boss.text
+    boss.fill("Answer", "")
+    boss.press_first(CONFIRM)
+    assert "tick the box below for null" in boss.text
+    assert state_of(story.waiting) == "waiting"
     boss.fill("Answer", '{"approved": true}')
-    boss.press("Yes, do it")
+    boss.press_first(CONFIRM)
     assert "Answered." in boss.text
     workers.run()
     boss.visit(story.execution(story.waiting))
@@ -99,16 +106,16 @@ def test_a_wait_is_answered(boss, story, workers, celery_engine):
 
 def test_an_execution_is_cancelled_with_a_reason(boss, story):
     boss.visit(story.execution(story.waiting))
-    boss.press("Cancel…")
-    boss.press("No, take me back")
+    boss.press("Cancel execution…")
+    boss.press("Back")
     assert boss.path == story.execution(story.waiting)
     assert state_of(story.waiting) == "waiting"
-    boss.press("Cancel…")
+    boss.press("Cancel execution…")
     boss.fill("Reason", "too dear")
-    boss.press("Yes, do it")
+    boss.press_first(CONFIRM)
     assert "Cancelled." in boss.text
     assert "too dear" in boss.text
-    assert boss.texts(".gm-button") == []
+    assert boss.texts(".gm-button") == ["Retry from checkpoint…"]
     assert state_of(story.waiting) == "cancelled"
 
 
@@ -117,9 +124,9 @@ def test_selected_executions_are_counted_before_they_are_cancelled(boss, story):
     boss.click("#action-toggle")
     boss.choose("select[name=action]", "cancel_selected")
     boss.press_first("#changelist .actions button")
-    assert "1 of 3 can be." in boss.text
+    assert "1 of 3 can be cancelled." in boss.text
     assert state_of(story.waiting) == "waiting"
-    boss.press("Yes, do it")
+    boss.press_first(CONFIRM)
     assert "1: Cancelled." in boss.text
     assert state_of(story.waiting) == "cancelled"
 
@@ -130,8 +137,8 @@ def test_a_dead_letter_is_replayed(boss, story, workers):
     boss.press_first("#result_list tbody a")
     assert "does not answer" in boss.text
     boss.press("Replay…")
-    boss.press("Yes, do it")
-    assert "Owed again, with new attempts." in boss.text
+    boss.press_first(CONFIRM)
+    assert "Queued for redelivery with a fresh retry budget." in boss.text
     flows.troubles.clear()
     workers.deliver()
     assert "accounting" in flows.calls
@@ -143,9 +150,9 @@ def test_a_dead_letter_is_not_discarded_without_a_reason(boss, story):
     boss.visit(page_of("deadletter", "change", story.letter.pk))
     boss.press("Discard…")
     boss.click("button.gm-primary")
-    assert boss.path == story.letter_act("discard")
+    assert boss.path.startswith(story.letter_act("discard"))
     boss.fill("Reason", "accounting knows")
-    boss.press("Yes, do it")
+    boss.press_first(CONFIRM)
     assert "Discarded." in boss.text
     story.letter.refresh_from_db()
     assert story.letter.status == "discarded"
@@ -157,11 +164,40 @@ def test_an_event_is_delivered_again_to_those_who_failed(boss, story, workers):
     assert boss.run("return [...document.querySelectorAll(':checked')].map(x => x.value)") == [
         "tell_accounting"
     ]
-    boss.press("Yes, do it")
-    assert "Owed again to 1 handler(s)." in boss.text
+    boss.press_first(CONFIRM)
+    assert "Queued for redelivery to 1 handler." in boss.text
     flows.troubles.clear()
     workers.deliver()
     assert flows.calls.count("accounting") == 2
+
+
+def test_a_wrong_answer_is_taken_back_and_asked_again(boss, story, workers, celery_engine):
+    flows.troubles.clear()
+    definition = WorkflowDefinition("budget", handler=early)
+    execution = celery_engine.start(definition)
+    workers.run()
+    celery_engine.resume(execution.execution_id, True)
+    workers.run()
+    failed = WorkflowExecutionRecord.objects.get(execution_id=execution.execution_id)
+    boss.visit(story.execution(failed))
+    boss.press("Retry from checkpoint…")
+    assert "Everything that has ended is kept." in boss.text
+    boss.press_first("tr:has(th) a[href*='before=approval']")
+    assert "Going back to before “approval”" in boss.text
+    boss.press("Retry from checkpoint")
+    assert "Taken back, to happen again:" in boss.text
+    workers.run()
+    fresh = WorkflowExecutionRecord.objects.latest("pk")
+    assert (fresh.state, fresh.waiting_for) == ("waiting", "approval")
+
+
+def test_a_wait_is_timed_out(boss, story, workers):
+    boss.visit(story.execution(story.waiting))
+    boss.press("Time out now…")
+    boss.press("Time out now")
+    assert "Timed out by hand: approval" in boss.text
+    workers.run()
+    assert state_of(story.waiting) == "completed"
 
 
 def test_a_step_in_doubt_is_resolved(boss, story, workers):
@@ -169,7 +205,7 @@ def test_a_step_in_doubt_is_resolved(boss, story, workers):
     boss.press("Resolve step in doubt…")
     boss.tick("It happened")
     boss.fill("Result, if it happened", '"receipt"')
-    boss.press("Yes, do it")
+    boss.press_first(CONFIRM)
     assert "continued by a fresh execution" in boss.text
     workers.run()
     fresh = WorkflowExecutionRecord.objects.latest("pk")
@@ -180,8 +216,8 @@ def test_what_is_owed_is_delivered_now(boss, story):
     flows.troubles.clear()
     boss.visit(page_of("workflowoutbox"))
     boss.press("Deliver now…")
-    boss.press("Yes, do it")
-    assert "taken up" in boss.text
+    boss.press_first(CONFIRM)
+    assert "delivered or handed to" in boss.text
     assert "That is how it usually is." in boss.text
     assert not WorkflowOutbox.objects.filter(available_at__isnull=False).exists()
 
@@ -217,13 +253,15 @@ def test_a_signed_link_answers_once_and_only_when_its_button_is_pressed(
     browser, story, workers, celery_engine
 ):
     browser.visit(story.link)
-    assert browser.title == "approval"
+    assert browser.title.startswith("Approve the trip \N{EN DASH} ")
+    assert "Project 42" in browser.text
     assert state_of(story.waiting) == "waiting"
     browser.press("Approve the trip")
     assert "Your answer has been recorded." in browser.text
     workers.run()
     assert celery_engine.status(story.waiting.execution_id).output_data == {"answer": "yes"}
     browser.visit(story.link)
-    assert "settled already" in browser.text
+    assert "This has been answered already." in browser.text
+    assert "The answer: Approve the trip" in browser.text
     assert browser.texts("button") == []
     assert [one for one in browser.complaints() if "409" not in one] == []

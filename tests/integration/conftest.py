@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -78,3 +79,32 @@ class Workers:
 @pytest.fixture
 def workers() -> Workers:
     return Workers()
+
+
+class _Hidden(HTMLParser):
+    """The hidden fields of a page's forms that are not the site's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        name = values.get("name") or ""
+        if tag == "input" and values.get("type") == "hidden" and name != "csrfmiddlewaretoken":
+            self.found[name] = values.get("value") or ""
+
+
+def hidden_fields(page: Any) -> dict[str, str]:
+    """What a confirmation page sends along: what it is about, and what was seen."""
+    parser = _Hidden()
+    parser.feed(page.content.decode())
+    return parser.found
+
+
+def confirm(client: Any, url: str, **values: Any) -> Any:
+    """Open the page of an act, and say yes to what it shows; *follow* as the client takes it."""
+    follow = values.pop("follow", False)
+    page = client.get(url)
+    assert page.status_code == 200, page
+    return client.post(url, {**hidden_fields(page), **values}, follow=follow)

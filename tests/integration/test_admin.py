@@ -19,7 +19,7 @@ from general_manager.workflow.models import (
     WorkflowHistory,
     WorkflowOutbox,
 )
-from tests.integration.conftest import data_statements
+from tests.integration.conftest import confirm, data_statements, hidden_fields
 from tests.testapp import flows
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -217,9 +217,7 @@ def test_a_wait_is_answered_with_a_form(client, story, workers, celery_engine):
     wrong = text_of(client.post(act(story, "answer"), {"answer": "{no", "confirmed": "yes"}))
     assert "This is not JSON" in wrong
     assert WorkflowExecutionRecord.objects.get().state == "waiting"
-    told = client.post(
-        act(story, "answer"), {"answer": '{"approved": true}', "confirmed": "yes"}, follow=True
-    )
+    told = confirm(client, act(story, "answer"), answer='{"approved": true}', follow=True)
     assert "Answered." in text_of(told)
     workers.run()
     done = celery_engine.status(story.execution_id)
@@ -235,17 +233,18 @@ def test_an_answer_that_json_does_not_know_is_refused(boss, story, value):
 
 
 def test_a_lost_race_is_told_in_words(boss, story, celery_engine):
+    sent = hidden_fields(boss.get(act(story, "cancel")))
     celery_engine.cancel(story.execution_id)
-    told = text_of(boss.post(act(story, "cancel"), {"confirmed": "yes"}, follow=True))
-    assert "Nothing was done." in told
-    assert "it is cancelled" in told
+    told = text_of(boss.post(act(story, "cancel"), sent, follow=True))
+    assert "Nothing was done. It was waiting for “approval” when you were asked" in told
+    assert "it is cancelled now" in told
     assert not LogEntry.objects.exists()
 
 
 def test_an_execution_is_cancelled_with_a_reason(boss, story, celery_engine):
-    assert "Yes, do it" in text_of(boss.get(act(story, "cancel")))
+    assert "Cancel execution</button>" in text_of(boss.get(act(story, "cancel")))
     assert WorkflowExecutionRecord.objects.get().state == "waiting"
-    boss.post(act(story, "cancel"), {"reason": "too dear", "confirmed": "yes"})
+    confirm(boss, act(story, "cancel"), reason="too dear")
     cancelled = celery_engine.status(story.execution_id)
     assert (cancelled.state, cancelled.metadata["cancel_reason"]) == ("cancelled", "too dear")
     note = WorkflowHistory.objects.get(kind="cancelled")
@@ -257,8 +256,8 @@ def test_a_failed_execution_is_continued_and_its_successor_shown(boss, celery_en
     failed = celery_engine.start(define(flows.two_steps))
     workers.run()
     record = WorkflowExecutionRecord.objects.get(execution_id=failed.execution_id)
-    text = text_of(boss.post(act(record, "retry"), {"confirmed": "yes"}, follow=True))
-    assert "Continues failed execution" in text
+    text = text_of(confirm(boss, act(record, "retry"), follow=True))
+    assert "Continues execution" in text
     assert failed.execution_id in text
     assert WorkflowExecutionRecord.objects.count() == 2
 
@@ -272,8 +271,8 @@ def test_a_step_in_doubt_is_resolved_with_a_form(boss, celery_engine, workers):
     record = WorkflowExecutionRecord.objects.get(execution_id=doubtful.execution_id)
     assert record.state == "failed"
     assert "Resolve step in doubt" in text_of(boss.get(detail(record)))
-    values = {"step": "charge", "happened": "yes", "result": '"receipt"', "confirmed": "yes"}
-    boss.post(act(record, "resolve"), values)
+    values = {"step": "charge", "happened": "yes", "result": '"receipt"'}
+    confirm(boss, act(record, "resolve"), **values)
     workers.run()
     fresh = WorkflowExecutionRecord.objects.latest("pk")
     assert fresh.output_data == {"charged": "receipt"}
@@ -281,10 +280,11 @@ def test_a_step_in_doubt_is_resolved_with_a_form(boss, celery_engine, workers):
 
 def test_only_what_is_possible_now_is_offered(boss, story, celery_engine):
     text = text_of(boss.get(detail(story)))
-    assert ("Answer…" in text, "Cancel…" in text) == (True, True)
+    assert ("Answer…" in text, "Cancel execution…" in text) == (True, True)
     assert ("Retry from checkpoint…" in text, "Wake now…" in text) == (False, False)
     celery_engine.cancel(story.execution_id)
-    assert "gm-button" not in text_of(boss.get(detail(story)))
+    text = text_of(boss.get(detail(story)))
+    assert re.findall(r'class="gm-button[^>]*>([^<]*)<', text) == ["Retry from checkpoint…"]
 
 
 def test_selected_executions_are_counted_before_they_are_cancelled(boss, celery_engine, workers):
@@ -294,11 +294,12 @@ def test_selected_executions_are_counted_before_they_are_cancelled(boss, celery_
     workers.run()
     keys = list(WorkflowExecutionRecord.objects.values_list("pk", flat=True))
     sent = {"action": "cancel_selected", "_selected_action": keys}
-    asked = text_of(boss.post(page_of("workflowexecutionrecord"), sent))
+    page = boss.post(page_of("workflowexecutionrecord"), sent)
+    asked = text_of(page)
     assert "2 of 3 can be" in asked
-    assert "It is over." in asked
+    assert "It has ended." in asked
     assert WorkflowExecutionRecord.objects.filter(state="waiting").count() == 2
-    sent |= {"confirmed": "yes", "reason": "closing"}
+    sent = {**hidden_fields(page), "reason": "closing"}
     told = text_of(boss.post(page_of("workflowexecutionrecord"), sent, follow=True))
     assert "2: Cancelled." in told
     assert WorkflowExecutionRecord.objects.filter(state="cancelled").count() == 2
@@ -317,8 +318,8 @@ def test_a_dead_letter_is_replayed(client, story, workers, monkeypatch):
     user_with(client, *VIEW, "replay_delivery")
     letter = WorkflowDeliveryAttempt.objects.get(status="dead_letter")
     url = reverse("admin:general_manager_delivery_act", args=[letter.pk, "replay"])
-    assert "attempts before it" in text_of(client.get(url))
-    client.post(url, {"confirmed": "yes"})
+    assert "fresh retry budget" in text_of(client.get(url))
+    confirm(client, url)
     assert WorkflowOutbox.objects.get().status == "pending"
     assert WorkflowHistory.objects.get(kind="replayed").by == "ada"
     workers.deliver()
@@ -330,7 +331,7 @@ def test_a_dead_letter_is_discarded_with_a_reason(boss, story):
     letter = WorkflowDeliveryAttempt.objects.get(status="dead_letter")
     url = reverse("admin:general_manager_delivery_act", args=[letter.pk, "discard"])
     assert "required" in text_of(boss.post(url, {"confirmed": "yes"}))
-    boss.post(url, {"reason": "test data", "confirmed": "yes"})
+    confirm(boss, url, reason="test data")
     letter.refresh_from_db()
     assert letter.status == "discarded"
     assert WorkflowOutbox.objects.get().status == "processed"
@@ -344,10 +345,10 @@ def test_an_event_is_delivered_again_to_those_who_are_chosen(boss, story, outbox
     event = WorkflowEventRecord.objects.get()
     url = reverse("admin:general_manager_event_replay", args=[event.pk])
     text = text_of(boss.get(url))
-    assert "4 handler(s) want this event" in text
+    assert "4 handlers match this event" in text
     assert re.search(r'value="broken"[^>]*checked', text)
     assert not re.search(r'value="ask"[^>]*checked', text)
-    boss.post(url, {"to": ["new"], "confirmed": "yes"})
+    confirm(boss, url, to=["new"])
     workers.deliver()
     assert heard == ["new"]
     assert WorkflowExecutionRecord.objects.count() == 1
@@ -357,7 +358,7 @@ def test_an_event_that_a_worker_has_is_not_replayed(boss, story):
     WorkflowOutbox.objects.update(status="claimed", claim_token="t")
     event = WorkflowEventRecord.objects.get()
     url = reverse("admin:general_manager_event_replay", args=[event.pk])
-    told = boss.post(url, {"to": ["ask"], "confirmed": "yes"}, follow=True)
+    told = confirm(boss, url, to=["ask"], follow=True)
     assert "right now" in text_of(told)
     assert WorkflowDeliveryAttempt.objects.get(registration_id="ask").status == "completed"
 
@@ -367,7 +368,7 @@ def test_what_is_owed_is_delivered_now(boss, outbox, workers):
     outbox.publish(WorkflowEvent("e", "shop.paid", {}, event_name="paid"))
     assert "paid" in text_of(boss.get(page_of("workflowoutbox")))
     told = boss.post(reverse("admin:general_manager_outbox_drain"), follow=True)
-    assert "1 taken up" in text_of(told)
+    assert "1 event was delivered" in text_of(told)
     assert flows.calls == ["heard"]
     assert "That is how it usually is" in text_of(boss.get(page_of("workflowoutbox")))
 
@@ -378,8 +379,9 @@ def test_a_claim_is_released(boss, outbox):
         status="claimed", claim_token="t", available_at="2100-01-01T00:00Z"
     )
     key = WorkflowOutbox.objects.get().pk
-    sent = {"action": "release_selected", "_selected_action": [key], "confirmed": "yes"}
-    boss.post(page_of("workflowoutbox"), sent)
+    sent = {"action": "release_selected", "_selected_action": [key]}
+    page = boss.post(page_of("workflowoutbox"), sent)
+    boss.post(page_of("workflowoutbox"), hidden_fields(page))
     assert WorkflowOutbox.objects.get().status == "pending"
 
 

@@ -4,11 +4,12 @@ from datetime import timedelta
 
 import pytest
 from celery import Celery, current_app
-from celery.signals import worker_ready, worker_shutdown
+from celery.signals import beat_embedded_init, beat_init, worker_ready, worker_shutdown
 from django.test import override_settings
 from django.utils import timezone
 
 from general_manager.workflow import WorkflowDefinition, WorkflowEvent, beat
+from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.models import WorkflowHeartbeat
 from general_manager.workflow.overview import look
 from general_manager.workflow.sweep import tick
@@ -87,6 +88,26 @@ def test_without_jitter_a_tick_may_still_be_a_little_early(outbox, settings):
         WorkflowHeartbeat.objects.update(at=timezone.now() - timedelta(seconds=ago))
         assert tick() is counts
         assert (WorkflowHeartbeat.objects.get().at > heartbeat.at) is counts
+
+
+@pytest.mark.parametrize("signal", [beat_init, beat_embedded_init])
+def test_b10_beat_says_that_it_is_there_and_takes_it_back_when_it_ends(signal):
+    with override_settings(GENERAL_MANAGER=ON):
+        beat.install()
+        signal.send(sender=None)
+        try:
+            assert look().beats == [whereabouts()]
+            assert look().workers == []
+        finally:
+            beat._say_gone()
+    assert look().beats == []
+
+
+def test_b10_a_beat_without_our_entry_says_nothing():
+    with override_settings(GENERAL_MANAGER={**ON, "WORKFLOW_BEAT_ENABLED": False}):
+        beat.install()
+        beat_init.send(sender=None)
+    assert look().beats == []
 
 
 def test_a_worker_says_that_it_is_there_and_takes_it_back_when_it_ends():

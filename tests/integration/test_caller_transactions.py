@@ -135,7 +135,7 @@ def test_cancelling_in_the_middle_of_an_atomic_step_rolls_that_step_back(engine)
 
 
 def test_a_step_that_must_run_once_does_so_inside_a_callers_transaction_too(engine, clock):
-    charged = []
+    charged: list[int] = []
 
     def handler(data):
         step("charge", charged.append, 1, once=True, atomic=False)

@@ -316,7 +316,7 @@ def test_nobody_answering_in_time_is_told_to_the_handler(engine, workers):
 def test_a_sleep_ends_by_time_alone(engine, workers):
     execution = engine.start(define(flows.nap))
     workers.run()
-    with pytest.raises(WorkflowInvalidStateError, match="It sleeps, and asks nothing"):
+    with pytest.raises(WorkflowInvalidStateError, match="It is sleeping; no wait is open"):
         engine.resume(execution.execution_id)
     WorkflowStep.objects.update(until="2020-01-01T00:00:00Z")
     workers.let_rest_pass()

@@ -71,8 +71,8 @@ def test_draining_delivers_and_runs_here_until_nothing_is_left(outbox, celery_en
     with override_settings(
         GENERAL_MANAGER={"WORKFLOW_MODE": "production", "WORKFLOW_OUTBOX_BATCH_SIZE": 3}
     ):
-        assert run("workflow_drain_outbox") == "7 events taken up, 7 executions run.\n"
-        assert run("workflow_drain_outbox") == "0 events taken up, 0 executions run.\n"
+        assert run("workflow_drain_outbox") == "7 events delivered, 7 executions run.\n"
+        assert run("workflow_drain_outbox") == "0 events delivered, 0 executions run.\n"
     assert set(WorkflowExecutionRecord.objects.values_list("state", flat=True)) == {"completed"}
 
 
@@ -82,7 +82,7 @@ def test_draining_takes_over_what_dead_workers_left(celery_engine, workers):
     WorkflowExecutionRecord.objects.update(
         state="running", claim_token="gone", wake_at=past, ready=False
     )
-    assert run("workflow_drain_outbox") == "0 events taken up, 1 executions run.\n"
+    assert run("workflow_drain_outbox") == "0 events delivered, 1 execution run.\n"
     assert WorkflowExecutionRecord.objects.get().state == "completed"
     assert WorkflowHistory.objects.get().by == "manage.py workflow_drain_outbox"
 
@@ -114,7 +114,7 @@ def test_long_work_says_now_and_then_how_far_it_is(outbox, celery_engine, monkey
     monkeypatch.setattr(base, "WORD_EVERY", -1)
     outbox.register("x", handler=lambda event: None)
     publish(outbox, "1")
-    assert run("workflow_drain_outbox").splitlines() == 2 * ["1 events taken up, 0 executions run."]
+    assert run("workflow_drain_outbox").splitlines() == 2 * ["1 event delivered, 0 executions run."]
 
 
 # workflow_replay_dead_letters
@@ -122,11 +122,9 @@ def test_long_work_says_now_and_then_how_far_it_is(outbox, celery_engine, monkey
 
 def test_replaying_owes_dead_letters_again_and_says_who_did(outbox):
     bury(outbox, "1", "2")
-    assert run("workflow_replay_dead_letters", "--limit", "1") == (
-        "1 dead letters are owed again.\n"
-    )
-    assert run("workflow_replay_dead_letters") == "1 dead letters are owed again.\n"
-    assert run("workflow_replay_dead_letters") == "0 dead letters are owed again.\n"
+    assert run("workflow_replay_dead_letters", "--limit", "1") == ("1 dead letter requeued.\n")
+    assert run("workflow_replay_dead_letters") == "1 dead letter requeued.\n"
+    assert run("workflow_replay_dead_letters") == "0 dead letters requeued.\n"
     assert set(WorkflowOutbox.objects.values_list("status", flat=True)) == {"pending"}
     replayed = WorkflowHistory.objects.filter(kind="replayed")
     assert {row.by for row in replayed} == {"manage.py workflow_replay_dead_letters"}
@@ -156,7 +154,8 @@ def test_dead_letters_are_chosen_by_handler_event_and_time(outbox, arguments, co
         finished_at=timezone.now() - DAY
     )
     text = run("workflow_replay_dead_letters", "--dry-run", *arguments)
-    assert f"{count} dead letters would be replayed." in text
+    words = "dead letter" if count == 1 else "dead letters"
+    assert f"{count} {words} would be requeued." in text
     assert sum(int(line.split()[0]) for line in text.splitlines()[:-1]) == count
     dead = WorkflowDeliveryAttempt.objects.filter(status="dead_letter")
     assert dead.count() == 3
@@ -187,9 +186,9 @@ def test_e8_a_dead_letter_whose_event_a_worker_has_just_now_is_not_lost(outbox, 
         workers.deliver()
         workers.let_rest_pass()
         workers.deliver()
-    assert told == [1, "0 dead letters are owed again.\n"]
+    assert told == [1, "0 dead letters requeued.\n"]
     assert WorkflowOutbox.objects.get().status == "dead_letter"
-    assert run("workflow_replay_dead_letters") == "1 dead letters are owed again.\n"
+    assert run("workflow_replay_dead_letters") == "1 dead letter requeued.\n"
     workers.deliver()
     assert WorkflowDeliveryAttempt.objects.get(registration_id="dead").status == "failed"
 
@@ -219,7 +218,7 @@ def test_status_names_what_is_wrong_with_a_remedy_and_exits_with_one(outbox):
     with pytest.raises(SystemExit):
         run("workflow_status", "--format=json", stdout=out)
     assert [one["code"] for one in json.loads(out.getvalue())["troubles"]] == [
-        "no-beat", "dead-letters",
+        "no-worker", "no-beat", "dead-letters",
     ]  # fmt: skip
 
 
@@ -291,7 +290,7 @@ def test_a_trace_shows_errors_and_long_silences(outbox):
     bury(outbox, "1")
     WorkflowEventRecord.objects.update(published_at=timezone.now() - DAY)
     text = run("workflow_trace", "1")
-    assert "… 24 h later" in text
+    assert "… 1 d later" in text
     assert "ValueError: no" in text
 
 
@@ -329,7 +328,7 @@ def test_pruning_deletes_in_batches_and_can_be_tried_first(outbox, celery_engine
         GENERAL_MANAGER={"WORKFLOW_MODE": "production", "WORKFLOW_RETENTION_DAYS": 2}
     ):
         assert run("workflow_prune").startswith("0 events")
-        assert run("workflow_prune", "--include-failed").startswith("1 events")
+        assert run("workflow_prune", "--include-failed").startswith("1 event and 0 executions")
     assert not WorkflowEventRecord.objects.exists()
 
 

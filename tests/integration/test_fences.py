@@ -343,10 +343,10 @@ def test_x2_nothing_is_written_to_an_execution_that_another_has(running, write):
 
 def test_x4_a_step_of_a_run_that_lost_its_execution_is_not_recorded(running):
     steps = WorkflowStep.objects
-    assert steps.add(running, "begun", StepStatus.BEGUN)
+    assert steps.add(running, "begun", StepStatus.BEGUN, position=1)
     take_over(running)
-    assert not steps.add(running, "new", StepStatus.DONE)
-    assert not steps.finish(running, "begun", "late")
+    assert not steps.add(running, "new", StepStatus.DONE, position=2)
+    assert not steps.finish(running, "begun", "late", 2)
     assert list(steps.values_list("name", "status")) == [("begun", "begun")]
 
 
@@ -390,7 +390,7 @@ def test_x4_no_execution_is_taken_over_between_a_step_and_its_commit(running):
 
     def first():
         with transaction.atomic():
-            assert WorkflowStep.objects.add(running, "one", StepStatus.DONE)
+            assert WorkflowStep.objects.add(running, "one", StepStatus.DONE, position=1)
             kept.set()
             assert tried.wait(PATIENCE)
 

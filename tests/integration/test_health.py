@@ -105,7 +105,7 @@ def test_staff_who_may_see_executions_see_what_is_wrong(outbox, client):
     client.force_login(staff("view_workflowexecutionrecord"))
     response = client.get(URL)
     assert response.status_code == 503
-    assert [one["code"] for one in response.json()["troubles"]] == ["no-beat"]
+    assert [one["code"] for one in response.json()["troubles"]] == ["no-worker", "no-beat"]
 
 
 def test_a_database_that_is_away_is_503_without_its_name(outbox, client, request):
@@ -114,6 +114,46 @@ def test_a_database_that_is_away_is_503_without_its_name(outbox, client, request
     response = client.get(URL)
     assert (response.status_code, response.json()) == (503, {"ok": False})
     assert b"db.internal" not in response.content
+
+
+def beats(tick=0, beat=0, worker=0):
+    """Heartbeats so many seconds old; `None`: none at all."""
+    now = timezone.now()
+    for duty, age in (("tick", tick), ("beat:host:1", beat), ("worker:one@host", worker)):
+        if age is not None:
+            WorkflowHeartbeat.objects.create(duty=duty, at=now - timedelta(seconds=age))
+
+
+@pytest.mark.parametrize(
+    ("ages", "codes"),
+    [
+        ({}, []),
+        # Only the worker is stopped: it took its heartbeat back, or was killed.
+        ({"tick": 70, "worker": None}, ["no-worker"]),
+        ({"tick": 120, "worker": 120}, ["no-worker"]),
+        ({"tick": 70, "worker": 70}, ["no-tick"]),
+        ({"tick": None, "worker": None}, ["no-worker"]),
+        # Only Beat.
+        ({"tick": 70, "beat": None}, ["no-beat"]),
+        ({"tick": 200, "beat": 200}, ["no-beat"]),
+        # Both.
+        ({"tick": None, "beat": None, "worker": None}, ["no-worker", "no-beat"]),
+        # The tick is heard by nobody: a worker hangs, or consumes other queues.
+        ({"tick": 70}, ["no-tick"]),
+        ({"tick": 10, "worker": None}, []),
+    ],
+)
+def test_b10_a_worker_that_is_gone_is_not_taken_for_a_beat_that_is_gone(outbox, ages, codes):
+    beats(**ages)
+    assert [one.code for one in check_health().troubles] == codes
+
+
+def test_b10_the_words_for_a_lost_tick_name_who_is_there(outbox):
+    beats(tick=600, beat=0, worker=0)
+    [trouble] = check_health().troubles
+    assert trouble.message == (
+        "No tick of Beat for 10 min. Beat is running; the workers have not run its tick."
+    )
 
 
 def test_health_is_asked_and_never_posted_to(client):

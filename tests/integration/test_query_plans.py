@@ -13,6 +13,8 @@ from django.contrib.admin import site
 from django.db import connection, transaction
 
 from general_manager.workflow.admin.base import CappedPaginator
+from general_manager.workflow.checkpoints import Wanted
+from general_manager.workflow.lookup import events_like, executions_like, find
 from general_manager.workflow.models import (
     DeadLetter,
     WorkflowEventRecord,
@@ -152,6 +154,60 @@ def test_a_list_of_one_kind_and_its_count_walk_the_index_of_kinds(
     for text in plans_of_list(model, query):
         assert index in text
         assert not sorts(text)
+
+
+@pytest.mark.parametrize(
+    ("term", "indexes"),
+    [
+        # exact: by id, by correlation id, by cause, and by the events about a business object
+        ("Project 42", ["gm_execution_id", "gm_execution_correlation", "gm_execution_cause"]),
+        ("01a227f6-7860-72ee-97d8-a4aaaca90e2b", ["gm_execution_id", "gm_execution_correlation"]),
+        # by how an id begins, and at last by how a correlation id does
+        ("01a227f6-7860-72ee", ["gm_execution_id"]),
+        ("loan-", ["gm_execution_correlation"]),
+    ],
+)
+def test_b8_every_look_up_of_executions_has_an_index(term, indexes):
+    rows = WorkflowExecutionRecord.objects.all()
+    texts = plans(
+        lambda: list(executions_like(rows, term)[0]), "FROM", "general_manager_workflowexecution"
+    )
+    for text in texts:
+        assert is_indexed(text), text
+    for index in indexes:
+        if index == "gm_execution_id" and connection.vendor != "postgresql":
+            continue  # SQLite gives it a name of its own, MariaDB looks it up before it plans
+        assert any(index in text for text in texts), (index, texts)
+
+
+def test_b8_executions_of_a_business_object_are_found_by_the_index_of_causes():
+    event = WorkflowEventRecord.objects.create(event_id="e", payload={}, subject="Project 42")
+    assert event.pk
+    rows = WorkflowExecutionRecord.objects.all()
+    wanted = [Wanted(subject="Project 42"), Wanted(correlation_id="loan-1")]
+    for one, index in zip(wanted, ("gm_execution_cause", "gm_execution_correlation"), strict=True):
+        texts = plans(lambda one=one: find(rows, one, 10), "general_manager_workflowexecution")
+        assert index in texts[0]
+
+
+@pytest.mark.parametrize(
+    ("term", "index"), [("Project 42", "gm_event_subject"), ("0d9", "gm_event_id")]
+)
+def test_b8_every_look_up_of_events_has_an_index(term, index):
+    rows = WorkflowEventRecord.objects.all()
+    texts = plans(lambda: list(events_like(rows, term)[0]), "FROM", "general_manager_workflowevent")
+    for text in texts:
+        assert is_indexed(text), text
+    assert connection.vendor == "sqlite" or any(index in text for text in texts)
+
+
+def is_indexed(text):
+    """No table is gone through from end to end."""
+    if connection.vendor == "postgresql":
+        return "Index" in text and "Seq Scan" not in text
+    if connection.vendor == "sqlite":
+        return "SEARCH" in text and not re.search(r"SCAN (?!CONSTANT)", text)
+    return not re.search(r"\bALL\b", text)  # MariaDB's word for it; "index" is the whole index
 
 
 def test_what_waits_longest_is_found_among_what_waits():

@@ -174,7 +174,7 @@ def test_a_sleep_is_ended_by_hand(world):
 
 
 @pytest.mark.parametrize(
-    ("handler", "reason"), [(flows.ask, "waits for 'approval'"), (flows.echo, "neither rests")]
+    ("handler", "reason"), [(flows.ask, "waits for 'approval'"), (flows.echo, "not sleeping")]
 )
 def test_what_neither_rests_nor_sleeps_is_not_woken(world, handler, reason):
     execution = start(world, handler)

@@ -62,9 +62,28 @@ def test_an_answer_may_be_made_when_the_question_comes():
     assert run(flows.ask_twice, answers=answers).output_data == {"first": "asked", "second": 2}
 
 
-def test_an_answer_to_a_question_that_is_never_asked_is_an_error():
-    with pytest.raises(AssertionError, match="'aproval'"):
-        run(flows.echo, answers={"aproval": True})
+def boss_is_asked_and_then_it_fails(data):
+    wait_for("boss", timeout=timedelta(days=1), ask=lambda: None)
+    raise ValueError("boom")
+
+
+@pytest.mark.parametrize(
+    ("workflow", "answers", "said"),
+    [
+        (flows.echo, {"aproval": True}, r"'aproval'\. Asked were: none\. .* completed"),
+        (flows.ask, {"aproval": True}, r"'aproval' \(did you mean 'approval'\?\)"),
+        (flows.ask, {"aproval": TIMEOUT}, r"did you mean 'approval'"),
+        (flows.ask_twice, {"frist": 1}, r"did you mean 'first'\?\).* waits for .* 'first'"),
+        (flows.ask_twice, {"first": 1, "secnd": 2}, r"did you mean 'second'.*for .* 'second'"),
+        (boss_is_asked_and_then_it_fails, {"bos": 1}, r"did you mean 'boss'.* failed: Nobody"),
+        (flows.fail, {"boss": 1}, r"'boss'\. Asked were: none\. The execution failed: boom"),
+    ],
+)
+def test_an_answer_to_a_question_that_is_never_asked_is_an_error_however_it_ends(
+    workflow, answers, said
+):
+    with pytest.raises(AssertionError, match=said):
+        run(workflow, answers=answers)
 
 
 def test_rests_between_attempts_pass_at_once():
@@ -163,11 +182,6 @@ def count_calls(data):
 def test_an_output_that_depends_on_what_ran_twice_is_found_to_be_unsafe():
     with pytest.raises(AssertionError, match="it returns"):
         assert_crash_safe(count_calls)
-
-
-def test_other_effects_than_the_databases_can_be_compared():
-    with pytest.raises(AssertionError, match="the database differs"):
-        assert_crash_safe(flows.two_steps, effects=lambda: len(flows.calls))
 
 
 def test_a_step_that_must_run_once_may_end_in_doubt():

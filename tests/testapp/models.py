@@ -5,6 +5,9 @@ from typing import Any
 from uuid import uuid4
 
 from django.db import models
+from django.db.models.functions import Now
+from django.utils import timezone
+from django.utils.crypto import get_random_string
 
 from general_manager import GeneralManager, track_changes
 from general_manager.interface import DatabaseInterface, ExistingModelInterface
@@ -140,3 +143,23 @@ class VeryUrgentInvoice(UrgentInvoice):
 track_changes(Vehicle)
 track_changes(Invoice, fields=("status", "total"))
 track_changes(InvoiceLine)
+
+
+def random_code() -> str:
+    return get_random_string(12)
+
+
+class Receipt(models.Model):
+    """Much of it differs between any two rows."""
+
+    token = models.UUIDField(default=uuid4)
+    code = models.CharField(max_length=12, default=random_code)
+    issued_at = models.DateTimeField(default=timezone.now)
+    stored_at = models.DateTimeField(db_default=Now())
+    text = models.CharField(max_length=50)
+
+
+class ReceiptCopy(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid4)
+    receipt = models.ForeignKey(Receipt, on_delete=models.CASCADE)
+    number = models.CharField(max_length=50)

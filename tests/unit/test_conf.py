@@ -172,3 +172,46 @@ def test_a_mapping_is_not_taken_for_settings_that_say_nothing():
 def test_a_key_like_no_other_gets_no_suggestion():
     _, problems = read_settings(SimpleNamespace(GENERAL_MANAGER={"FOO": 1}))
     assert problems[0].hint.startswith("The keys are WORKFLOW_MODE,")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "nearest"),
+    [
+        ("WORKFLOW_MAX_RETRIES", 0, "1"),
+        ("WORKFLOW_MAX_RETRIES", -3, "1"),
+        ("WORKFLOW_MAX_RETRIES", "5", "5"),
+        ("WORKFLOW_MAX_RETRIES", "0", "1"),
+        ("WORKFLOW_MAX_RETRIES", 2.0, "2"),
+        ("WORKFLOW_MAX_RETRIES", 1e400, None),
+        ("WORKFLOW_MAX_RETRIES", None, None),
+        ("WORKFLOW_MAX_RETRIES", "many", None),
+        ("WORKFLOW_OUTBOX_BATCH_SIZE", 0, "1"),
+        ("WORKFLOW_OUTBOX_PROCESS_CHUNK_SIZE", "0", "1"),
+        ("WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS", 0, "1"),
+        ("WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS", 0.5, "1"),
+        ("WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS", "10", "10"),
+        ("WORKFLOW_BEAT_OUTBOX_INTERVAL_SECONDS", 7.4, "7"),
+        ("WORKFLOW_BEAT_MAX_JITTER_SECONDS", -1, "0"),
+        ("WORKFLOW_BEAT_MAX_JITTER_SECONDS", "1.5", "1.5"),
+        ("WORKFLOW_DELIVERY_RUNNING_TIMEOUT_SECONDS", 0, "1"),
+        ("WORKFLOW_ASYNC", "true", "True"),
+        ("WORKFLOW_ASYNC", "1", "True"),
+        ("WORKFLOW_ASYNC", 0, "False"),
+        ("WORKFLOW_ASYNC", "No", "False"),
+        ("WORKFLOW_ASYNC", "perhaps", None),
+        ("WORKFLOW_RETENTION_DAYS", "30", "30"),
+        ("WORKFLOW_RETENTION_DAYS", 0, None),
+        ("WORKFLOW_RETENTION_DAYS", -1, None),
+    ],
+)
+def test_the_error_names_the_nearest_legal_value(key, value, nearest):
+    source = SimpleNamespace(GENERAL_MANAGER={key: value})
+    [problem] = read_settings(source)[1]
+    assert problem.id == "E003"
+    if nearest is None:
+        assert "nearest" not in problem.hint
+    else:
+        assert f"The nearest legal value is {nearest}. " in problem.hint
+        with pytest.raises(ImproperlyConfigured, match=f"The nearest legal value is {nearest}"):
+            load(**{key: value})
+        assert load(**{key: eval(nearest)})

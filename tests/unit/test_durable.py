@@ -114,7 +114,7 @@ def test_a_result_that_is_not_json_fails_with_the_steps_name(engine):
 def test_a_name_used_twice_is_refused_with_advice(engine):
     def handler(data):
         for item in (1, 2):
-            step("same", lambda item=item: item)
+            step("same", abs, item)
 
     execution = run(engine, handler)
     assert execution.state == "failed"

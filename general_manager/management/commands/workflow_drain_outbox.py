@@ -4,6 +4,7 @@ from itertools import islice
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.utils.translation import ngettext
 
 from general_manager.management.base import WorkflowCommand, count
 from general_manager.workflow.sweep import Turn, work_off
@@ -30,4 +31,6 @@ class Command(WorkflowCommand):
 
 
 def _in_words(done: Turn) -> str:
-    return f"{done.entries:,} events taken up, {done.executions:,} executions run."
+    events = ngettext("%s event delivered", "%s events delivered", done.entries)
+    runs = ngettext("%s execution run", "%s executions run", done.executions)
+    return f"{events % f'{done.entries:,}'}, {runs % f'{done.executions:,}'}."

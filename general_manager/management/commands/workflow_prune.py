@@ -3,10 +3,18 @@
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
+from django.utils.translation import ngettext
 
 from general_manager.conf import get_workflow_settings
 from general_manager.management.base import WorkflowCommand, age, count_up_to
-from general_manager.workflow.pruning import BATCH, MOST_AT_ONCE, Pruned, count_prunable, prune
+from general_manager.workflow.pruning import (
+    BATCH,
+    MOST_AT_ONCE,
+    Pruned,
+    count_prunable,
+    find_kept,
+    prune,
+)
 
 
 class Command(WorkflowCommand):
@@ -41,13 +49,21 @@ class Command(WorkflowCommand):
         which = {"include_failed": options["include_failed"]}
         if options["dry_run"]:
             self.say(f"{_in_words(count_prunable(older_than, **which))} would be deleted.")
+            self._name_kept(find_kept(older_than, **which))
             return
         done = Pruned()
         for pruned in prune(older_than, batch_size=options["batch_size"], **which):
             done += pruned
             self.say_on_the_way(f"{_in_words(done)} deleted")
         self.say(f"{_in_words(done)} deleted.")
+        self._name_kept(find_kept(older_than, **which))
+
+    def _name_kept(self, kept: dict[str, int]) -> None:
+        for who, count in kept.items():
+            self.say(f"{count:,} kept because of {who}: rows of the project refer to them.")
 
 
 def _in_words(pruned: Pruned) -> str:
-    return f"{pruned.events:,} events and {pruned.executions:,} executions"
+    events = ngettext("%s event", "%s events", pruned.events) % f"{pruned.events:,}"
+    runs = ngettext("%s execution", "%s executions", pruned.executions)
+    return f"{events} and {runs % f'{pruned.executions:,}'}"

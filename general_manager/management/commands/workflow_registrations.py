@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
+from general_manager.escaping import visible
 from general_manager.management.base import WorkflowCommand, add_format
 from general_manager.workflow.registrations import listeners
 
@@ -24,12 +25,12 @@ class Command(WorkflowCommand):
         key = None
         for one in found:
             if one.key != key:
-                self.say(self.style.MIGRATE_HEADING(one.key))
+                self.say(self.style.MIGRATE_HEADING(visible(one.key)))
                 key = one.key
             options_ = [f"{name}={value}" for name, value in one.options.items()]
             if not one.is_importable:
                 options_.append("not importable")
             if one.is_fragile:
                 options_.append("its id may change: give it a registration_id")
-            self.say("  ".join([f"  {one.handler}", *options_]))
-            self.say(f"    {one.id}")
+            self.say("  ".join([f"  {visible(one.handler)}", *map(visible, options_)]))
+            self.say(f"    {visible(one.id)}")

@@ -3,7 +3,9 @@
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.utils.translation import ngettext
 
+from general_manager.escaping import visible
 from general_manager.management.base import WorkflowCommand, count, moment
 from general_manager.workflow.dead_letters import (
     Filter,
@@ -33,11 +35,20 @@ class Command(WorkflowCommand):
         if options["dry_run"]:
             counted = count_by_registration(which, limit=options["limit"])
             for registration, number in counted:
-                self.say(f"{number:>8,}  {registration}")
-            self.say(f"{sum(one for _, one in counted):,} dead letters would be replayed.")
+                self.say(f"{number:>8,}  {visible(registration)}")
+            total = sum(one for _, one in counted)
+            text = ngettext(
+                "%s dead letter would be requeued.", "%s dead letters would be requeued.", total
+            )
+            self.say(text % f"{total:,}")
             return
         done = 0
         for number in replay_dead_letters(which, limit=options["limit"]):
             done += number
-            self.say_on_the_way(f"{done:,} dead letters are owed again")
-        self.say(f"{done:,} dead letters are owed again.")
+            self.say_on_the_way(_in_words(done))
+        self.say(_in_words(done))
+
+
+def _in_words(count: int) -> str:
+    text = ngettext("%s dead letter requeued.", "%s dead letters requeued.", count)
+    return text % f"{count:,}"

@@ -6,8 +6,10 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from general_manager.conf import get_workflow_settings
+from general_manager.durations import in_words
+from general_manager.escaping import visible
 from general_manager.management.base import WorkflowCommand, add_format
-from general_manager.workflow.health import Health, check_health, in_words, number
+from general_manager.workflow.health import Health, check_health, number
 
 
 class Command(WorkflowCommand):
@@ -33,7 +35,7 @@ class Command(WorkflowCommand):
         if health.is_well:
             self.say(self.style.SUCCESS("All is well."))
         for trouble in health.troubles:
-            self.say(f"{self.style.ERROR(trouble.message)} [{trouble.code}]")
+            self.say(f"{self.style.ERROR(visible(trouble.message))} [{trouble.code}]")
             self.say(f"    {trouble.remedy}")
         if get_workflow_settings().mode == "local":
             self.say("Local mode keeps events and executions in the process that has them:")
@@ -41,10 +43,10 @@ class Command(WorkflowCommand):
         seen = health.overview
         states = {name: number(count) for name, count in seen.states.items()}
         oldest = "" if seen.oldest_owed is None else (
-            f"; the oldest for {in_words(seen.at - seen.oldest_owed)}"
+            f"; the oldest is {in_words(seen.at - seen.oldest_owed)} old"
         )  # fmt: skip
         tick = "never" if seen.last_tick is None else (
-            f"{in_words(seen.at - seen.last_tick)} ago by {seen.ticked_by}"
+            f"{in_words(seen.at - seen.last_tick)} ago by {visible(seen.ticked_by)}"
         )  # fmt: skip
         self.say()
         for name, fact in (
@@ -53,8 +55,10 @@ class Command(WorkflowCommand):
         ):
             self.say(f"  {name:<14}{fact.format(**states)}")
         self.say(
-            f"  outbox        {number(seen.owed)} owed, {number(seen.claimed)} claimed{oldest}"
+            f"  outbox        {number(seen.owed)} undelivered, "
+            f"{number(seen.claimed)} claimed{oldest}"
         )
         self.say(f"  dead letters  {number(seen.dead)}")
         self.say(f"  Beat's tick   {tick}")
-        self.say(f"  workers       {', '.join(seen.workers) or 'none'}")
+        self.say(f"  Beat          {visible(', '.join(seen.beats)) or 'not running'}")
+        self.say(f"  workers       {visible(', '.join(seen.workers)) or 'none'}")

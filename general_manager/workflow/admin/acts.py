@@ -1,103 +1,67 @@
 """What an operator may do to an execution: each act with its permission, form and limits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from json import JSONDecodeError, loads
+from functools import cached_property
 from typing import Any, Final
 
-from django import forms
+from django.db import DEFAULT_DB_ALIAS, transaction
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.workflow.admin.forms import (
+    ActForm,
+    AnswerForm,
+    CorrectForm,
+    ReasonForm,
+    ResolveForm,
+    RetryForm,
+    Values,
+)
+from general_manager.workflow.admin.seen import require_same, situation
 from general_manager.workflow.backend_registry import get_workflow_engine
 from general_manager.workflow.backends.celery import CeleryWorkflowEngine
-from general_manager.workflow.engine import ACTIVE_STATES, WorkflowExecution, WorkflowState
-from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
+from general_manager.workflow.backends.repairs import once_steps, why_not_continued
+from general_manager.workflow.checkpoints import why_not_woken
+from general_manager.workflow.engine import ACTIVE_STATES, WorkflowExecution
+from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.models.execution import ExecutionQuerySet
 from general_manager.workflow.steps import StepStatus
 
-
-class JsonField(forms.CharField):
-    """One JSON value, checked on the server; empty means `None`."""
-
-    widget = forms.Textarea(attrs={"rows": 6, "cols": 60, "spellcheck": "false"})
-
-    def clean(self, value: Any) -> Any:
-        text = str(super().clean(value)).strip()
-        if not text:
-            return None
-        try:
-            return loads(text, parse_constant=_refuse)
-        except (JSONDecodeError, RecursionError, ValueError) as error:
-            raise forms.ValidationError(_("This is not JSON: %s") % error) from None
+Record = WorkflowExecutionRecord
+Text = str | Promise
+Refusals = Mapping[int, Text]
 
 
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+class Standing:
+    """Some executions, and what has to be looked up for all of them to know what is possible."""
 
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
 
-class ActForm(forms.Form):
-    """Asks for nothing but a yes."""
+    @cached_property
+    def not_continuable(self) -> Refusals:
+        return why_not_continued(self._rows, self.records)
 
-    def __init__(
-        self, *args: Any, record: WorkflowExecutionRecord | None = None, **kw: Any
-    ) -> None:
-        super().__init__(*args, **kw)
-        self.record = record
+    @cached_property
+    def begun(self) -> Mapping[int, list[str]]:
+        return once_steps(self._rows, self.records, StepStatus.BEGUN)
 
+    @cached_property
+    def done(self) -> Mapping[int, list[str]]:
+        return once_steps(self._rows, self.records, StepStatus.DONE)
 
-class ReasonForm(ActForm):
-    reason = forms.CharField(
-        label=_("Reason"),
-        max_length=500,
-        required=False,
-        help_text=_("Kept with the execution and in its history."),
-        widget=forms.TextInput(attrs={"size": 60}),
-    )
-
-
-class AnswerForm(ActForm):
-    answer = JsonField(
-        label=_("Answer"),
-        required=False,
-        help_text=_('What wait_for() returns, as JSON: true, "text" or {"approved": true}.'),
-    )
-
-
-class ResolveForm(ActForm):
-    step = forms.ChoiceField(label=_("Step in doubt"))
-    happened = forms.ChoiceField(
-        label=_("What became of it"),
-        choices=[
-            ("yes", _("It happened: keep this result and go on")),
-            ("no", _("It did not happen: run it again")),
-        ],
-        widget=forms.RadioSelect,
-    )
-    result = JsonField(
-        label=_("Result, if it happened"),
-        required=False,
-        help_text=_("What step() returns, as JSON."),
-    )
-
-    def __init__(self, *args: Any, **kw: Any) -> None:
-        super().__init__(*args, **kw)
-        if self.record is not None:
-            names = doubtful_steps(self.record)
-            step: Any = self.fields["step"]
-            step.choices = [(name, name) for name in names]
-
-
-def doubtful_steps(record: WorkflowExecutionRecord) -> list[str]:
-    rows = WorkflowStep.objects.using(record._state.db or "default").filter(execution=record)
-    return list(rows.filter(status=StepStatus.BEGUN).values_list("name", flat=True))
-
-
-Values = dict[str, Any]
+    @property
+    def _rows(self) -> ExecutionQuerySet:
+        using = self.records[0]._state.db if self.records else None
+        return WorkflowExecutionRecord.objects.using(using or DEFAULT_DB_ALIAS)
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One verb: *allows* says why it cannot be done, or nothing; *perform* raises if it lost."""
+    """One verb. *refusals* says of which of some executions it is refused, and why: it asks what
+    the engine asks, for all of them at once. *perform* raises if it lost a race.
+    """
 
     name: str
     label: Promise
@@ -105,9 +69,23 @@ class Act:
     permission: str
     form: type[ActForm]
     sentence: Promise
-    allows: Callable[[WorkflowExecutionRecord], str | Promise | None]
-    perform: Callable[[WorkflowExecutionRecord, Values], WorkflowExecution]
+    refusals: Callable[[Standing], Refusals]
+    perform: Callable[[Record, Values], WorkflowExecution]
+    counted: Text = ""
+    """A sentence with the numbers *able* and *total* in it, for many at once."""
     is_grave: bool = False
+
+    def why_not(self, record: Record, standing: Standing | None = None) -> Text | None:
+        return self.refusals(standing or Standing([record])).get(record.pk)
+
+    def perform_as_seen(self, record: Record, seen: Any, values: Values) -> WorkflowExecution:
+        """Act on what was confirmed, or raise `ChangedMeanwhileError` with nothing done."""
+        using = record._state.db or DEFAULT_DB_ALIAS
+        with transaction.atomic(using=using):
+            rows = WorkflowExecutionRecord.objects.using(using).select_for_update()
+            now = rows.get(pk=record.pk)
+            require_same(seen, situation(now))
+            return self.perform(now, values)
 
 
 def engine() -> CeleryWorkflowEngine:
@@ -116,31 +94,46 @@ def engine() -> CeleryWorkflowEngine:
     return found if isinstance(found, CeleryWorkflowEngine) else CeleryWorkflowEngine()
 
 
-def _asks(record: WorkflowExecutionRecord) -> str | Promise | None:
+def _each(rule: Callable[[Record], Text | None]) -> Callable[[Standing], Refusals]:
+    def refusals(standing: Standing) -> Refusals:
+        found = {one.pk: rule(one) for one in standing.records}
+        return {key: reason for key, reason in found.items() if reason}
+
+    return refusals
+
+
+def _asks(record: Record) -> Text | None:
     if record.waiting_for is not None and record.state in ACTIVE_STATES:
         return None
-    return _("It waits for no answer.")
+    return _("It is not waiting for an answer.")
 
 
-def _is_active(record: WorkflowExecutionRecord) -> str | Promise | None:
-    return None if record.state in ACTIVE_STATES else _("It is over.")
+def _is_active(record: Record) -> Text | None:
+    return None if record.state in ACTIVE_STATES else _("It has ended.")
 
 
-def _has_failed(record: WorkflowExecutionRecord) -> str | Promise | None:
-    if record.state != WorkflowState.FAILED:
-        return _("It has not failed.")
-    return _("It never ran.") if record.handler_path is None else None
+def _rests(record: Record) -> Text | None:
+    return why_not_woken(record.state, record.waiting_for, rests=not record.ready) or None
 
 
-def _may_be_in_doubt(record: WorkflowExecutionRecord) -> str | Promise | None:
-    is_doubtful = _has_failed(record) is None and "once=True" in (record.error or "")
-    return None if is_doubtful else _("No step is in doubt.")
+def _not_continuable(standing: Standing) -> Refusals:
+    in_doubt = {
+        key: _("Step “%s” is in doubt: resolve it first.") % names[0]
+        for key, names in standing.begun.items()
+    }
+    return {**in_doubt, **standing.not_continuable}
 
 
-def _rests(record: WorkflowExecutionRecord) -> str | Promise | None:
-    rests = record.state == WorkflowState.PENDING and not record.ready
-    sleeps = record.state == WorkflowState.WAITING and record.waiting_for is None
-    return None if rests or sleeps else _("It neither rests nor sleeps.")
+def _not_in_doubt(standing: Standing) -> Refusals:
+    reason = _("No step is in doubt.")
+    certain = {one.pk: reason for one in standing.records if one.pk not in standing.begun}
+    return {**certain, **standing.not_continuable}
+
+
+def _not_correctable(standing: Standing) -> Refusals:
+    reason = _("It has no result of a step that is marked once=True.")
+    without = {one.pk: reason for one in standing.records if one.pk not in standing.done}
+    return {**without, **_not_continuable(standing)}
 
 
 ANSWER: Final = Act(
@@ -149,11 +142,27 @@ ANSWER: Final = Act(
     done=_("Answered."),
     permission="resume_execution",
     form=AnswerForm,
-    sentence=_("The execution goes on with your answer. An answer is given once and stands."),
-    allows=_asks,
-    perform=lambda record, values: engine().resume(
-        record.execution_id, values.get("answer"), wait=record.waiting_for
+    sentence=_(
+        "The execution continues with your answer. If it turns out to be wrong, it can be taken "
+        "back by “Retry from checkpoint”, once the execution has failed or was cancelled."
     ),
+    refusals=_each(_asks),
+    perform=lambda record, values: engine().resume(
+        record.execution_id, values["answer"], wait=record.waiting_for
+    ),
+)
+TIME_OUT: Final = Act(
+    name="time_out",
+    label=_("Time out now…"),
+    done=_("Timed out."),
+    permission="time_out_execution",
+    form=ActForm,
+    sentence=_(
+        "The wait ends now as if nobody had answered in time: the workflow gets WaitTimeout. One "
+        "that does not expect it fails, and can be retried from before the wait."
+    ),
+    refusals=_each(_asks),
+    perform=lambda record, values: engine().time_out(record.execution_id, wait=record.waiting_for),
 )
 WAKE: Final = Act(
     name="wake",
@@ -161,22 +170,28 @@ WAKE: Final = Act(
     done=_("Woken."),
     permission="retry_execution",
     form=ActForm,
-    sentence=_("The rest between two attempts, or the sleep, ends now."),
-    allows=_rests,
+    sentence=_("The delay before the next attempt, or the sleep, ends now."),
+    refusals=_each(_rests),
     perform=lambda record, values: engine().wake(record.execution_id),
+    counted=_("%(able)d of %(total)d can be woken."),
 )
 RETRY: Final = Act(
     name="retry",
     label=_("Retry from checkpoint…"),
     done=_("Continued by a fresh execution."),
     permission="retry_execution",
-    form=ActForm,
+    form=RetryForm,
     sentence=_(
-        "A fresh execution takes over the finished steps and runs the rest. The failed one stays "
-        "as it is. What the step that failed did outside of the database may happen again."
+        "A fresh execution takes over what is kept and runs the rest; this one stays as it is. "
+        "What the step that failed did outside of the database may happen again."
     ),
-    allows=_has_failed,
-    perform=lambda record, values: engine().retry_from_checkpoint(record.execution_id),
+    refusals=_not_continuable,
+    perform=lambda record, values: engine().retry_from_checkpoint(
+        record.execution_id,
+        before=values.get("before"),
+        repeat_once=bool(values.get("repeat_once")),
+    ),
+    counted=_("%(able)d of %(total)d can be retried."),
 )
 RESOLVE: Final = Act(
     name="resolve",
@@ -186,31 +201,52 @@ RESOLVE: Final = Act(
     form=ResolveForm,
     sentence=_(
         "Nobody knows whether the step had its effect. Find out, for example in the other system, "
-        "and say so here; a fresh execution then goes on from there."
+        "and say so here; a fresh execution then continues from there."
     ),
-    allows=_may_be_in_doubt,
+    refusals=_not_in_doubt,
     perform=lambda record, values: engine().resolve_step(
         record.execution_id,
         values["step"],
         happened=values["happened"] == "yes",
-        result=values.get("result"),
+        result=values["result"],
+    ),
+)
+CORRECT: Final = Act(
+    name="correct",
+    label=_("Correct a result…"),
+    done=_("Corrected, and continued by a fresh execution."),
+    permission="resolve_execution",
+    form=CorrectForm,
+    sentence=_(
+        "The result of a step that happens once was recorded wrongly. A fresh execution continues "
+        "with the right one; everything that ended after the step happens again."
+    ),
+    refusals=_not_correctable,
+    perform=lambda record, values: engine().resolve_step(
+        record.execution_id,
+        values["step"],
+        happened=values["happened"] == "yes",
+        result=values["result"],
+        repeat_once=bool(values.get("repeat_once")),
     ),
 )
 CANCEL: Final = Act(
     name="cancel",
-    label=_("Cancel…"),
+    label=_("Cancel execution…"),
     done=_("Cancelled."),
     permission="cancel_execution",
     form=ReasonForm,
     sentence=_(
-        "The execution stops for good, at its next step at the latest; an atomic step that is "
-        "under way is rolled back. Its correlation id becomes free."
+        "The execution stops at its next step at the latest; an atomic step that is running is "
+        "rolled back. Its correlation id becomes free. A fresh execution can take over its "
+        "finished steps later, by “Retry from checkpoint”."
     ),
-    allows=_is_active,
+    refusals=_each(_is_active),
     perform=lambda record, values: engine().cancel(
         record.execution_id, reason=values.get("reason") or None
     ),
+    counted=_("%(able)d of %(total)d can be cancelled."),
     is_grave=True,
 )
-ACTS: Final = {act.name: act for act in (ANSWER, WAKE, RETRY, RESOLVE, CANCEL)}
+ACTS: Final = {act.name: act for act in (ANSWER, TIME_OUT, WAKE, RETRY, RESOLVE, CORRECT, CANCEL)}
 IN_BULK: Final = (RETRY, WAKE, CANCEL)

@@ -1,24 +1,44 @@
 """Ask before anything changes; then do it in the user's name, and write down that it was done."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from django import forms
 from django.contrib import messages
 from django.contrib.admin import ModelAdmin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.db import router, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from general_manager.escaping import cut, visible
 from general_manager.workflow.actors import acting_as
 from general_manager.workflow.admin.pages import Text, frame, way_to_object
+from general_manager.workflow.admin.seen import SEEN, sign, unsign
 from general_manager.workflow.exceptions import WorkflowError
 
 MOST_AT_ONCE: Final = 1_000
+MOST_REASONS: Final = 100
+"""Rows that cannot be, named with their reasons on the page that asks."""
+MOST_LOST: Final = 10
+"""Rows named in the message behind the act."""
 CONFIRMED: Final = "confirmed"
+NAMES_STORED_TEXT: Final = {"why_not", "question", "preview", "before"}
+"""What a confirmation page says that may name a step, a wait, a handler or an id."""
+MOST_SAID: Final = 1_000
+"""Characters of such a sentence."""
+
+
+def in_sight(text: Text | None) -> str | None:
+    """A sentence that names what is stored: bounded, and with everything in it visible."""
+    return None if text is None else visible(cut(str(text), MOST_SAID), lines=True)
 
 
 def confirm_page(
@@ -33,6 +53,8 @@ def confirm_page(
 ) -> TemplateResponse:
     """The page between a wish and the act: on *obj*, or on rows of the list."""
     context_of_site = frame(page, request, title=title)
+    for name in NAMES_STORED_TEXT & set(context):
+        context[name] = in_sight(context[name])
     crumbs = [*context_of_site["crumbs"], *way_to_object(page, obj)]
     return TemplateResponse(
         request,
@@ -45,6 +67,9 @@ def confirm_page(
             "sentence": sentence,
             "form": form,
             "confirmed_name": CONFIRMED,
+            "seen_name": SEEN,
+            "button": str(title).rstrip("…"),
+            "why_not": None,
             **context,
         },
     )
@@ -57,86 +82,160 @@ def write_down(
     page.log_change(request, obj, f"{what} {detail}".strip())
 
 
+def write_down_for_all(page: "ModelAdmin[Any]", request: HttpRequest, what: Text) -> None:
+    """An act that is about the whole table, and no one row, in the same log."""
+    opts = page.model._meta
+    who: Any = request.user
+    LogEntry.objects.create(
+        user=who,
+        content_type=ContentType.objects.get_for_model(page.model, for_concrete_model=False),
+        object_repr=str(capfirst(opts.verbose_name_plural)),
+        action_flag=CHANGE,
+        change_message=str(what),
+    )
+
+
 def perform_one(
     page: "ModelAdmin[Any]", request: HttpRequest, obj: Any, done: Text, act: Callable[[], Any]
 ) -> Any:
-    """Act in the user's name; a lost race is told in words, and nothing else happens."""
+    """Act in the user's name; a lost race is reported in words, and nothing else happens."""
     try:
-        with acting_as(request.user):
+        # The act and its entry in the log together, or neither.
+        with transaction.atomic(using=_log_database()), acting_as(request.user):
             result = act()
+            write_down(page, request, obj, done)
     except WorkflowError as error:
-        messages.error(request, _("Nothing was done. %s") % error)
+        messages.error(request, _("Nothing was done. %s") % in_sight(str(error)))
         return None
-    write_down(page, request, obj, done)
     messages.success(request, str(done))
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class ManyRows:
+    """An action on rows of a list: what it asks, says, and does to each.
+
+    *refusals* says which of some rows it cannot be done to, each with its own reason, by its key;
+    *seen* how a row stands, as far as that matters; *perform* is given the row, what was seen of
+    it, and the form's values, and raises a `WorkflowError` with nothing done if that is no longer
+    so.
+    """
+
+    action: str
+    title: Text
+    done: Text
+    sentence: Text
+    refusals: Callable[[list[Any]], Mapping[Any, Text]]
+    seen: Callable[[Any], Any]
+    perform: Callable[[Any, Any, dict[str, Any]], Any]
+    counted: Text
+    """A sentence with the numbers *able* and *total* in it."""
+    form_class: type[forms.Form] | None = None
+    is_grave: bool = False
+
+
 def confirm_many(
-    page: "ModelAdmin[Any]",
-    request: HttpRequest,
-    queryset: "QuerySet[Any]",
-    *,
-    action: str,
-    title: Text,
-    done: Text,
-    sentence: Text,
-    allows: Callable[[Any], Text | None],
-    perform: Callable[[Any, dict[str, Any]], Any],
-    form_class: type[forms.Form] | None = None,
-    is_grave: bool = False,
+    page: "ModelAdmin[Any]", request: HttpRequest, queryset: "QuerySet[Any]", act: ManyRows
 ) -> HttpResponse | None:
-    """An action on selected rows: first how many it will touch and not touch, then the act."""
-    rows = list(queryset[: MOST_AT_ONCE + 1])
-    if len(rows) > MOST_AT_ONCE:
+    """First how many rows it will touch, and why not the others; then the act, on those that were
+    named, as they were then.
+    """
+    if CONFIRMED in request.POST:
+        form = act.form_class(request.POST) if act.form_class is not None else None
+        signed = unsign(request.POST[CONFIRMED])
+        # A mapping, so that what another page signed is not taken for it.
+        confirmed = signed.get(act.action) if isinstance(signed, dict) else None
+        if confirmed is None:
+            messages.error(request, _("Nothing was done: select the rows and confirm again."))
+            return None
+        rows = _rows_of(page, request, [key for key, _seen in confirmed])
+        if form is None or form.is_valid():
+            values = form.cleaned_data if form is not None else {}
+            _perform_each(page, request, act, confirmed, rows=rows, values=values)
+            return None
+        selected = [rows[key] for key, _seen in confirmed if key in rows]
+        return _ask(page, request, act, selected, form)
+    selected = list(queryset[: MOST_AT_ONCE + 1])
+    if len(selected) > MOST_AT_ONCE:
         messages.error(request, _("Select at most %d at once.") % MOST_AT_ONCE)
         return None
-    able = [row for row in rows if allows(row) is None]
-    is_sent = CONFIRMED in request.POST
-    form = form_class(request.POST if is_sent else None) if form_class is not None else None
-    if is_sent and (form is None or form.is_valid()):
-        values = form.cleaned_data if form is not None else {}
-        _perform_each(page, request, able, done, lambda row: perform(row, values))
-        return None
-    reasons = sorted({str(allows(row)) for row in rows if allows(row) is not None})
+    selected = [row for row in selected if page.has_view_permission(request, row)]
+    form = act.form_class() if act.form_class is not None else None
+    return _ask(page, request, act, selected, form)
+
+
+def _rows_of(page: "ModelAdmin[Any]", request: HttpRequest, keys: list[Any]) -> dict[Any, Any]:
+    """By the page's own scope; not by the filters of the list, which what changed may have left."""
+    rows = page.get_queryset(request).filter(pk__in=keys)
+    return {row.pk: row for row in rows if page.has_view_permission(request, row)}
+
+
+def _ask(
+    page: "ModelAdmin[Any]",
+    request: HttpRequest,
+    act: ManyRows,
+    rows: list[Any],
+    form: forms.Form | None,
+) -> TemplateResponse:
+    refusals = act.refusals(rows)
+    able = [row for row in rows if row.pk not in refusals]
+    refused = [(str(row), in_sight(refusals[row.pk])) for row in rows if row.pk in refusals]
     return confirm_page(
         page,
         request,
-        title=title,
-        sentence=sentence,
-        form=form,
-        is_grave=is_grave,
-        action=action,
+        title=act.title,
+        sentence=act.sentence,
+        form=form if able else None,
+        is_grave=act.is_grave,
+        action=act.action,
         action_checkbox_name=ACTION_CHECKBOX_NAME,
-        selected=[row.pk for row in rows],
-        able=len(able),
+        selected=str(rows[0].pk) if rows else "",
+        confirmed=sign({act.action: [[row.pk, act.seen(row)] for row in able]}),
+        counted=str(act.counted) % {"able": len(able), "total": len(rows)},
         total=len(rows),
-        reasons=reasons,
+        refused=refused[:MOST_REASONS],
+        refused_more=max(0, len(refused) - MOST_REASONS),
+        why_not=None if able else _("Nothing can be done to any of them."),
     )
+
+
+def _log_database() -> str:
+    return router.db_for_write(LogEntry)
 
 
 def _perform_each(
     page: "ModelAdmin[Any]",
     request: HttpRequest,
-    rows: Iterable[Any],
-    done: Text,
-    act: Callable[[Any], Any],
+    act: ManyRows,
+    confirmed: list[list[Any]],
+    *,
+    rows: Mapping[Any, Any],
+    values: dict[str, Any],
 ) -> None:
     count, lost = 0, []
-    for row in rows:
-        try:
-            with acting_as(request.user):
-                act(row)
-        except WorkflowError as error:
-            lost.append(str(error))
+    for key, seen in confirmed:
+        row = rows.get(key)
+        if row is None:
+            lost.append(_("%s: it is no longer in this list.") % key)
             continue
-        write_down(page, request, row, done)
+        try:
+            with transaction.atomic(using=_log_database()), acting_as(request.user):
+                act.perform(row, seen, values)
+                write_down(page, request, row, act.done)
+        except WorkflowError as error:
+            lost.append(f"{row}: {error}")
+            continue
         count += 1
     if count:
         text = ngettext("%(count)d: %(done)s", "%(count)d: %(done)s", count)
-        messages.success(request, text % {"count": count, "done": done})
+        messages.success(request, text % {"count": count, "done": act.done})
     if lost:
-        text = _("%(count)d had changed meanwhile, and nothing was done to them: %(first)s")
-        messages.warning(request, text % {"count": len(lost), "first": lost[0]})
-    if not count and not lost:
-        messages.warning(request, _("Nothing was done: none of them can be."))
+        text = ngettext(
+            "Nothing was done to %(count)d: %(reasons)s",
+            "Nothing was done to %(count)d: %(reasons)s",
+            len(lost),
+        )
+        reasons = " ".join(lost[:MOST_LOST])
+        if len(lost) > MOST_LOST:
+            reasons += " " + _("And to %d more.") % (len(lost) - MOST_LOST)
+        messages.warning(request, text % {"count": len(lost), "reasons": in_sight(reasons)})

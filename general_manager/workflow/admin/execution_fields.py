@@ -3,39 +3,33 @@
 from typing import Any
 
 from django.contrib import admin
-from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from general_manager.durations import in_words
+from general_manager.escaping import visible
+from general_manager.workflow.admin.bounds import SHORT, Bounded
 from general_manager.workflow.admin.formats import (
     BREAK,
     NONE,
     ago,
     ahead,
     badge,
-    in_short,
+    isolated,
     json_block,
     short_id,
     shortened,
     text_block,
 )
-from general_manager.workflow.admin.links import event_link, subject_link
+from general_manager.workflow.admin.links import anchor, cause_link, subject_link
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.models import WorkflowExecutionRecord
-from general_manager.workflow.timeline import last_line
+from general_manager.workflow.timeline import LARGE, last_line
 
 EARLIER = 10
-
-
-def object_url(key: Any) -> str:
-    return reverse("admin:general_manager_workflowexecutionrecord_change", args=[key])
-
-
-def by_id_url(execution_id: str) -> str:
-    return reverse("admin:general_manager_execution_by_id", args=[execution_id])
 
 
 class ExecutionFields:
@@ -46,18 +40,18 @@ class ExecutionFields:
         return badge(record.state)
 
     @admin.display(description=gettext_lazy("Workflow"))
-    def what(self, record: WorkflowExecutionRecord) -> SafeString:
+    def what(self, record: Any) -> SafeString:
         return format_html(
             '{}<br><span class="gm-quiet">{}</span>',
-            record.workflow_id, subject_link(record),
+            isolated(record.workflow_id), subject_link(record, record.links),
         )  # fmt: skip
 
     @admin.display(description=gettext_lazy("Execution"))
     def which(self, record: WorkflowExecutionRecord) -> SafeString:
         about = record.correlation_id or ""
         return format_html(
-            '{}<br><span class="gm-quiet" title="{}">{}</span>',
-            short_id(record.execution_id), about, shortened(about),
+            '{}<br><span class="gm-quiet" title="{}"><bdi>{}</bdi></span>',
+            short_id(record.execution_id), visible(about), visible(shortened(about)),
         )  # fmt: skip
 
     @admin.display(description=gettext_lazy("Started"))
@@ -65,7 +59,10 @@ class ExecutionFields:
         return ago(record.started_at or record.created_at)
 
     @admin.display(description=gettext_lazy("Note"))
-    def note(self, record: WorkflowExecutionRecord) -> str:
+    def note(self, record: WorkflowExecutionRecord) -> SafeString:
+        return isolated(self._note(record))
+
+    def _note(self, record: WorkflowExecutionRecord) -> str:
         """The one thing worth knowing in each state."""
         if record.state == WorkflowState.FAILED:
             return last_line(record.error)
@@ -87,7 +84,7 @@ class ExecutionFields:
     def duration(self, record: WorkflowExecutionRecord) -> str:
         if record.started_at is None:
             return NONE
-        return in_short((record.ended_at or timezone.now()) - record.started_at)
+        return in_words((record.ended_at or timezone.now()) - record.started_at)
 
     @admin.display(description=gettext_lazy("Counts"))
     def counts(self, record: WorkflowExecutionRecord) -> str:
@@ -101,19 +98,19 @@ class ExecutionFields:
         return ahead(record.wake_at) if record.wake_at else NONE
 
     @admin.display(description=gettext_lazy("Event"))
-    def event(self, record: WorkflowExecutionRecord) -> SafeString | str:
-        return event_link(record.caused_by)
+    def event(self, record: Any) -> SafeString | str:
+        return cause_link(record.caused_by, record.links)
 
     @admin.display(description=gettext_lazy("About"))
-    def subject(self, record: WorkflowExecutionRecord) -> SafeString | str:
-        return subject_link(record) or NONE
+    def subject(self, record: Any) -> SafeString | str:
+        return subject_link(record, record.links) or NONE
 
     @admin.display(description=gettext_lazy("Continuation"))
-    def continuation(self, record: WorkflowExecutionRecord) -> SafeString | str:
+    def continuation(self, record: Any) -> SafeString | str:
         before = record.metadata.get("continues") if isinstance(record.metadata, dict) else None
-        if not before:
+        if not isinstance(before, str) or not before:
             return NONE
-        return format_html('<a href="{}">{}</a>', by_id_url(str(before)), before)
+        return anchor(record.links.to_execution(before[:SHORT]), before[:SHORT])
 
     @admin.display(description=gettext_lazy("Input"))
     def input(self, record: WorkflowExecutionRecord) -> SafeString:
@@ -140,11 +137,14 @@ class ExecutionFields:
         return text_block(record.traceback, _("Traceback"))
 
     @admin.display(description=gettext_lazy("Executions"))
-    def earlier(self, record: WorkflowExecutionRecord) -> SafeString | str:
+    def earlier(self, record: Any) -> SafeString | str:
         if not record.correlation_id:
             return NONE
-        same = WorkflowExecutionRecord.objects.filter(correlation_id=record.correlation_id)
-        same = same.filter(workflow_id=record.workflow_id).exclude(pk=record.pk)
-        rows = same.only("pk", "execution_id", "state", "created_at").order_by("-pk")[:EARLIER]
-        links = [(badge(one.state), object_url(one.pk), one) for one in rows]
-        return format_html_join(BREAK, '{} <a href="{}">{}</a>', links) or NONE
+        same = record.reader.rows(WorkflowExecutionRecord)
+        same = same.filter(correlation_id=record.correlation_id, workflow_id=record.workflow_id)
+        found = same.exclude(pk=record.pk).order_by("-pk").defer(*LARGE)[:EARLIER]
+        links = [
+            (badge(one.state), anchor(record.links.to(type(one), one.pk), str(one)))
+            for one in record.reader.seen(Bounded(WorkflowExecutionRecord).read(found))
+        ]
+        return format_html_join(BREAK, "{} {}", links) or NONE

@@ -1,21 +1,23 @@
 """Executions: the list, and one execution with its timeline and what may be done to it."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from general_manager.workflow.admin.acts import ACTS, IN_BULK, Act
+from general_manager.escaping import MAX_TITLE, visible
+from general_manager.workflow.admin.acting import Button, act_page, button
+from general_manager.workflow.admin.acts import ACTS, IN_BULK, Act, Standing
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
-from general_manager.workflow.admin.confirming import confirm_many, confirm_page, perform_one
-from general_manager.workflow.admin.execution_fields import ExecutionFields, by_id_url, object_url
+from general_manager.workflow.admin.confirming import ManyRows, confirm_many
+from general_manager.workflow.admin.execution_fields import ExecutionFields
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.filters import (
     EndedFilter,
@@ -25,13 +27,16 @@ from general_manager.workflow.admin.filters import (
     WorkflowFilter,
 )
 from general_manager.workflow.admin.formats import (
-    UUID_LENGTH,
     badge,
 )
 from general_manager.workflow.admin.links import find_subjects
+from general_manager.workflow.admin.pages import object_url
+from general_manager.workflow.admin.scope import Reader
+from general_manager.workflow.admin.seen import situation
 from general_manager.workflow.admin.telling import told
 from general_manager.workflow.engine import WorkflowState
-from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.lookup import executions_like
+from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from general_manager.workflow.timeline import timeline_of_execution
 
 FAILURE: Any = (gettext_lazy("Failure"), {"fields": ("error_text", "trace")})
@@ -39,23 +44,23 @@ FAILURE: Any = (gettext_lazy("Failure"), {"fields": ("error_text", "trace")})
 
 def bulk_action(act: Act) -> Any:
     """The act on selected rows, as an action of the list."""
+    many = ManyRows(
+        action=f"{act.name}_selected",
+        title=act.label,
+        done=act.done,
+        sentence=act.sentence,
+        refusals=lambda rows: act.refusals(Standing(rows)),
+        seen=situation,
+        perform=act.perform_as_seen,
+        counted=act.counted,
+        form_class=act.form,
+        is_grave=act.is_grave,
+    )
 
     def selected(
         page: "ExecutionAdmin", request: HttpRequest, queryset: "QuerySet[Any]"
     ) -> HttpResponse | None:
-        return confirm_many(
-            page,
-            request,
-            queryset,
-            action=f"{act.name}_selected",
-            title=act.label,
-            done=act.done,
-            sentence=act.sentence,
-            allows=act.allows,
-            perform=act.perform,
-            form_class=partial(act.form),  # type: ignore[arg-type]
-            is_grave=act.is_grave,
-        )
+        return confirm_many(page, request, queryset, many)
 
     selected.__name__ = f"{act.name}_selected"
     selected.short_description = act.label  # type: ignore[attr-defined]
@@ -70,7 +75,10 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
     list_defer = ("input_data", "output_data", "metadata", "traceback", "retry")
     list_filter = (StateFilter, WorkflowFilter, StartedFilter, EndedFilter, OverdueFilter)
     search_fields = ("execution_id",)
-    search_help_text = gettext_lazy("A whole execution id, or how a correlation id begins")
+    search_help_text = gettext_lazy(
+        "An execution id, a correlation id, the id of its event, or the beginning of one; or a "
+        "business object, such as Invoice 7"
+    )
     actions = (*(bulk_action(act) for act in IN_BULK), export_as_csv)
     change_form_template = "admin/general_manager/execution.html"
     fieldsets = (
@@ -97,22 +105,16 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
         "output_data",
     )  # fmt: skip
 
-    def complete(self, rows: list[Any]) -> list[Any]:
-        find_subjects(rows)
+    def complete(self, rows: list[Any], reader: Reader) -> list[Any]:
+        for record in super().complete(rows, reader):
+            record.reader = reader
+        find_subjects(rows, reader)
         return rows
-
-    def get_object(
-        self, request: HttpRequest, object_id: str, from_field: str | None = None
-    ) -> Any:
-        found = super().get_object(request, object_id, from_field)
-        if found is not None:
-            find_subjects([found])
-        return found
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         found = super().get_fieldsets(request, obj)
         is_fine = obj is not None and not (obj.error or obj.traceback)
-        return [one for one in found if one is not FAILURE] if is_fine else found
+        return [one for one in found if one[0] != FAILURE[0]] if is_fine else found
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         """The latest first; of one state, those that ended last.
@@ -129,21 +131,22 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[Any]", search_term: str
     ) -> tuple["QuerySet[Any]", bool]:
-        term = search_term.strip()
-        if not term:
+        if not search_term.strip():
             return queryset, False
-        if len(term) == UUID_LENGTH and term.count("-") == 4:
-            # Correlation ids are often UUIDs too, for example those of events.
-            is_it = Q(execution_id=term.lower()) | Q(correlation_id=term)
-            return queryset.filter(is_it), False
-        return queryset.filter(correlation_id__startswith=term), False
+        events = self.reader(request).rows(WorkflowEventRecord)
+        found, is_beginning = executions_like(queryset, search_term, events)
+        if is_beginning and request.method == "GET" and found.order_by().exists():
+            text = _("No id or correlation id is exactly “%s”: these begin with it.")
+            messages.info(request, text % visible(search_term.strip()[:100]))
+        return found, False
 
     def get_urls(self) -> list[URLPattern]:
         act = self.admin_site.admin_view(self.act_view)
-        by_id = self.admin_site.admin_view(self.by_id_view)
+        by_id, name = self.admin_site.admin_view(self.by_id_view), "general_manager_execution_by_id"
         own = [
             path("<int:key>/act/<slug:name>/", act, name="general_manager_execution_act"),
-            path("by-id/<str:execution_id>/", by_id, name="general_manager_execution_by_id"),
+            path("by-id/", by_id, name=name),
+            path("by-id/<path:execution_id>/", by_id, name=name),
         ]
         return [*own, *super().get_urls()]
 
@@ -154,60 +157,38 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        record = self.get_object(request, object_id)
+        record = self.get_object(request, unquote(object_id))
         extra: dict[str, Any] = dict(extra_context or {})
-        if record is not None and self.has_view_permission(request, record):
-            extra["execution"] = record
-            extra["badge"] = badge(record.state)
+        if record is not None:
+            extra |= _head(record)
             extra["acts"] = self._acts(request, record)
-            extra["moments"] = told(timeline_of_execution(record))
+            extra["moments"] = told(
+                timeline_of_execution(record, record.reader.tables()), record.links
+            )
             extra["title"] = _("Execution")
             extra["subtitle"] = None  # the head says it, and more
         return super().change_view(request, object_id, form_url, extra)
 
-    def _acts(self, request: HttpRequest, record: WorkflowExecutionRecord) -> Sequence[Act]:
+    def _acts(self, request: HttpRequest, record: WorkflowExecutionRecord) -> Sequence[Button]:
         """Only what is legal now and permitted to this user."""
-        return [
-            act
-            for act in ACTS.values()
-            if act.allows(record) is None and may(request, act.permission)
-        ]
+        permitted = [act for act in ACTS.values() if may(request, act.permission)]
+        now = Standing([record])
+        return [button(record, act) for act in permitted if act.why_not(record, now) is None]
 
-    def by_id_view(self, request: HttpRequest, execution_id: str) -> HttpResponse:
-        found = WorkflowExecutionRecord.objects.filter(execution_id=execution_id).only("pk").first()
-        if found is None:
-            raise Http404(_("There is no execution %s.") % execution_id)
-        return HttpResponseRedirect(object_url(found.pk))
+    def by_id_view(self, request: HttpRequest, execution_id: str | None = None) -> HttpResponse:
+        """In the path, or as ``?id=``, which carries every text."""
+        known_id = request.GET.get("id", "") if execution_id is None else execution_id
+        return HttpResponseRedirect(object_url(self, self.find_row(request, execution_id=known_id)))
 
     def act_view(self, request: HttpRequest, key: int, name: str) -> HttpResponse:
+        record = self.find_row(request, pk=key)
         act = ACTS.get(name)
-        record = self.get_queryset(request).filter(pk=key).first()
-        if act is None or record is None:
+        if act is None:
             raise Http404
-        if not (self.has_view_permission(request, record) and may(request, act.permission)):
+        if not may(request, act.permission):
             raise PermissionDenied
-        why_not = act.allows(record)
-        form = act.form(request.POST or None, record=record)
-        if request.method == "POST" and form.is_valid():
-            # Also where it is not allowed any more: the engine tells what happened meanwhile.
-            result = perform_one(
-                self, request, record, act.done, lambda: act.perform(record, form.cleaned_data)
-            )
-            fresh = result.execution_id if result is not None else record.execution_id
-            return HttpResponseRedirect(by_id_url(fresh))
-        return confirm_page(
-            self,
-            request,
-            title=act.label,
-            sentence=act.sentence,
-            form=form,
-            obj=record,
-            execution=record,
-            badge=badge(record.state),
-            question=record.waiting_for if name == "answer" else None,
-            why_not=why_not,
-            is_grave=act.is_grave,
-        )
+        self.complete([record], self.reader(request))
+        return act_page(self, request, record, act)
 
     def has_resume_execution_permission(self, request: HttpRequest) -> bool:
         return may(request, "resume_execution")
@@ -217,3 +198,13 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
 
     def has_cancel_execution_permission(self, request: HttpRequest) -> bool:
         return may(request, "cancel_execution")
+
+
+def _head(record: WorkflowExecutionRecord) -> dict[str, Any]:
+    """What the templates show of it, visibly."""
+    return {
+        "execution": record,
+        "badge": badge(record.state),
+        "name": visible(record.workflow_id[:MAX_TITLE]),
+        "known_as": visible(record.execution_id[:MAX_TITLE]),
+    }

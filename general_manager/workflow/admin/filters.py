@@ -1,22 +1,27 @@
 """Filters whose choices cost nothing: no DISTINCT over a table, no range without an index."""
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final
 
 from django.contrib.admin import ModelAdmin, SimpleListFilter
 from django.db.models import QuerySet
+from django.db.models.functions import Left
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import is_storable, visible
 from general_manager.workflow.admin.formats import STATE_NAMES
 from general_manager.workflow.engine import TERMINAL_STATES, WorkflowState
-from general_manager.workflow.ids import first_id_at
+from general_manager.workflow.ids import MAX_ID_LENGTH, first_id_at
 from general_manager.workflow.overview import LATE
 
 RECENT: Final = 500
 """Rows that a filter looks at for its choices."""
+MOST_CHOICES: Final = 100
+"""Choices that it offers, the most frequent ones."""
 
 SPANS: Final = {
     "hour": (_("the last hour"), timedelta(hours=1)),
@@ -33,7 +38,10 @@ class StateFilter(SimpleListFilter):
         return [(state.value, STATE_NAMES[state]) for state in WorkflowState]
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
-        return queryset.filter(state=self.value()) if self.value() else queryset
+        if not self.value():
+            return queryset
+        is_known = self.value() in list(WorkflowState)
+        return queryset.filter(state=self.value()) if is_known else queryset.none()
 
 
 class RecentValuesFilter(SimpleListFilter):
@@ -48,14 +56,25 @@ class RecentValuesFilter(SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: "ModelAdmin[Any]") -> Iterable[Any]:
         rows = model_admin.get_queryset(request).order_by("-pk")
-        found = set(rows.values_list(self.column, flat=True)[:RECENT])
+        values = rows.values_list("pk", Left(self.column, MAX_ID_LENGTH + 1))[:RECENT]
+        page: Any = model_admin
+        seen = page.keys_seen(request, [key for key, _ in values])
+        found = Counter(value for key, value in values if key in seen)
+        known = [one for one, _ in found.most_common(MOST_CHOICES) if one and _is_an_id(one)]
         asked = request.GET.get(str(self.parameter_name))
-        return [(one, one) for one in sorted({*found, *([asked] if asked else [])})]
+        chosen = [asked] if asked and _is_an_id(asked) else []
+        return [(one, visible(one)) for one in sorted({*known, *chosen})]
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
         value = self.value()
+        if value and not _is_an_id(value):
+            return queryset.none()
         one = {f"{self.column}__gte": value, f"{self.column}__lte": value}
         return queryset.filter(**one) if value else queryset
+
+
+def _is_an_id(text: str) -> bool:
+    return len(text) <= MAX_ID_LENGTH and is_storable(text)
 
 
 class WorkflowFilter(RecentValuesFilter):

@@ -8,9 +8,13 @@ from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
+from general_manager.durations import in_words
+from general_manager.escaping import visible
+from general_manager.workflow.admin.bounds import NotRead
 from general_manager.workflow.redaction import readable
+from general_manager.workflow.timeline import in_zone
 
 NONE: Final = "\N{EN DASH}"
 BREAK: Final = SafeString("<br>")
@@ -37,26 +41,36 @@ STATE_NAMES: Final[dict[str, Promise]] = {
 
 def badge(state: str) -> SafeString:
     """A state as text with border and tint: never told by colour alone."""
-    name = STATE_NAMES.get(state, state)
-    return format_html('<span class="gm-badge gm-{}">{}</span>', state, name)
+    name = STATE_NAMES.get(state) or visible(state[:40])
+    return format_html('<span class="gm-badge gm-{}">{}</span>', visible(state[:40]), name)
 
 
 def short_id(value: str) -> SafeString:
     """The part of an id that tells it from its neighbours; the whole of it is its title."""
-    return format_html('<code title="{}">{}</code>', value, shortened(value))
+    whole = visible(value)
+    return format_html('<bdi><code title="{}">{}</code></bdi>', whole, visible(shortened(value)))
+
+
+def isolated(value: object) -> SafeString:
+    """Text that somebody sent, with everything in it visible, and its direction its own."""
+    return format_html("<bdi>{}</bdi>", visible(str(value)))
 
 
 def shortened(value: str) -> str:
-    """Our own ids begin with the time, so they differ at the end."""
-    return f"…{value[-8:]}" if len(value) == UUID_LENGTH else value[:24]
+    """The beginning, because that is what a search finds by an index. What begins with the time, as
+    our own ids do, differs behind it.
+    """
+    if len(value) == UUID_LENGTH and value.count("-") == 4:
+        return f"{value[:18]}…" if value[14] == "7" else f"{value[:8]}…"
+    return value if len(value) <= 24 else f"{value[:23]}…"
 
 
 def ago(moment: datetime | None) -> SafeString:
     """How long ago, with the exact time as title."""
     if moment is None:
         return SafeString(NONE)
-    text = _("%(age)s ago") % {"age": in_short(timezone.now() - moment)}
-    at = moment.isoformat()
+    text = _("%(age)s ago") % {"age": in_words(timezone.now() - moment)}
+    at = in_zone(moment).isoformat()
     return format_html('<time datetime="{0}" title="{0}" dir="auto">{1}</time>', at, text)
 
 
@@ -65,26 +79,15 @@ def ahead(moment: datetime) -> str:
     left = moment - timezone.now()
     if left <= timedelta(0):
         return _("due now")
-    return _("in %(time)s") % {"time": in_short(left)}
-
-
-def in_short(duration: timedelta) -> str:
-    """``0.25 s``, ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
-    seconds = max(0.0, duration.total_seconds())
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return _("in %(time)s") % {"time": in_words(left)}
 
 
 def json_block(value: Any) -> SafeString:
     """Redacted, indented JSON; folded when it is long."""
     if value is None or value == {}:
         return SafeString(NONE)
+    if isinstance(value, NotRead):
+        return text_block(str(value), "")
     text = readable(value, most=MOST_JSON)
     return text_block(text, _("JSON"))
 
@@ -93,9 +96,11 @@ def text_block(text: str, what: str) -> SafeString:
     """Preformatted *text*, folded when it is long. Its direction is its own, line by line."""
     if not text:
         return SafeString(NONE)
+    text = visible(text, lines=True)
     lines = text.count("\n") + 1
     block = format_html('<pre class="gm-pre" dir="auto" tabindex="0">{}</pre>', text)
     if lines <= LONG_JSON and len(text) <= LONG_JSON * 100:
         return block
-    summary = _("%(what)s, %(lines)s lines") % {"what": what, "lines": f"{lines:,}"}
+    words = ngettext("%(what)s, %(lines)s line", "%(what)s, %(lines)s lines", lines)
+    summary = words % {"what": what, "lines": f"{lines:,}"}
     return format_html('<details class="gm-fold"><summary>{}</summary>{}</details>', summary, block)

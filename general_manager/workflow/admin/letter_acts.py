@@ -8,9 +8,15 @@ from django import forms
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from general_manager.workflow.exceptions import WorkflowError
+from general_manager.workflow.admin.seen import dead_since, require_same
+from general_manager.workflow.exceptions import ChangedMeanwhileError
 from general_manager.workflow.messages import drain_outbox_soon
-from general_manager.workflow.models import WorkflowDeliveryAttempt
+from general_manager.workflow.models import (
+    DeliveryStatus,
+    OutboxStatus,
+    WorkflowDeliveryAttempt,
+)
+from general_manager.workflow.models.delivery import DeliveryQuerySet
 
 
 class NothingForm(forms.Form):
@@ -26,16 +32,18 @@ class DiscardForm(forms.Form):
     )
 
 
-class NotDeadError(WorkflowError):
-    """Somebody was faster."""
-
-    def __str__(self) -> str:
-        return "It is no dead letter any more."
+def why_not(letter: WorkflowDeliveryAttempt) -> str | Promise | None:
+    """Why nothing can be done to it now: what the act itself asks."""
+    if letter.status != DeliveryStatus.DEAD_LETTER:
+        return _("It is no longer a dead letter.")
+    if letter.outbox.status == OutboxStatus.CLAIMED:
+        return _("A worker is delivering its event right now: try again when it is done.")
+    return None
 
 
 @dataclass(frozen=True, slots=True)
 class LetterAct:
-    """One verb, with its permission and its form; *perform* raises if it lost a race."""
+    """One verb, with its permission and its form; *perform* says how many rows it changed."""
 
     name: str
     label: Promise
@@ -43,38 +51,45 @@ class LetterAct:
     permission: str
     form: type[forms.Form]
     sentence: Promise
-    perform: Callable[[WorkflowDeliveryAttempt, dict[str, Any]], Any]
+    perform: Callable[[DeliveryQuerySet, dict[str, Any]], int]
+    counted: Promise
     is_grave: bool = False
 
+    def perform_as_seen(
+        self, letter: WorkflowDeliveryAttempt, seen: Any, values: dict[str, Any]
+    ) -> None:
+        """Act on the death that was confirmed, or raise `ChangedMeanwhileError`."""
+        require_same(seen, dead_since(letter))
+        using = letter._state.db or "default"
+        rows = WorkflowDeliveryAttempt.objects.using(using)
+        # It may die again between the question and the answer: that would be another letter.
+        same = rows.filter(pk=letter.pk, passes=letter.passes, finished_at=letter.finished_at)
+        if not self.perform(same, values):
+            now = rows.select_related("outbox").filter(pk=letter.pk).first()
+            reason = why_not(now) if now is not None else None
+            raise ChangedMeanwhileError(str(reason or _("It has changed since you were asked.")))
 
-def _replay(letter: WorkflowDeliveryAttempt, values: dict[str, Any]) -> None:
+
+def _replay(rows: DeliveryQuerySet, values: dict[str, Any]) -> int:
     del values
-    using = letter._state.db or "default"
-    rows = WorkflowDeliveryAttempt.objects.using(using).filter(pk=letter.pk)
     count, _entries = rows.requeue_dead()
-    if not count:
-        raise NotDeadError
-    drain_outbox_soon(using)
-
-
-def _discard(letter: WorkflowDeliveryAttempt, values: dict[str, Any]) -> None:
-    using = letter._state.db or "default"
-    rows = WorkflowDeliveryAttempt.objects.using(using).filter(pk=letter.pk)
-    if not rows.discard(values["reason"]):
-        raise NotDeadError
+    if count:
+        drain_outbox_soon(rows.db)
+    return count
 
 
 REPLAY: Final = LetterAct(
     name="replay",
     label=_("Replay…"),
-    done=_("Owed again, with new attempts."),
+    done=_("Queued for redelivery with a fresh retry budget."),
     permission="replay_delivery",
     form=NothingForm,
     sentence=_(
-        "The handler gets the event again, with all its attempts before it. Only what is dead is "
+        "The handler gets the event again, with a fresh retry budget. Only what is dead is "
         "repeated; what the handler did outside of the database before it failed may happen again."
     ),
     perform=_replay,
+    counted=_("%(able)d of %(total)d can be replayed."),
 )
 DISCARD: Final = LetterAct(
     name="discard",
@@ -82,8 +97,9 @@ DISCARD: Final = LetterAct(
     done=_("Discarded."),
     permission="discard_delivery",
     form=DiscardForm,
-    sentence=_("The handler will never have this event."),
-    perform=_discard,
+    sentence=_("The handler will never get this event."),
+    perform=lambda rows, values: rows.discard(values["reason"]),
+    counted=_("%(able)d of %(total)d can be discarded."),
     is_grave=True,
 )
 ACTS: Final = {act.name: act for act in (REPLAY, DISCARD)}

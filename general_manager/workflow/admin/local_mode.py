@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from django.utils.safestring import SafeString
 
+from general_manager.escaping import visible
 from general_manager.workflow.admin.formats import ago, badge, short_id
 from general_manager.workflow.backend_registry import get_workflow_engine
 from general_manager.workflow.backends.local import LocalWorkflowEngine
@@ -31,10 +32,10 @@ def remembered() -> list[Line] | None:
     return [
         Line(
             badge(one.state),
-            one.workflow_id[:MOST_TEXT],
+            visible(one.workflow_id[:MOST_TEXT]),
             short_id(one.execution_id),
             ago(one.started_at),
-            last_line(one.error)[:MOST_TEXT],
+            visible(last_line(one.error)[:MOST_TEXT]),
         )
         for one in engine.latest(MOST)
     ]

@@ -1,23 +1,32 @@
 """The outbox: what is still owed. Usually empty, and it says so."""
 
-from typing import Any
+from hashlib import sha256
+from typing import Any, Final
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from general_manager.workflow.actors import acting_as
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
-from general_manager.workflow.admin.confirming import confirm_many, confirm_page
+from general_manager.workflow.admin.confirming import (
+    ManyRows,
+    confirm_many,
+    confirm_page,
+    write_down_for_all,
+)
 from general_manager.workflow.admin.export import export_as_csv
-from general_manager.workflow.admin.formats import NONE, ago, ahead, badge, json_block
-from general_manager.workflow.admin.links import event_link
+from general_manager.workflow.admin.formats import NONE, ago, ahead, badge, isolated, json_block
+from general_manager.workflow.admin.links import event_link, find_events
+from general_manager.workflow.admin.pages import list_url
+from general_manager.workflow.admin.scope import Reader, is_whole_asked
+from general_manager.workflow.exceptions import ChangedMeanwhileError
 from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import OutboxStatus, WorkflowOutbox
 from general_manager.workflow.outbox import drain
@@ -30,31 +39,46 @@ MOST_NOW = 100
 def release_selected(
     page: "OutboxAdmin", request: HttpRequest, queryset: "QuerySet[Any]"
 ) -> HttpResponse | None:
-    return confirm_many(
-        page,
-        request,
-        queryset,
-        action="release_selected",
-        title=_("Release claims"),
-        done=_("Released."),
-        sentence=_(
-            "The entries are taken from the workers that have them and are due at once. What those "
-            "workers still write for them is rolled back."
-        ),
-        allows=lambda row: None if row.status == OutboxStatus.CLAIMED else _("It is not claimed."),
-        perform=lambda row, values: (
-            WorkflowOutbox.objects.using(row._state.db).filter(pk=row.pk).release_claims()
-        ),
-        is_grave=True,
+    return confirm_many(page, request, queryset, RELEASE)
+
+
+def _claim(row: WorkflowOutbox) -> str:
+    """Which claim it is, without the token that proves it."""
+    return sha256((row.claim_token or "").encode()).hexdigest()[:16]
+
+
+def _release(row: WorkflowOutbox, seen: Any, values: dict[str, Any]) -> None:
+    """Take the claim that was confirmed, and no later one."""
+    same = WorkflowOutbox.objects.using(row._state.db).filter(
+        pk=row.pk, claim_token=row.claim_token
     )
+    if _claim(row) != seen or not same.release_claims():
+        raise ChangedMeanwhileError(_("Its claim is not the one that you saw."))
+
+
+RELEASE: Final = ManyRows(
+    action="release_selected",
+    title=gettext_lazy("Release claims"),
+    done=gettext_lazy("Released."),
+    sentence=gettext_lazy(
+        "The entries are taken from the workers that have them and are due at once. What those "
+        "workers still write for them is rolled back."
+    ),
+    refusals=lambda rows: {
+        row.pk: _("It is not claimed.") for row in rows if row.status != OutboxStatus.CLAIMED
+    },
+    seen=_claim,
+    perform=_release,
+    counted=gettext_lazy("%(able)d of %(total)d can be released."),
+    is_grave=True,
+)
 
 
 @admin.register(WorkflowOutbox)
 class OutboxAdmin(ReadOnlyAdmin):
     list_display = ("state", "event_name", "owed", "due", "held_by")
     list_display_links = ("state",)
-    list_select_related = ("event",)
-    list_defer = ("event__payload", "event__metadata")
+    list_defer = ("owed_to",)
     actions = (release_selected, export_as_csv)
     change_list_template = "admin/general_manager/outbox_list.html"
     fieldsets = (
@@ -74,18 +98,25 @@ class OutboxAdmin(ReadOnlyAdmin):
     )  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> "QuerySet[WorkflowOutbox]":
-        return super().get_queryset(request).filter(available_at__isnull=False)
+        rows = super().get_queryset(request)
+        return rows if is_whole_asked(request) else rows.filter(available_at__isnull=False)
+
+    def complete(self, rows: list[Any], reader: Reader) -> list[Any]:
+        super().complete(rows, reader)
+        find_events(rows, reader, lambda entry: entry.event_id)
+        return rows
 
     @admin.display(description=gettext_lazy("State"))
     def state(self, entry: WorkflowOutbox) -> SafeString:
         return badge(entry.status)
 
     @admin.display(description=gettext_lazy("Event"))
-    def event_name(self, entry: WorkflowOutbox) -> SafeString:
-        stored = entry.event
-        return format_html(
-            "{}<br>{}", stored.event_name or stored.event_type, event_link(stored.event_id)
-        )
+    def event_name(self, entry: Any) -> SafeString | str:
+        stored = entry.event_seen
+        if stored is None:
+            return NONE
+        name = isolated(stored.event_name or stored.event_type)
+        return format_html("{}<br>{}", name, event_link(stored, entry.links))
 
     @admin.display(description=gettext_lazy("Owed since"))
     def owed(self, entry: WorkflowOutbox) -> SafeString:
@@ -97,7 +128,7 @@ class OutboxAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("Held by"))
     def held_by(self, entry: WorkflowOutbox) -> str:
-        return entry.claimed_by if entry.status == OutboxStatus.CLAIMED else NONE
+        return isolated(entry.claimed_by) if entry.status == OutboxStatus.CLAIMED else NONE
 
     @admin.display(description=gettext_lazy("Owed to"))
     def recipients(self, entry: WorkflowOutbox) -> SafeString:
@@ -114,24 +145,43 @@ class OutboxAdmin(ReadOnlyAdmin):
         return super().changelist_view(request, extra)
 
     def drain_view(self, request: HttpRequest) -> HttpResponse:
-        if not (self.has_view_permission(request) and may(request, "drain_outbox")):
+        self.require_view(request)
+        if not may(request, "drain_outbox"):
             raise PermissionDenied
-        back = reverse("admin:general_manager_workflowoutbox_changelist")
-        if request.method == "POST":
+        why_not = None if self.sees_all_due(request) else _(
+            "Entries are due that you may not see: this would deliver them too."
+        )  # fmt: skip
+        if request.method == "POST" and why_not is None:
             with acting_as(request.user):
                 count = drain(limit=MOST_NOW)
             drain_outbox_soon(self.get_queryset(request).db)
-            messages.success(request, _("%d taken up; workers go on with the rest.") % count)
-            return HttpResponseRedirect(back)
+            done = ngettext(
+                "%d event was delivered or handed to a worker.",
+                "%d events were delivered or handed to workers.",
+                count,
+            )
+            write_down_for_all(self, request, done % count)
+            messages.success(request, done % count)
+            return HttpResponseRedirect(list_url(self))
         return confirm_page(
             self,
             request,
             title=_("Deliver now"),
-            sentence=_(
+            why_not=why_not,
+            sentence=ngettext(
+                "Up to %d entry that is due is delivered by this very request; workers are "
+                "asked to process the rest.",
                 "Up to %d entries that are due are delivered by this very request; workers are "
-                "asked to go on with the rest."
+                "asked to process the rest.",
+                MOST_NOW,
             ) % MOST_NOW,
         )  # fmt: skip
+
+    def sees_all_due(self, request: HttpRequest) -> bool:
+        """Whether what a drain would take is this person's to see; looks at as many as it takes."""
+        due = WorkflowOutbox.objects.due().order_by("available_at", "pk")
+        keys = list(due.values_list("pk", flat=True)[:MOST_NOW])
+        return len(self.keys_seen(request, self.keys_in_scope(request, keys))) == len(keys)
 
     def has_drain_outbox_permission(self, request: HttpRequest) -> bool:
         return may(request, "drain_outbox")

@@ -1,37 +1,44 @@
 """The first page: how things stand, what is wrong, and where to look."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import URLPattern, path
 from django.utils.formats import date_format
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 
-from general_manager.workflow.admin.base import ReadOnlyAdmin
-from general_manager.workflow.admin.formats import NONE, STATE_NAMES, ago, in_short
+from general_manager.durations import in_words
+from general_manager.escaping import visible
+from general_manager.workflow.admin.base import APP, ReadOnlyAdmin
+from general_manager.workflow.admin.bounds import SHORT
+from general_manager.workflow.admin.formats import NONE, STATE_NAMES, ago
+from general_manager.workflow.admin.links import Links
 from general_manager.workflow.admin.local_mode import remembered
 from general_manager.workflow.admin.pages import frame
+from general_manager.workflow.admin.scope import Reader
 from general_manager.workflow.engine import ACTIVE_STATES
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.health import Trouble, check_health, number
 from general_manager.workflow.importing import describe, is_importable
-from general_manager.workflow.models import Overview, WorkflowEventRecord
+from general_manager.workflow.models import (
+    DeadLetter,
+    Overview,
+    WorkflowExecutionRecord,
+    WorkflowOutbox,
+)
 from general_manager.workflow.overview import MOST_PER_HOUR, Details, Hour, look_closer
 from general_manager.workflow.overview import Overview as Seen
 from general_manager.workflow.timeline import last_line
 
-REFRESH: Final = {"10": 10, "30": 30, "60": 60}
+REFRESH: Final = {one: one for one in ("10", "30", "60")}
 CHART_HEIGHT: Final = 112
 BAR: Final = 20
-EXECUTIONS: Final = "admin:general_manager_workflowexecutionrecord_changelist"
-LETTERS: Final = "admin:general_manager_deadletter_changelist"
-OUTBOX: Final = "admin:general_manager_workflowoutbox_changelist"
+EXECUTION: Final = WorkflowExecutionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,96 +55,105 @@ class OverviewAdmin(ReadOnlyAdmin):
 
     view_permission = "view_workflowexecutionrecord"
 
+    def get_urls(self) -> list[URLPattern]:
+        """The one page: its rows are executions, whose own pages know what to redact."""
+        view = self.admin_site.admin_view(self.changelist_view)
+        return [path("", view, name=f"{APP}_{self.opts.model_name}_changelist")]
+
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        health = check_health()
-        seen, details = health.overview, look_closer()
+        self.require_view(request)
+        reader = self.reader(request)
+        tables = reader.tables()
+        health = check_health(tables=tables)
+        seen, details = health.overview, look_closer(tables=tables)
+        links = Links(reader)
         context = {
             **frame(self, request, title=_("Overview")),
             "refresh": REFRESH.get(request.GET.get("refresh", "")),
             "seen": seen,
-            "troubles": [_with_link(one) for one in health.troubles],
-            "is_empty": not any(seen.states.values()) and not WorkflowEventRecord.objects.exists(),
-            "cards": list(_cards(seen)),
+            "troubles": [_with_link(one, links) for one in health.troubles],
+            "is_empty": not any(seen.states.values()) and not tables.events.exists(),
+            "cards": list(_cards(seen, links)),
             "chart": chart(details.hours),
-            "outbox_rows": _outbox_rows(seen),
-            "waiting": _waiting(details),
-            "failures": _failures(details),
+            "outbox_rows": _outbox_rows(seen, links, reader),
+            "waiting": _waiting(details, links),
+            "failures": _failures(details, links),
+            "may_see_dead": reader.may_view(DeadLetter),
             "dead": [
-                Row(name, count, f"{reverse(LETTERS)}?{urlencode({'handler': name})}")
+                Row(visible(name), number(count), links.to_list(DeadLetter, handler=name))
                 for name, count in details.dead_by_handler
             ],
             "failed": [
-                Row(name, count, f"{_executions(state='failed', workflow=name, ended='day')}")
+                Row(
+                    visible(name),
+                    number(count),
+                    links.to_list(EXECUTION, state="failed", workflow=name, ended="day"),
+                )
                 for name, count in details.failed_by_workflow
             ],
             "handlers": registered(),
-            "remembered": remembered(),
+            # What is remembered has no queryset that a project could narrow.
+            "remembered": None if reader.is_narrowed(EXECUTION) else remembered(),
             **(extra_context or {}),
         }
         return TemplateResponse(request, "admin/general_manager/overview.html", context)
 
 
-def _executions(**filters: str) -> str:
-    return f"{reverse(EXECUTIONS)}?{urlencode(filters)}"
-
-
-def _with_link(trouble: Trouble) -> dict[str, Any]:
+def _with_link(trouble: Trouble, links: Links) -> dict[str, Any]:
     urls = {
-        "dead-letters": reverse(LETTERS),
-        "old-work": reverse(OUTBOX),
-        "no-worker": reverse(OUTBOX),
-        "long-deliveries": reverse(OUTBOX),
-        "late-executions": _executions(overdue="yes"),
+        "dead-letters": links.to_list(DeadLetter),
+        "old-work": links.to_list(WorkflowOutbox),
+        "no-worker": links.to_list(WorkflowOutbox),
+        "long-deliveries": links.to_list(WorkflowOutbox),
+        "late-executions": links.to_list(EXECUTION, overdue="yes"),
     }
     url = urls.get(trouble.code, "")
     return {"message": trouble.message, "remedy": trouble.remedy, "url": url}
 
 
-def _cards(seen: Seen) -> Any:
+def _cards(seen: Seen, links: Links) -> Any:
     for state, count in seen.states.items():
         is_active = state in ACTIVE_STATES
         name = str(STATE_NAMES[state])
+        span = {} if is_active else {"ended": "day"}
         yield {
             "number": number(count),
             "label": name if is_active else _("%(state)s, last 24 h") % {"state": name},
             "tone": state,
-            "url": _executions(state=state) if is_active else _executions(state=state, ended="day"),
+            "url": links.to_list(EXECUTION, state=state, **span),
         }
 
 
-def _outbox_rows(seen: Seen) -> list[Row]:
-    oldest = in_short(seen.at - seen.oldest_owed) if seen.oldest_owed else NONE
-    tick = ago(seen.last_tick) if seen.last_tick else _("never")
+def _outbox_rows(seen: Seen, links: Links, reader: Reader) -> Iterator[Row]:
+    """What this person may see of the outbox; who ticks and works is the same for everybody."""
+    outbox = links.to_list(WorkflowOutbox)
+    if reader.may_view(WorkflowOutbox):
+        oldest = in_words(seen.at - seen.oldest_owed) if seen.oldest_owed else NONE
+        yield Row(_("Undelivered"), number(seen.owed), outbox)
+        yield Row(_("Age of the oldest"), oldest, outbox if seen.oldest_owed else "")
+        yield Row(_("Being delivered"), number(seen.claimed), outbox)
+    if reader.may_view(DeadLetter):
+        yield Row(_("Dead letters"), number(seen.dead), links.to_list(DeadLetter))
+    yield Row(_("Last tick of Beat"), ago(seen.last_tick) if seen.last_tick else _("never"))
+    yield Row(_("Live workers"), visible(", ".join(seen.workers)) or _("none"))
+
+
+def _waiting(details: Details, links: Links) -> list[Row]:
     return [
-        Row(_("Owed"), number(seen.owed), reverse(OUTBOX)),
-        Row(_("Oldest owed for"), oldest, reverse(OUTBOX) if seen.oldest_owed else ""),
-        Row(_("Being delivered"), number(seen.claimed), reverse(OUTBOX)),
-        Row(_("Dead letters"), number(seen.dead), reverse(LETTERS)),
-        Row(_("Last tick of Beat"), tick),
-        Row(_("Live workers"), ", ".join(seen.workers) or _("none")),
-    ]
-
-
-def _object(key: Any) -> str:
-    return reverse("admin:general_manager_workflowexecutionrecord_change", args=[key])
-
-
-def _waiting(details: Details) -> list[Row]:
-    return [
-        Row(one.workflow_id, one.waiting_for, _object(one.pk), ago(since or one.created_at))
+        Row(visible(one.workflow_id[:SHORT]), visible(str(one.waiting_for)[:SHORT]),
+            links.to(EXECUTION, one.pk), ago(since or one.created_at))
         for one, since in details.waiting
-    ]
+    ]  # fmt: skip
 
 
-def _failures(details: Details) -> list[Row]:
+def _failures(details: Details, links: Links) -> list[Row]:
     return [
-        Row(one.workflow_id, last_line(one.error), _object(one.pk), ago(one.ended_at))
+        Row(visible(one.workflow_id[:SHORT]), visible(last_line(one.error_end)),
+            links.to(EXECUTION, one.pk), ago(one.ended_at))
         for one in details.failures
-    ]
+    ]  # fmt: skip
 
 
 def registered() -> list[dict[str, Any]]:
@@ -163,7 +179,7 @@ def chart(hours: list[Hour]) -> dict[str, Any]:
         start = date_format(localtime(hour.start), "H:i")
         bars.append(
             {
-                "x": position * BAR + 2,
+                "x": str(position * BAR + 2),  # as text: in no language's own digits
                 "y": f"{119 - height:.1f}",
                 "height": f"{height:.1f}",
                 "failed_y": f"{119 - failed_height:.1f}",

@@ -1,58 +1,65 @@
 """The engine for real load: executions are rows, workers run them, messages only nudge."""
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from django.db import router, transaction
 from django.utils import timezone
 
 from general_manager.conf import get_workflow_settings, require_time_zones
+from general_manager.escaping import get_logger
 from general_manager.workflow.actors import current_cause
-from general_manager.workflow.aside import aside, tell
-from general_manager.workflow.backends.repairs import continue_failed, wake_early
-from general_manager.workflow.encoding import encode, encode_mapping, error_text
+from general_manager.workflow.aside import aside, tell_state
+from general_manager.workflow.backends.handlers import find_handler
+from general_manager.workflow.backends.repairs import (
+    continue_as_fresh,
+    find_wait,
+    preview_retry,
+    time_out_early,
+    wake_early,
+)
+from general_manager.workflow.backends.verbs import OperatorVerbs
+from general_manager.workflow.checkpoints import Resolutions, RetryPreview, Wanted
+from general_manager.workflow.encoding import encode, encode_mapping
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryEntry,
-    WorkflowCancelledError,
+    HistoryKind,
     WorkflowDefinition,
     WorkflowExecution,
-    WorkflowHandler,
     WorkflowInvalidStateError,
     WorkflowState,
     WorkflowWaitMismatchError,
     check_start,
 )
-from general_manager.workflow.exceptions import (
-    HandlerNotAllowedError,
-    HandlerNotImportableError,
-)
 from general_manager.workflow.executor import run
-from general_manager.workflow.handler_modules import is_allowed, resolve_handler
 from general_manager.workflow.ids import new_id
-from general_manager.workflow.importing import describe, path_of
 from general_manager.workflow.in_process import perform, perform_soon
 from general_manager.workflow.local_handlers import keep_handler
+from general_manager.workflow.lookup import find
 from general_manager.workflow.messages import run_execution_soon
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
-from general_manager.workflow.models.execution import (
-    MAX_PATH_LENGTH,
-    ExecutionQuerySet,
-)
+from general_manager.workflow.models.execution import ExecutionQuerySet
 from general_manager.workflow.models.execution_values import dedup_key
-from general_manager.workflow.signals import execution_changed
+from general_manager.workflow.rules import (
+    SLEEPS,
+    check_cancel,
+    check_resume,
+    not_this_wait,
+    refusal,
+)
+from general_manager.workflow.steps import WaitSnapshot
 from general_manager.workflow.transactions import is_in_transaction
 
 __all__ = ["CeleryWorkflowEngine"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SNAPSHOT_FIELDS = tuple(one.name for one in fields(WorkflowExecution))
 
 
-class CeleryWorkflowEngine:
+class CeleryWorkflowEngine(OperatorVerbs):
     """Stores executions in the caller's transaction; after its commit a worker runs them.
 
     With `WORKFLOW_ASYNC` off they run in the caller's process, at once or after its commit.
@@ -71,7 +78,7 @@ class CeleryWorkflowEngine:
     ) -> WorkflowExecution:
         check_start(workflow, correlation_id)
         about = encode_mapping({} if metadata is None else metadata, root="metadata")
-        handler = _find_handler(workflow)
+        handler = find_handler(workflow)
         error = handler.error
         state = WorkflowState.PENDING
         if error is not None:
@@ -93,6 +100,8 @@ class CeleryWorkflowEngine:
             error=error,
             metadata=about,
         )
+        if error is not None and (earlier := self._known(workflow, correlation_id)) is not None:
+            return earlier.snapshot()
         known = self._executions.start_once(
             **{name: getattr(execution, name) for name in SNAPSHOT_FIELDS},
             version=workflow.version,
@@ -108,7 +117,7 @@ class CeleryWorkflowEngine:
             logger.error(
                 "Workflow %s (%s) failed: %s", workflow.workflow_id, execution.execution_id, error
             )
-        tell(execution_changed, type(self), execution=execution)
+        tell_state(state, lambda: execution)
         if handler.own is not None:
             keep_handler(execution.execution_id, handler.own)
         if not is_over and self._go_on(execution.execution_id):
@@ -116,13 +125,14 @@ class CeleryWorkflowEngine:
         return execution
 
     def resume(
-        self, execution_id: str, signal: Any = None, *, wait: str | None = None
+        self, execution_id: str, signal: Any = None, *, wait: str | None = None, label: str = ""
     ) -> WorkflowExecution:
         """Answer the open wait; a worker goes on after the caller's commit.
 
         An execution that waits without an open `wait_for` is completed by this.
         """
-        answer = encode(signal, root="signal")
+        check_resume(wait)
+        answer, label = encode(signal, root="signal"), encode(label, root="label")
         executions = self._executions
         with transaction.atomic(using=executions.db):
             record = executions.select_for_update().by_id(execution_id)
@@ -131,31 +141,30 @@ class CeleryWorkflowEngine:
             is_asking = name is not None and record.state in ACTIVE_STATES
             if not (is_asking or is_waiting):
                 raise _refusal(record, "resume", (WorkflowState.WAITING,))
+            steps = WorkflowStep.objects.using(executions.db)
+            if name is None and steps.filter(execution=record, status="open").exists():
+                raise _refusal(record, "resume", (record.state,), SLEEPS)
             if wait is not None and wait != name:
                 raise WorkflowWaitMismatchError(
                     execution_id, "resume", record.state, (record.state,),
-                    f"It waits for {name!r}, and the answer is for {wait!r}.",
+                    not_this_wait(str(name), wait),
                 )  # fmt: skip
             metadata = {**record.metadata, "resume_signal": answer}
-            steps = WorkflowStep.objects.using(executions.db)
-            if name is None and steps.filter(execution=record, status="open").exists():
-                raise _refusal(record, "resume", (record.state,), "It sleeps, and asks nothing.")
             if name is None:
                 executions.filter(pk=record.pk).end(
                     WorkflowState.COMPLETED, output_data={}, metadata=metadata
                 )
                 return self._told(record)
-            if not steps.answer(record, name, answer):
+            if not steps.answer(record, name, answer, label=label):
                 detail = f"Nobody answered {name!r} in time."
                 raise _refusal(record, "resume", (record.state,), detail)
-            executions.answered(record, metadata)
+            executions.wait_ended(record, HistoryKind.RESUMED, metadata)
         if is_waiting:
             self._go_on(execution_id)
         return self.status(execution_id)
 
     def cancel(self, execution_id: str, *, reason: str | None = None) -> WorkflowExecution:
-        if reason is not None and not isinstance(reason, str):
-            raise TypeError(f"reason must be text, not {reason!r}")
+        check_cancel(reason)
         executions = self._executions
         with transaction.atomic(using=executions.db):
             record = executions.select_for_update().by_id(execution_id)
@@ -166,22 +175,19 @@ class CeleryWorkflowEngine:
                 raise _refusal(record, "cancel", ACTIVE_STATES)
         return self._told(record)
 
-    def retry_from_checkpoint(self, execution_id: str) -> WorkflowExecution:
-        """Continue a failed execution as a fresh one, which has its finished steps.
+    def preview_retry(
+        self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
+    ) -> RetryPreview:
+        return preview_retry(self._executions, execution_id, before, repeat_once=repeat_once)
 
-        The failed one stays as it is. Raises `WorkflowInvalidStateError` if it is not failed, was
-        continued before, has a step in doubt, or if its correlation id is taken by now.
-        """
-        return self._continued(continue_failed(self._executions, execution_id, {}))
+    def time_out(self, execution_id: str, *, wait: str | None = None) -> WorkflowExecution:
+        _record, is_ready = time_out_early(self._executions, execution_id, wait)
+        if is_ready:
+            self._go_on(execution_id)
+        return self.status(execution_id)
 
-    def resolve_step(
-        self, execution_id: str, step: str, *, happened: bool, result: Any = None
-    ) -> WorkflowExecution:
-        """Say what became of a `once=True` step in doubt, and continue like
-        `retry_from_checkpoint`: with *result* for its result if it *happened*, else it runs again.
-        """
-        verdict = (bool(happened), encode(result, root="result"))
-        return self._continued(continue_failed(self._executions, execution_id, {step: verdict}))
+    def find_wait(self, execution_id: str, name: str) -> WaitSnapshot | None:
+        return find_wait(self._executions, execution_id, name)
 
     def wake(self, execution_id: str) -> WorkflowExecution:
         """End the rest between two attempts, or a sleep, now."""
@@ -194,13 +200,28 @@ class CeleryWorkflowEngine:
         rows = record.history.using(self._executions.db).order_by("pk")
         return [row.as_entry() for row in rows]
 
-    def _continued(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
-        tell(execution_changed, type(self), execution=record.snapshot())
+    def _continue(
+        self, execution_id: str, resolved: Resolutions, *, before: str | None, repeat_once: bool
+    ) -> WorkflowExecution:
+        record = continue_as_fresh(
+            self._executions, execution_id, resolved, before=before, repeat_once=repeat_once
+        )
+        tell_state(WorkflowState.PENDING, record.snapshot)
         self._go_on(record.execution_id)
         return self.status(record.execution_id)
 
     def status(self, execution_id: str) -> WorkflowExecution:
         return self._executions.by_id(execution_id).snapshot()
+
+    def _known(
+        self, workflow: WorkflowDefinition, correlation_id: str | None
+    ) -> WorkflowExecutionRecord | None:
+        """The active or completed execution with this correlation id."""
+        key = dedup_key(workflow.workflow_id, correlation_id)
+        return None if key is None else self._executions.filter(dedup_key=key).first()
+
+    def _find(self, wanted: Wanted, limit: int) -> list[WorkflowExecution]:
+        return [record.snapshot() for record in find(self._executions, wanted, limit)]
 
     @property
     def _executions(self) -> ExecutionQuerySet:
@@ -220,7 +241,7 @@ class CeleryWorkflowEngine:
 
     def _told(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
         execution = self.status(record.execution_id)
-        tell(execution_changed, type(self), execution=execution)
+        tell_state(execution.state, lambda: execution)
         return execution
 
 
@@ -229,56 +250,7 @@ def _run_here(execution_id: str, using: str) -> None:
         run(execution_id, using)
 
 
-@dataclass(frozen=True, slots=True)
-class _Handler:
-    """What a start stores of its handler: a *path*, what is wrong with it, and what only this
-    process has.
-    """
-
-    path: str | None = None
-    error: str | None = None
-    own: WorkflowHandler | None = None
-
-
-def _find_handler(workflow: WorkflowDefinition) -> _Handler:
-    """A path comes from the definition alone, never from what `start` was given."""
-    handler = workflow.handler
-    if handler is None:
-        return _named(workflow.metadata.get("handler_path"))
-    name = describe(handler)
-    path = path_of(handler) if is_allowed(name) else None
-    if path is not None and len(path) <= MAX_PATH_LENGTH:
-        return _Handler(path)
-    if not get_workflow_settings().run_async:
-        return _Handler(name[:MAX_PATH_LENGTH], own=handler)
-    if path is not None:
-        return _Handler(error=_too_long(path))
-    is_nowhere = "<" in name or name.startswith("__main__.")
-    if not is_nowhere and not is_allowed(name):
-        return _Handler(error=str(HandlerNotAllowedError(name)))
-    return _Handler(error=str(HandlerNotImportableError(workflow.workflow_id, name)))
-
-
-def _named(given: object) -> _Handler:
-    if given is None:
-        return _Handler()
-    path = str(given)
-    try:
-        handler = resolve_handler(path)
-    except Exception as error:  # noqa: BLE001 - a module that is imported runs the user's code
-        return _Handler(error=error_text(error))
-    if not callable(handler):
-        return _Handler(error=f'metadata["handler_path"] names {path!r}, which is not callable')
-    return _Handler(path, error=_too_long(path) if len(path) > MAX_PATH_LENGTH else None)
-
-
-def _too_long(path: str) -> str:
-    return f"The path {path!r} of the handler has more than {MAX_PATH_LENGTH} characters."
-
-
 def _refusal(
     record: WorkflowExecutionRecord, verb: str, allowed: tuple[str, ...], detail: str = ""
 ) -> WorkflowInvalidStateError:
-    is_cancelled = record.state == WorkflowState.CANCELLED
-    kind = WorkflowCancelledError if is_cancelled else WorkflowInvalidStateError
-    return kind(record.execution_id, verb, record.state, allowed, detail)
+    return refusal(record.execution_id, verb, record.state, allowed, detail)

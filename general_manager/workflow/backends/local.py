@@ -1,19 +1,29 @@
 """The engine that needs nothing: executions run in the caller's thread and live in memory."""
 
-import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from general_manager.workflow.aside import tell
+from general_manager.escaping import get_logger
+from general_manager.workflow.actors import current_subject
+from general_manager.workflow.aside import tell_state
 from general_manager.workflow.backends.memory import (
     Clock,
     ExecutionMemory,
     Record,
     utc_now,
 )
-from general_manager.workflow.backends.memory_repairs import continue_failed, wake_early
+from general_manager.workflow.backends.memory_repairs import (
+    continue_as_fresh,
+    find_executions,
+    find_wait,
+    preview_retry,
+    time_out_early,
+    wake_early,
+)
 from general_manager.workflow.backends.memory_steps import MemoryRunStore
+from general_manager.workflow.backends.verbs import OperatorVerbs
+from general_manager.workflow.checkpoints import Resolutions, RetryPreview, Wanted
 from general_manager.workflow.encoding import (
     copy_encoded,
     encode,
@@ -22,7 +32,6 @@ from general_manager.workflow.encoding import (
     traceback_text,
 )
 from general_manager.workflow.engine import (
-    LONGEST_REST,
     HistoryEntry,
     HistoryKind,
     WorkflowDefinition,
@@ -31,23 +40,23 @@ from general_manager.workflow.engine import (
     WorkflowState,
     check_start,
 )
-from general_manager.workflow.exceptions import (
-    ExecutionOverdue,
-    PermanentFailure,
-    RetryAfter,
-    StepInDoubt,
-)
+from general_manager.workflow.exceptions import ExecutionOverdue, PermanentFailure
 from general_manager.workflow.handler_modules import resolve_handler
 from general_manager.workflow.ids import new_id
+from general_manager.workflow.rules import (
+    check_cancel,
+    check_resume,
+    next_attempt_in,
+)
 from general_manager.workflow.runs import Run, Suspended
-from general_manager.workflow.signals import execution_changed
+from general_manager.workflow.steps import WaitSnapshot
 
 __all__ = ["LocalWorkflowEngine"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
-class LocalWorkflowEngine:
+class LocalWorkflowEngine(OperatorVerbs):
     """Runs each execution at once, in this process, and remembers it until the process ends.
 
     Of finished executions the latest *max_executions* are kept; with an older one goes its
@@ -78,37 +87,58 @@ class LocalWorkflowEngine:
             input_data=encode_mapping({} if input_data is None else input_data, root="input_data"),
             correlation_id=correlation_id or None,
             metadata=encode_mapping({} if metadata is None else metadata, root="metadata"),
+            subject=current_subject(),
         )
         kept = self._memory.add_once(record)
-        if kept is record:
-            self._tell(record)
-            self._run(record)
-        else:
+        if kept is not record:
             self._fire(kept)
+        elif not self._is_over_at_once(record):
+            self._tell(WorkflowState.PENDING, record)
+            self._run(record)
         return self._snapshot(kept)
 
+    def _is_over_at_once(self, record: Record) -> bool:
+        """Without a handler it is completed, with one that cannot be found failed; neither runs."""
+        state, error = WorkflowState.COMPLETED, None
+        try:
+            if _handler_of(record) is not None:
+                return False
+        except Exception as wrong:  # noqa: BLE001 - a module that is imported raises anything
+            state, error = WorkflowState.FAILED, error_text(wrong)
+            logger.error(
+                "Workflow %s (%s) failed: %s",
+                record.definition.workflow_id, record.execution_id, error,
+            )  # fmt: skip
+        record.started_at = self._memory.clock()
+        output: dict[str, Any] | None = {} if error is None else None
+        self._memory.end(record, state, output_data=output, error=error)
+        self._tell(state, record)
+        return True
+
     def resume(
-        self, execution_id: str, signal: Any = None, *, wait: str | None = None
+        self, execution_id: str, signal: Any = None, *, wait: str | None = None, label: str = ""
     ) -> WorkflowExecution:
         """Answer the open wait and run on, here and now.
 
-        While `ask` is still sending the question, the answer is kept and the run finds it.
+        While `ask` is still sending the question, the answer is kept and the run finds it. *label*
+        is what the button said that gave the answer; the page behind a link shows it.
         """
-        answer = encode(signal, root="signal")
+        check_resume(wait)
+        answer, label = encode(signal, root="signal"), encode(label, root="label")
         record = self._memory.get(execution_id)
         asked = record.waiting_for
         self._fire(record)
         # What timed out just now must not have its answer taken for that to the next question.
-        record = self._memory.answer(execution_id, answer, asked if wait is None else wait)
+        wait = asked if wait is None else wait
+        record = self._memory.answer(execution_id, answer, wait, label)
         if record.wake_at is None:
             self._run(record)
         return self._snapshot(record)
 
     def cancel(self, execution_id: str, *, reason: str | None = None) -> WorkflowExecution:
-        if reason is not None and not isinstance(reason, str):
-            raise TypeError(f"reason must be text, not {reason!r}")
+        check_cancel(reason)
         record = self._memory.cancel(execution_id, encode(reason, root="reason"))
-        self._tell(record)
+        self._tell(WorkflowState.CANCELLED, record)
         return self._snapshot(record)
 
     def status(self, execution_id: str) -> WorkflowExecution:
@@ -116,22 +146,20 @@ class LocalWorkflowEngine:
         self._fire(record)
         return self._snapshot(record)
 
-    def retry_from_checkpoint(self, execution_id: str) -> WorkflowExecution:
-        """Continue a failed execution as a fresh one, which has its finished steps.
+    def preview_retry(
+        self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
+    ) -> RetryPreview:
+        return preview_retry(self._memory, execution_id, before, repeat_once=repeat_once)
 
-        The failed one stays as it is. Raises `WorkflowInvalidStateError` if it is not failed, was
-        continued before, has a step in doubt, or if its correlation id is taken by now.
-        """
-        return self._continued(continue_failed(self._memory, execution_id, {}))
+    def time_out(self, execution_id: str, *, wait: str | None = None) -> WorkflowExecution:
+        record = time_out_early(self._memory, execution_id, wait)
+        if record.wake_at is None:
+            self._run(record)
+        return self._snapshot(record)
 
-    def resolve_step(
-        self, execution_id: str, step: str, *, happened: bool, result: Any = None
-    ) -> WorkflowExecution:
-        """Say what became of a `once=True` step in doubt, and continue like
-        `retry_from_checkpoint`: with *result* for its result if it *happened*, else it runs again.
-        """
-        verdict = (bool(happened), encode(result, root="result"))
-        return self._continued(continue_failed(self._memory, execution_id, {step: verdict}))
+    def find_wait(self, execution_id: str, name: str) -> WaitSnapshot | None:
+        self._fire(self._memory.get(execution_id))
+        return find_wait(self._memory, execution_id, name)
 
     def wake(self, execution_id: str) -> WorkflowExecution:
         """End the rest between two attempts, or a sleep, now."""
@@ -145,14 +173,22 @@ class LocalWorkflowEngine:
         with self._memory.lock:
             return list(record.history)
 
-    def _continued(self, record: Record) -> WorkflowExecution:
-        self._tell(record)
+    def _continue(
+        self, execution_id: str, resolved: Resolutions, *, before: str | None, repeat_once: bool
+    ) -> WorkflowExecution:
+        record = continue_as_fresh(
+            self._memory, execution_id, resolved, before=before, repeat_once=repeat_once
+        )
+        self._tell(WorkflowState.PENDING, record)
         self._run(record)
         return self._snapshot(record)
 
     def executions(self) -> list[WorkflowExecution]:
         """Every execution in memory, oldest first. Timers do not fire."""
         return self._memory.snapshots()
+
+    def _find(self, wanted: Wanted, limit: int) -> list[WorkflowExecution]:
+        return find_executions(self._memory, wanted, limit)
 
     def latest(self, count: int) -> list[WorkflowExecution]:
         """The *count* executions that were started last, newest first. Timers do not fire."""
@@ -170,6 +206,14 @@ class LocalWorkflowEngine:
         """Fire every timer that is due; the number of executions that ran."""
         return sum(self._fire(record) for record in self._memory.due())
 
+    def timers(self) -> list[timedelta]:
+        """How long until each timeout, end of a sleep and next attempt; negative if it is due."""
+        return self._memory.timers()
+
+    def move_timers(self, by: timedelta) -> None:
+        """Have everything that is to happen later happen *by* sooner, for tests."""
+        self._memory.move_timers(by)
+
     def _fire(self, record: Record) -> bool:
         if not self._memory.wake(record):
             return False
@@ -179,16 +223,18 @@ class LocalWorkflowEngine:
     def _run(self, record: Record) -> None:
         while (run_number := self._memory.begin(record)) is not None:
             try:
-                self._tell(record)
-                self._run_once(record, run_number)
+                self._tell(WorkflowState.RUNNING, record)
+                state = self._run_once(record, run_number)
             except BaseException as error:
                 # SystemExit and the like are the process's business; the execution has failed.
-                self._fail(record, run_number, error)
+                if self._fail(record, run_number, error):
+                    self._tell(WorkflowState.FAILED, record)
                 raise
-            finally:
-                self._tell(record)
+            if state is not None:
+                self._tell(state, record)
 
-    def _run_once(self, record: Record, run_number: int) -> None:
+    def _run_once(self, record: Record, run_number: int) -> WorkflowState | None:
+        """Returns the state that the run left the execution in, or `None` if another had it."""
         store = MemoryRunStore(self._memory, record, run_number)
         run = Run(record.execution_id, store)
         began = self._memory.clock()
@@ -200,14 +246,14 @@ class LocalWorkflowEngine:
                     output = run.call(handler, copy_encoded(record.input_data))
                 self._require_in_time(record, began)
         except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
-            self._settle_failure(record, run_number, error)
-            return
+            return self._settle_failure(record, run_number, error, step=run.where(error))
         if isinstance(run.stopped, Suspended):
-            self._memory.suspend(record, run_number, run.stopped)
-        elif run.stopped is None:
-            self._memory.end(
-                record, WorkflowState.COMPLETED, run_number=run_number, output_data=output
-            )
+            return self._memory.suspend(record, run_number, run.stopped)
+        if run.stopped is None and self._memory.end(
+            record, WorkflowState.COMPLETED, run_number=run_number, output_data=output
+        ):
+            return WorkflowState.COMPLETED
+        return None
 
     def _require_in_time(self, record: Record, began: datetime) -> None:
         """Nothing interrupts a handler in the caller's own thread: it is late when it ends."""
@@ -216,49 +262,44 @@ class LocalWorkflowEngine:
             self._memory.note(record, HistoryKind.OVERDUE)
             raise ExecutionOverdue(record.execution_id, timeout)
 
-    def _settle_failure(self, record: Record, run_number: int, error: Exception) -> None:
-        delay = self._rest(record, error)
+    def _settle_failure(
+        self, record: Record, run_number: int, error: Exception, *, step: str
+    ) -> WorkflowState | None:
+        retry = record.definition.retry
+        record.attempts += 1
+        policy = None if retry is None else retry.to_json()
+        delay = next_attempt_in(policy, record.attempts, error)
         why = error_text(error)
-        if delay is None or not self._memory.postpone(record, run_number, delay, why):
-            self._fail(record, run_number, error)
-            return
+        if delay is None or not self._memory.postpone(record, run_number, delay, why, step=step):
+            return WorkflowState.FAILED if self._fail(record, run_number, error) else None
         logger.warning(
             "Workflow %s (%s) failed; attempt %d follows in %s",
             record.definition.workflow_id, record.execution_id, record.attempts + 1, delay,
             exc_info=error,
         )  # fmt: skip
+        return WorkflowState.PENDING
 
-    def _rest(self, record: Record, error: Exception) -> timedelta | None:
-        """How long until the next attempt, or `None` if there is none."""
-        retry = record.definition.retry
-        record.attempts += 1
-        if retry is None or record.attempts >= retry.max_attempts:
-            return None
-        if isinstance(error, (PermanentFailure, StepInDoubt, *retry.stop_on)):
-            return None
-        if isinstance(error, RetryAfter):
-            return timedelta(seconds=min(error.seconds, LONGEST_REST.total_seconds()))
-        return retry.delay(record.attempts)
-
-    def _fail(self, record: Record, run_number: int, error: BaseException) -> None:
-        if self._memory.end(
+    def _fail(self, record: Record, run_number: int, error: BaseException) -> bool:
+        if not self._memory.end(
             record,
             WorkflowState.FAILED,
             run_number=run_number,
             error=error_text(error),
-            metadata={"traceback": traceback_text(error)},
+            traceback=traceback_text(error),
         ):
-            logger.error(
-                "Workflow %s (%s) failed",
-                record.definition.workflow_id, record.execution_id, exc_info=error,
-            )  # fmt: skip
+            return False
+        logger.error(
+            "Workflow %s (%s) failed",
+            record.definition.workflow_id, record.execution_id, exc_info=error,
+        )  # fmt: skip
+        return True
 
     def _snapshot(self, record: Record) -> WorkflowExecution:
         with self._memory.lock:
             return record.snapshot()
 
-    def _tell(self, record: Record) -> None:
-        tell(execution_changed, type(self), execution=self._snapshot(record))
+    def _tell(self, state: WorkflowState, record: Record) -> None:
+        tell_state(state, lambda: self._snapshot(record))
 
 
 def _handler_of(record: Record) -> WorkflowHandler | None:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from threading import RLock
@@ -14,13 +14,18 @@ from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryEntry,
     HistoryKind,
-    WorkflowCancelledError,
     WorkflowDefinition,
     WorkflowExecution,
     WorkflowExecutionNotFoundError,
-    WorkflowInvalidStateError,
     WorkflowState,
     WorkflowWaitMismatchError,
+    waiting_values,
+)
+from general_manager.workflow.rules import (
+    SLEEPS,
+    not_this_wait,
+    refusal,
+    require_execution_id,
 )
 from general_manager.workflow.runs import Suspended
 from general_manager.workflow.steps import StepRecord, StepStatus
@@ -41,21 +46,36 @@ class Record:
     input_data: dict[str, Any]
     correlation_id: str | None
     metadata: dict[str, Any]
+    subject: str | None = None
+    """What the event is about that started it, if one did and says so."""
     state: WorkflowState = WorkflowState.PENDING
     output_data: dict[str, Any] | None = None
     error: str | None = None
+    traceback: str = ""
     started_at: datetime | None = None
     ended_at: datetime | None = None
     wake_at: datetime | None = None
     waiting_for: str | None = None
+    waiting_since: datetime | None = None
     attempts: int = 0
     run_number: int = 0
     steps: dict[str, StepRecord] = field(default_factory=dict)
+    position: int = 0
+    """The latest place in the order of outcomes."""
     history: list[HistoryEntry] = field(default_factory=list)
 
     @property
     def is_active(self) -> bool:
         return self.state in ACTIVE_STATES
+
+    def keep(self, name: str, status: StepStatus, now: datetime, **values: Any) -> StepRecord:
+        """Write an outcome, as the latest of all, over what is known of *name*."""
+        known = self.steps.get(name) or StepRecord(name, status, started_at=now)
+        self.position += 1
+        ended = None if status is StepStatus.BEGUN else now
+        step = replace(known, status=status, position=self.position, finished_at=ended, **values)
+        self.steps[name] = step
+        return step
 
     def snapshot(self) -> WorkflowExecution:
         return WorkflowExecution(
@@ -69,6 +89,8 @@ class Record:
             ended_at=self.ended_at,
             error=self.error,
             metadata=copy_encoded(self.metadata),
+            traceback=self.traceback,
+            **waiting_values(self.state, self.waiting_for, self.waiting_since, self.wake_at),
         )
 
 
@@ -97,17 +119,24 @@ class ExecutionMemory:
             self._records[record.execution_id] = record
             return record
 
+    def holder_of(self, record: Record) -> Record | None:
+        """The active or completed execution that has the correlation id of *record*."""
+        return self._by_correlation.get(
+            (record.definition.workflow_id, record.correlation_id or "")
+        )
+
     def get(self, execution_id: str) -> Record:
         with self.lock:
             try:
-                return self._records[execution_id]
-            except (KeyError, TypeError):
+                return self._records[require_execution_id(execution_id)]
+            except KeyError:
                 raise WorkflowExecutionNotFoundError(execution_id) from None
 
-    def note(self, record: Record, kind: HistoryKind, detail: str = "") -> None:
+    def note(self, record: Record, kind: HistoryKind, detail: str = "", **about: Any) -> None:
         """Remember something out of the ordinary, done by whoever acts here."""
         with self.lock:
-            record.history.append(HistoryEntry(kind, self.clock(), current_actor(), detail))
+            entry = HistoryEntry(kind, self.clock(), current_actor(), detail, **about)
+            record.history.append(entry)
 
     def snapshots(self, *, latest: int | None = None) -> list[WorkflowExecution]:
         """All, oldest first; or only the *latest*, newest first."""
@@ -116,6 +145,11 @@ class ExecutionMemory:
             if latest is not None:
                 records = islice(reversed(self._records.values()), latest)
             return [record.snapshot() for record in records]
+
+    def latest(self) -> list[Record]:
+        """Every execution, the latest first."""
+        with self.lock:
+            return list(reversed(self._records.values()))
 
     def due(self) -> list[Record]:
         """Executions whose time has come: a timeout, the end of a sleep, the next attempt."""
@@ -126,6 +160,21 @@ class ExecutionMemory:
                 for record in self._records.values()
                 if record.wake_at is not None and record.wake_at <= now
             ]
+
+    def timers(self) -> list[timedelta]:
+        now = self.clock()
+        with self.lock:
+            records = self._records.values()
+            return [one.wake_at - now for one in records if one.wake_at is not None]
+
+    def move_timers(self, by: timedelta) -> None:
+        with self.lock:
+            for record in self._records.values():
+                if record.wake_at is not None:
+                    record.wake_at -= by
+                for name, step in record.steps.items():
+                    if step.until is not None:
+                        record.steps[name] = replace(step, until=step.until - by)
 
     def begin(self, record: Record) -> int | None:
         """Pending to running: the number of the run, or `None` if another has it."""
@@ -140,30 +189,38 @@ class ExecutionMemory:
     def is_running(self, record: Record, run_number: int) -> bool:
         return record.state is WorkflowState.RUNNING and record.run_number == run_number
 
-    def suspend(self, record: Record, run_number: int, stop: Suspended) -> bool:
-        """Running to waiting; straight back to pending if the answer came meanwhile."""
+    def suspend(self, record: Record, run_number: int, stop: Suspended) -> WorkflowState | None:
+        """Running to waiting; straight back to pending if the answer came meanwhile.
+
+        Returns which, or `None` if it is not this run's any more.
+        """
         with self.lock:
             if not self.is_running(record, run_number):
-                return False
-            if record.steps[stop.name].status is StepStatus.OPEN:
+                return None
+            step = record.steps[stop.name]
+            if step.status is StepStatus.OPEN:
                 record.state = WorkflowState.WAITING
                 record.wake_at = stop.until
                 record.waiting_for = stop.name if stop.answerable else None
+                record.waiting_since = step.started_at
             else:
                 record.state = WorkflowState.PENDING
-            return True
+            return record.state
 
-    def postpone(self, record: Record, run_number: int, delay: timedelta, why: str) -> bool:
-        """Running to pending, due after *delay*: the next attempt."""
+    def postpone(
+        self, record: Record, run_number: int, delay: timedelta, why: str, *, step: str = ""
+    ) -> bool:
+        """Running to pending, due after *delay*: the attempt failed, in *step*."""
         with self.lock:
             if not self.is_running(record, run_number):
                 return False
             record.state = WorkflowState.PENDING
             record.wake_at = self.clock() + delay
-            self.note(record, HistoryKind.ATTEMPT_FAILED, why)
+            kind = HistoryKind.ATTEMPT_FAILED
+            self.note(record, kind, why, step=step, number=record.attempts)
             return True
 
-    def answer(self, execution_id: str, signal: Any, wait: str | None) -> Record:
+    def answer(self, execution_id: str, signal: Any, wait: str | None, label: str = "") -> Record:
         """Write the encoded *signal* as the outcome of the open wait; waiting becomes pending.
 
         Raises what `WorkflowEngine.resume` raises, with nothing written.
@@ -172,21 +229,34 @@ class ExecutionMemory:
             record = self.get(execution_id)
             name = record.waiting_for
             if name is None or not record.is_active:
-                raise _refusal(record, "resume", (WorkflowState.WAITING,))
+                sleeps = record.state is WorkflowState.WAITING
+                raise refusal(
+                    execution_id, "resume", record.state, (WorkflowState.WAITING,),
+                    SLEEPS if sleeps else "",
+                )  # fmt: skip
             if wait is not None and wait != name:
                 raise WorkflowWaitMismatchError(
-                    execution_id, "resume", record.state, (WorkflowState.WAITING,),
-                    f"It waits for {name!r}, and the answer is for {wait!r}.",
+                    execution_id, "resume", record.state, (record.state,),
+                    not_this_wait(name, wait),
                 )  # fmt: skip
-            record.steps[name] = StepRecord(name, StepStatus.DONE, signal)
             record.metadata["resume_signal"] = copy_encoded(signal)
-            record.waiting_for = None
+            self.end_wait(
+                record, name, StepStatus.DONE, HistoryKind.RESUMED, result=signal, label=label
+            )
+            return record
+
+    def end_wait(
+        self, record: Record, name: str, status: StepStatus, kind: HistoryKind, **values: Any
+    ) -> None:
+        """The open wait has its outcome; waiting becomes pending. A run under way finds it."""
+        with self.lock:
+            record.keep(name, status, self.clock(), **values)
+            record.waiting_for = record.waiting_since = None
             record.attempts = 0
-            self.note(record, HistoryKind.RESUMED, name)
+            self.note(record, kind, name, step=name)
             if record.state is WorkflowState.WAITING:
                 record.state = WorkflowState.PENDING
                 record.wake_at = None
-            return record
 
     def wake(self, record: Record) -> bool:
         """Waiting, or resting, to ready, because the time is up; one caller is told so."""
@@ -201,8 +271,10 @@ class ExecutionMemory:
         with self.lock:
             record = self.get(execution_id)
             details = {} if reason is None else {"cancel_reason": reason}
-            if not self.end(record, WorkflowState.CANCELLED, metadata=details):
-                raise _refusal(record, "cancel", ACTIVE_STATES)
+            if not self.end(
+                record, WorkflowState.CANCELLED, error=reason or None, metadata=details
+            ):
+                raise refusal(execution_id, "cancel", record.state, ACTIVE_STATES)
             self.note(record, HistoryKind.CANCELLED, reason or "")
             return record
 
@@ -214,6 +286,7 @@ class ExecutionMemory:
         run_number: int | None = None,
         output_data: dict[str, Any] | None = None,
         error: str | None = None,
+        traceback: str = "",
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
         """To a terminal *state*, from which nothing leads away; false if it has one already.
@@ -228,9 +301,10 @@ class ExecutionMemory:
             record.state = state
             record.output_data = output_data
             record.error = error
+            record.traceback = traceback
             record.metadata.update(metadata or {})
             record.ended_at = self.clock()
-            record.wake_at = record.waiting_for = None
+            record.wake_at = record.waiting_for = record.waiting_since = None
             if state is not WorkflowState.COMPLETED and record.correlation_id:
                 key = (record.definition.workflow_id, record.correlation_id)
                 del self._by_correlation[key]
@@ -244,15 +318,3 @@ class ExecutionMemory:
             record = self._records.pop(execution_id)
             if record.state is WorkflowState.COMPLETED and record.correlation_id:
                 del self._by_correlation[(record.definition.workflow_id, record.correlation_id)]
-
-
-def _refusal(
-    record: Record, verb: str, allowed: tuple[WorkflowState, ...]
-) -> WorkflowInvalidStateError:
-    kind = WorkflowInvalidStateError
-    detail = ""
-    if record.state is WorkflowState.CANCELLED:
-        kind = WorkflowCancelledError
-    elif record.state is WorkflowState.WAITING:
-        detail = f"It sleeps until {record.wake_at}, and asks nothing."
-    return kind(record.execution_id, verb, record.state, allowed, detail)

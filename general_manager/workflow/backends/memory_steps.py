@@ -77,38 +77,40 @@ class MemoryRunStore:
             self._finished = [name for name in self._finished if name not in names]
 
     def begin(self, name: str) -> None:
-        self._write(StepRecord(name, StepStatus.BEGUN))
+        with self._fenced():
+            self._record.keep(name, StepStatus.BEGUN, self._memory.clock(), once=True)
 
     def finish(self, name: str, result: Any) -> None:
         with self._fenced():
             if name not in self._record.steps:  # else it was begun, to run once: that stands
                 self._finished.append(name)
             self._record.attempts = 0  # it made progress: its budget of attempts starts anew
-            self._record.steps[name] = StepRecord(name, StepStatus.DONE, result)
+            self._record.keep(name, StepStatus.DONE, self._memory.clock(), result=result)
 
     def open_wait(self, name: str, *, timeout: timedelta | None, answerable: bool) -> StepRecord:
-        until = None if timeout is None else self._memory.clock() + timeout
-        wait = StepRecord(name, StepStatus.OPEN, until=until)
+        now = self._memory.clock()
+        until = None if timeout is None else now + timeout
         with self._fenced():
+            wait = StepRecord(
+                name, StepStatus.OPEN, until=until, answerable=answerable, started_at=now
+            )
             self._record.steps[name] = wait
             if answerable:
-                self._record.waiting_for = name
+                self._record.waiting_for, self._record.waiting_since = name, now
         return wait
 
     def settle_wait(self, name: str) -> StepRecord:
         with self._fenced():
             wait = self._record.steps[name]
-            is_due = wait.until is not None and wait.until <= self._memory.clock()
+            now = self._memory.clock()
+            is_due = wait.until is not None and wait.until <= now
             if wait.status is StepStatus.OPEN and is_due:
-                wait = StepRecord(name, StepStatus.TIMED_OUT, until=wait.until)
-                self._record.steps[name] = wait
-                self._record.waiting_for = None
-                self._memory.note(self._record, HistoryKind.WAIT_TIMED_OUT, name)
+                wait = self._record.keep(name, StepStatus.TIMED_OUT, now)
+                self._record.waiting_for = self._record.waiting_since = None
+                if wait.answerable:
+                    kind = HistoryKind.WAIT_TIMED_OUT
+                    self._memory.note(self._record, kind, name, step=name)
             return wait
-
-    def _write(self, step: StepRecord) -> None:
-        with self._fenced():
-            self._record.steps[step.name] = step
 
     @contextmanager
     def _fenced(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from weakref import WeakSet
 from django.db import transaction
 
 from general_manager.workflow.encoding import copy_encoded, encode_mapping
+from general_manager.workflow.event_registry.keys import warn_of_unmatched, warn_of_unpublished
 from general_manager.workflow.event_registry.registration import (
     DeadLetterHandler,
     EventHandler,
@@ -20,6 +21,7 @@ from general_manager.workflow.event_registry.registration import (
     RetryPredicate,
 )
 from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.populations import current_population
 
 
 class EventRegistry(ABC):
@@ -37,6 +39,8 @@ class EventRegistry(ABC):
         self._by_identity: dict[tuple[object, ...], Registration] = {}
         self._by_id: dict[str, Registration] = {}
         self._alike: Counter[tuple[str | None, ...]] = Counter()
+        self.populations: dict[tuple[object, ...], object] = {}
+        """Of those that were made while Django's apps were populated: in which population."""
         self._lock = Lock()
 
     def register(
@@ -56,7 +60,10 @@ class EventRegistry(ABC):
 
         *event* with a dot is a canonical type, without one a readable name; both match exactly.
         A failing handler is tried *retries* more times unless *retry_on*, given the exception,
-        says no; then *dead_letter_handler* gets the event and the exception, once. An event that
+        says no; then *dead_letter_handler* gets the event and the exception, once. The database
+        registry does that in each of `WORKFLOW_MAX_RETRIES` passes, with a growing delay between
+        them, so a handler is called up to ``(retries + 1) * WORKFLOW_MAX_RETRIES`` times; the
+        in-memory registry makes one pass. An event that
         *validator* raises for is a dead letter at once. *registration_id* names the registration
         for good; without it a name is made of the key, the dotted paths and the order.
         *atomic*: what the handler wrote to the database is rolled back when it fails.
@@ -64,6 +71,7 @@ class EventRegistry(ABC):
         An identical registration is the one that is there already. Raises `TypeError` or
         `ValueError` that name the wrong argument, with nothing registered.
         """
+        warn_of_unpublished(event)
         return self.add(
             Registration(
                 event,
@@ -86,6 +94,7 @@ class EventRegistry(ABC):
             known = self._by_identity.pop(registration.identity, None)
             if known is None:
                 return False
+            self.populations.pop(registration.identity, None)
             del self._by_id[known.id]
             left = tuple(one for one in self._by_key[known.key] if one is not known)
             self._by_key[known.key] = left
@@ -105,6 +114,8 @@ class EventRegistry(ABC):
         """Take over the registrations of *other*, which keeps them too."""
         for registration in other.registrations():
             self.add(registration)
+        with self._lock:
+            self.populations.update(other.populations)
 
     def matching(self, event: WorkflowEvent) -> tuple[Registration, ...]:
         """Registrations for the event's type, then those for its name, before any `when`."""
@@ -146,11 +157,21 @@ class EventRegistry(ABC):
             self.publish_with_change(event, using=using)
 
     def add(self, registration: Registration) -> Registration:
-        """Keep *registration*, or return the identical one that is there."""
+        """Keep *registration*, or return the identical one that is there.
+
+        While Django's apps are populated once more, as in a test that changes INSTALLED_APPS, one
+        that is made by the same code as before takes the place of the one before.
+        """
+        population = current_population()
         with self._lock:
             known = self._by_identity.get(registration.identity)
             if known is not None:
                 return known
+            if population is not None:
+                self.populations[registration.identity] = population
+                earlier = self._made_before(registration, population)
+                if earlier is not None:
+                    return self._replace(earlier, registration)
             likeness = registration.likeness
             if registration.registration_id is None:
                 registration = replace(registration, ordinal=self._alike[likeness] + 1)
@@ -168,6 +189,25 @@ class EventRegistry(ABC):
             self._by_key[registration.key] = (*others, registration)
             return registration
 
+    def _made_before(self, registration: Registration, population: object) -> Registration | None:
+        for known in self._by_identity.values():
+            made_in = self.populations.get(known.identity, population)
+            if made_in is not population and known.shape == registration.shape:
+                return known
+        return None
+
+    def _replace(self, old: Registration, registration: Registration) -> Registration:
+        """*registration* for *old*, with its place, its id and its ordinal."""
+        new = replace(registration, ordinal=old.ordinal)
+        self._by_identity = {
+            (new if one is old else one).identity: new if one is old else one
+            for one in self._by_identity.values()
+        }
+        del self.populations[old.identity]
+        self._by_id[new.id] = new
+        self._by_key[new.key] = tuple(new if one is old else one for one in self._by_key[new.key])
+        return new
+
 
 def encoded(event: WorkflowEvent) -> WorkflowEvent:
     """*event* with payload and metadata as JSON will give them back, sharing nothing with it.
@@ -177,6 +217,7 @@ def encoded(event: WorkflowEvent) -> WorkflowEvent:
     """
     if not isinstance(event, WorkflowEvent):
         raise TypeError(f"Only a WorkflowEvent can be published, not {event!r}")
+    warn_of_unmatched(event)
     return replace(
         event,
         payload=encode_mapping(event.payload, root="payload"),

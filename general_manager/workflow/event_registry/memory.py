@@ -1,6 +1,6 @@
 """Events delivered at once, in this process: nothing to set up, nothing kept."""
 
-import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from time import sleep
 from typing import Final
@@ -8,6 +8,7 @@ from typing import Final
 from django.db import transaction
 from django.dispatch import Signal
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.aside import aside, tell
 from general_manager.workflow.event_registry.base import EventRegistry, copied, encoded
 from general_manager.workflow.event_registry.registration import (
@@ -22,14 +23,33 @@ from general_manager.workflow.signals import (
     event_dead,
     event_delivered,
     event_failed,
+    event_held,
     event_published,
 )
 from general_manager.workflow.transactions import is_in_transaction
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LONGEST_REST: Final = 1.0
 """Seconds that `RetryAfter` may hold up the caller: here, retries happen while it waits."""
+
+
+class HeldEvent:
+    """An event that waits for a commit, as the hook of that commit.
+
+    A test case never commits: the test kit finds what waits by this class, and delivers it.
+    """
+
+    def __init__(self, event: WorkflowEvent, deliver: Callable[[WorkflowEvent], bool]) -> None:
+        self.event = event
+        self.is_delivered = False
+        self._deliver = deliver
+        self.__qualname__ = type(self).__qualname__  # Django asks a robust hook that failed for it
+
+    def __call__(self) -> None:
+        if not self.is_delivered:
+            self.is_delivered = True
+            self._deliver(self.event)
 
 
 class InMemoryEventRegistry(EventRegistry):
@@ -67,8 +87,9 @@ class InMemoryEventRegistry(EventRegistry):
         if alias is None or not is_in_transaction(alias):
             return self._deliver_once(event)
         if event.event_id not in self._seen:
-            # No partial: of a robust callback that failed, Django asks for its __qualname__.
-            transaction.on_commit(lambda: self._deliver_once(event), using=alias, robust=True)
+            held = HeldEvent(event, self._deliver_once)
+            transaction.on_commit(held, using=alias, robust=True)
+            tell(event_held, type(self), event=event)
         return False
 
     def publish_sync(self, event: WorkflowEvent, *, using: str | None = None) -> bool:

@@ -1,20 +1,21 @@
 """One handler, what it wants, and what to do when it fails: the same for every registry."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from inspect import iscoroutinefunction
 from typing import Any
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.actors import caused_by
 from general_manager.workflow.aside import aside
-from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.events import WorkflowEvent, subject_of
 from general_manager.workflow.exceptions import PermanentFailure, RetryAfter
 from general_manager.workflow.ids import MAX_ID_LENGTH, require_id
 from general_manager.workflow.importing import describe, is_importable
+from general_manager.workflow.populations import code_of
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 EventHandler = Callable[[WorkflowEvent], Any]
 EventPredicate = Callable[[WorkflowEvent], Any]
@@ -106,6 +107,13 @@ class Registration:
         options = (getattr(self, name) for name in _OPTIONS)
         return (self.key, describe(self.handler), *(one and describe(one) for one in options))
 
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What remains the same when the code that makes the registration runs again."""
+        parts = (self.handler, *(getattr(self, name) for name in _OPTIONS))
+        codes = (None if one is None else code_of(one) for one in parts)
+        return (self.likeness, self.retries, self.atomic, self.registration_id, *codes)
+
     def wants(self, event: WorkflowEvent) -> bool:
         """Whether *event* is for this handler. Raises whatever the predicate raises."""
         return self.when is None or bool(self.when(event))
@@ -117,7 +125,7 @@ class Registration:
                 self.validator(event)
             except Exception as error:
                 raise InvalidEvent(str(error) or type(error).__name__) from error
-        with caused_by(event.event_id):
+        with caused_by(event.event_id, lambda: subject_of(event.payload)):
             self.handler(event)
 
     def may_retry(self, error: Exception) -> bool:

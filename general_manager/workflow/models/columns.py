@@ -23,19 +23,38 @@ def in_(duration: timedelta) -> models.Expression:
     return models.ExpressionWrapper(DatabaseNow() + duration, output_field=models.DateTimeField())
 
 
-class IdField(models.CharField):  # type: ignore[type-arg]
-    """Text compared exactly: MariaDB usually takes ``a`` for ``A``, and ``a `` for ``a``."""
+class Utf8CharField(models.CharField):  # type: ignore[type-arg]
+    """Text of any language, whatever the database's own character set; compared exactly.
+
+    MariaDB and MySQL usually take ``a`` for ``A``, and ``a `` for ``a``; a database that was
+    made with another character set than utf8mb4 would refuse an emoji.
+    """
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
+        return _in_utf8(super().db_parameters(connection), connection)
+
+
+class Utf8TextField(models.TextField):  # type: ignore[type-arg]
+    """The same for texts of any length."""
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
+        return _in_utf8(super().db_parameters(connection), connection)
+
+
+class IdField(Utf8CharField):
+    """An id or a name, as long as an index takes it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("max_length", MAX_ID_LENGTH)
         super().__init__(*args, **kwargs)
 
-    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
-        parameters = super().db_parameters(connection)
-        if connection.vendor == "mysql":
-            is_mariadb = getattr(connection, "mysql_is_mariadb", False)
-            parameters["collation"] = "utf8mb4_nopad_bin" if is_mariadb else "utf8mb4_0900_bin"
-        return parameters
+
+def _in_utf8(parameters: Any, connection: BaseDatabaseWrapper) -> Any:
+    """A collation names its character set, and is all that Django lets a column say."""
+    if connection.vendor == "mysql":
+        is_mariadb = getattr(connection, "mysql_is_mariadb", False)
+        parameters["collation"] = "utf8mb4_nopad_bin" if is_mariadb else "utf8mb4_0900_bin"
+    return parameters
 
 
 class OwedIndex(models.Index):

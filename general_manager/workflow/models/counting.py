@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+from django.core.exceptions import EmptyResultSet
 from django.db import connections, models
 
 MOST: Final = 10_000
@@ -17,7 +18,11 @@ def count_capped(
     parameters: list[Any] = []
     for number, part in enumerate(parts):
         query = part.using(using).order_by().values_list("pk")[: most + 1].query
-        sql, values = query.get_compiler(using).as_sql()
+        try:
+            sql, values = query.get_compiler(using).as_sql()
+        except EmptyResultSet:  # of a person who may see none of them
+            selects.append("0")
+            continue
         selects.append(f"(SELECT COUNT(*) FROM ({sql}) part{number})")  # noqa: S608 - compiled by the ORM
         parameters += values
     with connections[using].cursor() as cursor:

@@ -8,9 +8,16 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.models.claiming import OutboxStatus
-from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex
+from general_manager.workflow.models.columns import (
+    DatabaseNow,
+    IdField,
+    OwedIndex,
+    Utf8CharField,
+    Utf8TextField,
+)
 from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.inserts import insert_new, insert_while
 from general_manager.workflow.models.outbox import WorkflowOutbox
@@ -137,8 +144,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         locked = entries.filter(pk__in={one for _, one in dead}).order_by("pk").select_for_update()
         free = set(locked.values_list("pk", flat=True))
         keys = [key for key, entry in dead if entry in free]
-        rows = self.model._default_manager.using(self.db).filter(pk__in=keys)
-        return list(rows.filter(status=DeliveryStatus.DEAD_LETTER).values_list("pk", flat=True))
+        return list(self.dead().filter(pk__in=keys).values_list("pk", flat=True))
 
     def _reopen(self, keys: Collection[int], kind: HistoryKind) -> int:
         rows = self.model._default_manager.using(self.db).filter(pk__in=keys)
@@ -170,14 +176,14 @@ class WorkflowDeliveryAttempt(models.Model):
         db_index=False,  # the constraint's index begins with it
     )
     registration_id = IdField()
-    status = models.CharField(max_length=12, choices=DeliveryStatus)
+    status = Utf8CharField(max_length=12, choices=DeliveryStatus)
     passes = models.PositiveIntegerField(db_default=1)
     crashes = models.PositiveIntegerField(db_default=0)
-    claim_token = models.CharField(max_length=32, null=True)
+    claim_token = Utf8CharField(max_length=32, null=True)
     available_at = models.DateTimeField(null=True)
-    error_class = models.CharField(max_length=255, db_default="")
-    error = models.TextField(db_default="")
-    traceback = models.TextField(db_default="")
+    error_class = Utf8CharField(max_length=255, db_default="")
+    error = Utf8TextField(db_default="")
+    traceback = Utf8TextField(db_default="")
     started_at = models.DateTimeField(db_default=DatabaseNow())
     first_failed_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
@@ -204,4 +210,4 @@ class WorkflowDeliveryAttempt(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.registration_id}: {self.status}"
+        return visible(f"{self.registration_id}: {self.status}"[:MAX_TITLE])

@@ -13,6 +13,7 @@ from django.db import connections, models, transaction
 from django.db.models import F, Q, Value
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.actors import MAX_ACTOR_LENGTH, whereabouts
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
@@ -20,17 +21,23 @@ from general_manager.workflow.engine import (
     WorkflowExecution,
     WorkflowExecutionNotFoundError,
     WorkflowState,
+    waiting_values,
 )
-from general_manager.workflow.models.columns import DatabaseNow, IdField, OwedIndex, in_
+from general_manager.workflow.models.columns import (
+    DatabaseNow,
+    IdField,
+    OwedIndex,
+    Utf8CharField,
+    Utf8TextField,
+    in_,
+)
 from general_manager.workflow.models.compiled import can_fetch
-from general_manager.workflow.models.execution_values import (
-    CLAIM,
-    COMPLETE,
-    OVER,
-)
+from general_manager.workflow.models.execution_values import CLAIM, COMPLETE, OVER, is_overdue
 from general_manager.workflow.models.inserts import insert_new
 from general_manager.workflow.models.pruning import PruningExecutions
+from general_manager.workflow.models.texts import write_texts
 from general_manager.workflow.models.timing import MESSAGE_GRACE, Stop
+from general_manager.workflow.rules import EXECUTION_ID_LENGTH, require_execution_id
 
 START_FIELDS = (
     "execution_id", "workflow_id", "version", "handler_path", "input_data", "metadata",
@@ -68,8 +75,8 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
 
     def by_id(self, execution_id: str) -> "WorkflowExecutionRecord":
         try:
-            return self.get(execution_id=execution_id)
-        except (self.model.DoesNotExist, ValueError, TypeError):
+            return self.get(execution_id=require_execution_id(execution_id))
+        except self.model.DoesNotExist:
             raise WorkflowExecutionNotFoundError(execution_id) from None
 
     def runnable(self) -> "ExecutionQuerySet":
@@ -88,9 +95,18 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         mine = self.filter(execution_id=execution_id, claim_token=slots["token"])
         return mine.first() if count else None
 
-    def postpone(self, record: "WorkflowExecutionRecord", delay: timedelta, why: str) -> bool:
-        """Running to pending, due after *delay*: the next attempt."""
-        return self._rest(record, delay, "attempts", HistoryKind.ATTEMPT_FAILED, why)
+    def postpone(
+        self,
+        record: "WorkflowExecutionRecord",
+        delay: timedelta,
+        why: str,
+        *,
+        step: str = "",
+        number: int | None = None,
+    ) -> bool:
+        """Running to pending, due after *delay*: attempt *number* failed, in *step*."""
+        kind = HistoryKind.ATTEMPT_FAILED
+        return self._rest(record, delay, "attempts", kind, why, step=step, number=number)
 
     def put_back(self, record: "WorkflowExecutionRecord", delay: timedelta, why: str) -> bool:
         """Running to pending, no attempt: this process cannot run it, another can."""
@@ -103,12 +119,13 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         counter: str,
         kind: HistoryKind,
         why: str,
+        **values_of_entry: Any,
     ) -> bool:
         values = {counter: F(counter) + 1, "wake_at": in_(delay), "claim_token": None}
         with transaction.atomic(using=self.db):
             if not self.held(record).update(state=WorkflowState.PENDING, ready=False, **values):
                 return False
-            self.note(kind, [record.pk], why)
+            self.note(kind, [record.pk], why, **values_of_entry)
             return True
 
     def found_handler(self, record: "WorkflowExecutionRecord") -> None:
@@ -130,7 +147,7 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
 
         What did not complete gives its correlation id free.
         """
-        values: dict[str, Any] = {"error": error, "traceback": traceback}
+        values: dict[str, Any] = {}
         if state is not WorkflowState.COMPLETED:
             values["dedup_key"] = None
         if metadata is not None:
@@ -138,13 +155,20 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         if output_data is not None:
             values["output_data"] = Value(output_data, models.JSONField())
         active = self.filter(state__in=ACTIVE_STATES)
-        return active.update(**{**OVER, "state": state, **values}) == 1
+
+        def write(text: str, trace: str) -> int:
+            texts = {"error": None if error is None else text, "traceback": trace}
+            return active.update(**{**OVER, "state": state, **texts, **values})
+
+        return write_texts(self.db, write, error or "", traceback) == 1
 
     def cancel(
         self, record: "WorkflowExecutionRecord", metadata: Mapping[str, Any], reason: str
     ) -> bool:
         """Active to cancelled, for *reason*; says whether it won."""
-        ended = self.filter(pk=record.pk).end(WorkflowState.CANCELLED, metadata=metadata)
+        ended = self.filter(pk=record.pk).end(
+            WorkflowState.CANCELLED, error=reason or None, metadata=metadata
+        )
         if ended:
             self.note(HistoryKind.CANCELLED, [record.pk], reason)
         return ended
@@ -164,29 +188,25 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
             self.filter(pk=record.pk).update(attempts=0, crashes=0)
             record.attempts = record.crashes = 0
 
-    def answered(self, record: "WorkflowExecutionRecord", metadata: Mapping[str, Any]) -> None:
-        """The open wait has its answer: waiting becomes ready. A run under way finds it itself."""
-        row = self.filter(pk=record.pk)
-        row.update(metadata=metadata, waiting_for=None, attempts=0, crashes=0)
-        self.note(HistoryKind.RESUMED, [record.pk], record.waiting_for or "")
-        row.filter(state=WorkflowState.WAITING).update(
-            state=WorkflowState.PENDING, ready=True, wake_at=in_(MESSAGE_GRACE)
-        )
-
     def suspend(self, record: "WorkflowExecutionRecord", stop: Stop) -> WorkflowState | None:
         """Running to waiting; straight back to pending, and ready, if the answer came meanwhile.
 
         Returns which, or `None` if it is not this run's any more.
         """
         with transaction.atomic(using=self.db):
-            if not self.held(record).select_for_update().exists():
+            if not self.held(record).exclude(is_overdue()).select_for_update().exists():
                 return None
-            steps = record.steps.using(self.db)
-            is_open = steps.filter(name=stop.name, status="open").exists()
+            steps = record.steps.using(self.db).filter(name=stop.name, status="open")
+            since = steps.values_list("started_at", flat=True).first()
             asks = stop.name if stop.answerable else None
             values: dict[str, Any] = (
-                {"state": WorkflowState.WAITING, "wake_at": stop.until, "waiting_for": asks}
-                if is_open
+                {
+                    "state": WorkflowState.WAITING,
+                    "wake_at": stop.until,
+                    "waiting_for": asks,
+                    "waiting_since": since,
+                }
+                if since is not None
                 else {"state": WorkflowState.PENDING, "ready": True, "wake_at": _MESSAGE_LOST}
             )
             self.held(record).update(claim_token=None, **values)
@@ -196,35 +216,38 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
 class WorkflowExecutionRecord(models.Model):
     """One execution of a workflow."""
 
-    execution_id = IdField(max_length=36)
+    execution_id = IdField(max_length=EXECUTION_ID_LENGTH)
     workflow_id = IdField()
     version = IdField(default="1")
-    state = models.CharField(
+    state = Utf8CharField(
         max_length=10,
         choices=[(state.value, state.value) for state in WorkflowState],
         default=WorkflowState.PENDING,
     )
-    handler_path = models.CharField(max_length=MAX_PATH_LENGTH, null=True)
+    handler_path = Utf8CharField(max_length=MAX_PATH_LENGTH, null=True)
     input_data = models.JSONField(default=dict)
     output_data = models.JSONField(null=True)
     metadata = models.JSONField(default=dict)
     correlation_id = IdField(null=True)
-    dedup_key = models.CharField(max_length=64, null=True)
+    dedup_key = Utf8CharField(max_length=64, null=True)
     retry = models.JSONField(null=True)
     timeout = models.DurationField(null=True)
     deadline = models.DateTimeField(null=True)
     caused_by = IdField(null=True)
     wake_at = models.DateTimeField(null=True)
     ready = models.BooleanField(db_default=True)
-    claim_token = models.CharField(max_length=32, null=True)
-    claimed_by = models.CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
+    claim_token = Utf8CharField(max_length=32, null=True)
+    claimed_by = Utf8CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
+    #: The wait that `resume` would answer.
     waiting_for = IdField(null=True)
+    #: When that wait, or the sleep, began; written with the state that says so.
+    waiting_since = models.DateTimeField(null=True)
     attempts = models.PositiveIntegerField(db_default=0)
     crashes = models.PositiveIntegerField(db_default=0)
     runs = models.PositiveIntegerField(db_default=0)
     strays = models.PositiveIntegerField(db_default=0)
-    error = models.TextField(null=True)
-    traceback = models.TextField(db_default="")
+    error = Utf8TextField(null=True)
+    traceback = Utf8TextField(db_default="")
     created_at = models.DateTimeField(db_default=DatabaseNow())
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
@@ -240,6 +263,7 @@ class WorkflowExecutionRecord(models.Model):
             ("cancel_execution", _("Can cancel an execution")),
             ("retry_execution", _("Can continue failed executions, and wake what rests")),
             ("resolve_execution", _("Can say what became of a step in doubt")),
+            ("time_out_execution", _("Can time out what an execution waits for")),
         )
         # As constraints, because `unique=True` makes a second index for LIKE on PostgreSQL.
         constraints = (
@@ -266,7 +290,7 @@ class WorkflowExecutionRecord(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.workflow_id} {self.execution_id}"
+        return visible(f"{self.workflow_id} {self.execution_id}"[:MAX_TITLE])
 
     def snapshot(self) -> WorkflowExecution:
         return WorkflowExecution(
@@ -280,4 +304,6 @@ class WorkflowExecutionRecord(models.Model):
             ended_at=self.ended_at,
             error=self.error,
             metadata=self.metadata,
+            traceback=self.traceback,
+            **waiting_values(self.state, self.waiting_for, self.waiting_since, self.wake_at),
         )

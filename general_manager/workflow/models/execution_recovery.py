@@ -1,6 +1,6 @@
-"""Leases of executions, and what time does to them: renewed, ended, taken over, woken."""
+"""Leases of executions, and what ends them and their waits: time, an answer, an operator."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, Self, TypeVar
 from uuid import uuid4
@@ -31,6 +31,8 @@ class Woken(NamedTuple):
     """The same, one by one: their last worker died."""
     overdue: list[str]
     """To be taken from the run that hangs."""
+    died: list[str]
+    """Of the first two, those that were running."""
 
 
 class RecoveringQuerySet(models.QuerySet[Row]):
@@ -50,8 +52,8 @@ class RecoveringQuerySet(models.QuerySet[Row]):
                 return 0
             return self.held(record).update(wake_at=lease_end(lease, "deadline"))
 
-    def note(self, kind: HistoryKind, keys: Iterable[int], detail: str = "") -> None:
-        owners = [{"execution_id": key} for key in keys]
+    def note(self, kind: HistoryKind, keys: Iterable[int], detail: str = "", **values: Any) -> None:
+        owners = [{"execution_id": key, **values} for key in keys]
         WorkflowHistory.objects.using(self.db).note_each(kind, owners, detail=detail)
 
     def seize_overdue(self, execution_id: str, *, lease: timedelta) -> Row | None:
@@ -96,7 +98,28 @@ class RecoveringQuerySet(models.QuerySet[Row]):
                 self.note(HistoryKind.RECOVERED, [row[0] for row in died])
             suspect = [row[1] for row in woken if row in died or row[4]]
             ready = [row[1] for row in woken if row[1] not in suspect]
-            return Woken(ready, suspect, [row[1] for row in overdue])
+            return Woken(ready, suspect, [row[1] for row in overdue], [row[1] for row in died])
+
+    def wait_ended(
+        self,
+        record: Any,
+        kind: HistoryKind,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """The open wait has its outcome: waiting becomes ready. A run under way finds it itself."""
+        row = self.filter(pk=record.pk)
+        kept = {} if metadata is None else {"metadata": metadata}
+        row.update(waiting_for=None, waiting_since=None, attempts=0, crashes=0, **kept)
+        name = record.waiting_for or ""
+        self.note(kind, [record.pk], name, step=name)
+        row.filter(state=WorkflowState.WAITING).update(
+            state=WorkflowState.PENDING, ready=True, wake_at=in_(MESSAGE_GRACE)
+        )
+
+    def stopped_asking(self, record: Any, name: str) -> None:
+        """The wait *name* timed out in the run that holds the execution."""
+        asking = self.held(record).filter(waiting_for=name)
+        asking.update(waiting_for=None, waiting_since=None)
 
     def wake_now(self, record: Any) -> bool:
         """A rest or a sleep ends now; says whether there was one."""

@@ -17,6 +17,7 @@ OVER: dict[str, Any] = {
     "ended_at": DatabaseNow(),
     "wake_at": None,
     "waiting_for": None,
+    "waiting_since": None,
     "claim_token": None,
 }
 """What every terminal state has in common."""
@@ -64,6 +65,7 @@ def _completing(rows: Any) -> tuple[Any, dict[str, Any]]:
     output = Slot("output", models.JSONField())
     key = Slot("key", models.BigIntegerField())
     held = rows.filter(pk=key, claim_token=Slot("token"), state=WorkflowState.RUNNING)
+    held = held.filter(Q(deadline=None) | Q(deadline__gt=DatabaseNow()))  # else it is given up
     return held, {**OVER, **done, "output_data": output}
 
 

@@ -5,7 +5,8 @@ from datetime import timedelta
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from general_manager.workflow.models.columns import DatabaseNow, IdField, in_
+from general_manager.escaping import MAX_TITLE, visible
+from general_manager.workflow.models.columns import DatabaseNow, IdField, Utf8CharField, in_
 from general_manager.workflow.models.inserts import insert_new
 
 
@@ -31,7 +32,7 @@ class WorkflowHeartbeat(models.Model):
 
     duty = IdField()
     at = models.DateTimeField(db_default=DatabaseNow())
-    by = models.CharField(max_length=255, db_default="")
+    by = Utf8CharField(max_length=255, db_default="")
 
     objects = HeartbeatQuerySet.as_manager()
 
@@ -41,4 +42,4 @@ class WorkflowHeartbeat(models.Model):
         constraints = (models.UniqueConstraint(fields=["duty"], name="gm_heartbeat_duty"),)
 
     def __str__(self) -> str:
-        return f"{self.duty} at {self.at}"
+        return visible(f"{self.duty} at {self.at}"[:MAX_TITLE])

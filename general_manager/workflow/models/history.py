@@ -6,9 +6,16 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.actors import MAX_ACTOR_LENGTH, current_actor
 from general_manager.workflow.engine import HistoryEntry, HistoryKind
-from general_manager.workflow.models.columns import DatabaseNow
+from general_manager.workflow.models.columns import (
+    DatabaseNow,
+    IdField,
+    Utf8CharField,
+    Utf8TextField,
+)
+from general_manager.workflow.models.texts import write_texts
 
 
 class HistoryQuerySet(models.QuerySet["WorkflowHistory"]):
@@ -20,8 +27,13 @@ class HistoryQuerySet(models.QuerySet["WorkflowHistory"]):
         self, kind: HistoryKind, owners: Iterable[dict[str, Any]], *, detail: str = ""
     ) -> None:
         """One row for each of *owners*, in one statement, by whoever acts here."""
-        by = current_actor()
-        self.bulk_create(self.model(kind=kind, by=by, detail=detail, **owner) for owner in owners)
+        rows = list(owners)
+
+        def write(by: str, detail: str) -> None:
+            by = by[:MAX_ACTOR_LENGTH]
+            self.bulk_create(self.model(kind=kind, by=by, detail=detail, **one) for one in rows)
+
+        write_texts(self.db, write, current_actor(), detail)
 
 
 class WorkflowHistory(models.Model):
@@ -39,10 +51,14 @@ class WorkflowHistory(models.Model):
         null=True,
         related_name="history",
     )
-    kind = models.CharField(max_length=20, choices=[(one.value, one.value) for one in HistoryKind])
+    kind = Utf8CharField(max_length=20, choices=[(one.value, one.value) for one in HistoryKind])
     at = models.DateTimeField(db_default=DatabaseNow())
-    by = models.CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
-    detail = models.TextField(db_default="")
+    by = Utf8CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
+    detail = Utf8TextField(db_default="")
+    #: The step or wait that it is about; empty if it is about the whole execution.
+    step = IdField(db_default="")
+    #: Which attempt failed, counted since the last step that completed.
+    number = models.PositiveIntegerField(null=True)
 
     objects = HistoryQuerySet.as_manager()
 
@@ -52,7 +68,8 @@ class WorkflowHistory(models.Model):
         default_permissions = ("view",)
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.detail}" if self.detail else str(self.kind)
+        return visible(f"{self.kind}: {self.detail}"[:MAX_TITLE] if self.detail else str(self.kind))
 
     def as_entry(self) -> HistoryEntry:
-        return HistoryEntry(HistoryKind(self.kind), self.at, self.by, self.detail)
+        kind = HistoryKind(self.kind)
+        return HistoryEntry(kind, self.at, self.by, self.detail, self.step, self.number)

@@ -8,9 +8,18 @@ from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, Final
 
-from django.db import IntegrityError, connections, models, transaction
+from django.db import (
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    models,
+    transaction,
+)
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Q
+
+from general_manager.workflow.models.missing import explained
 
 DUPLICATE_ENTRY: Final = 1062
 """MariaDB's and MySQL's number for a value that a unique key has already."""
@@ -43,6 +52,11 @@ def insert_new(
     except IntegrityError as error:
         if not _is_duplicate(error, connection):
             raise
+    except (OperationalError, ProgrammingError) as error:
+        plainer = explained(error, model, using)
+        if plainer is None:
+            raise
+        raise plainer from error
     if len(rows) == 1:
         return []
     left = _without_known(model, fields, rows, using, unless)

@@ -13,9 +13,9 @@ from django.db import models, transaction
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
-from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.events import WorkflowEvent, subject_of
 from general_manager.workflow.models.claiming import OutboxStatus
-from general_manager.workflow.models.columns import DatabaseNow, OwedIndex, in_
+from general_manager.workflow.models.columns import DatabaseNow, OwedIndex, Utf8CharField, in_
 from general_manager.workflow.models.event import WorkflowEventRecord
 from general_manager.workflow.models.inserts import insert_new, rows_per_statement
 from general_manager.workflow.models.pruning import PruningEntries
@@ -24,6 +24,10 @@ EVENT_FIELDS = (
     "event_id", "event_type", "event_name", "source", "payload", "metadata", "occurred_at",
 )  # fmt: skip
 ENTRY_FIELDS = ("event", "owed_to")
+
+
+def _values_of(event: WorkflowEvent) -> list[Any]:
+    return [*(getattr(event, name) for name in EVENT_FIELDS), subject_of(event.payload)]
 
 
 class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
@@ -36,11 +40,15 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
         for event, owed_to in events:
             owed.setdefault(event.event_id, (event, owed_to))
         # In the order of their ids: of two who store the same events, one waits for the other.
-        rows = [[getattr(owed[one][0], name) for name in EVENT_FIELDS] for one in sorted(owed)]
+        rows = [_values_of(owed[one][0]) for one in sorted(owed)]
         stored: dict[str, int] = {}
         for chunk in self._chunks(rows):
             inserted = insert_new(
-                WorkflowEventRecord, EVENT_FIELDS, chunk, self.db, unless=("event_id",)
+                WorkflowEventRecord,
+                (*EVENT_FIELDS, "subject"),
+                chunk,
+                self.db,
+                unless=("event_id",),
             )
             stored.update((event_id, key) for key, event_id in inserted)
         # In the order in which they were published, in which a chunk delivers them.
@@ -50,7 +58,7 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
         return set(stored)
 
     def _chunks(self, rows: list[list[Any]]) -> Iterator[list[list[Any]]]:
-        size = rows_per_statement(len(EVENT_FIELDS), self.db)
+        size = rows_per_statement(len(EVENT_FIELDS) + 1, self.db)
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
 
@@ -162,15 +170,15 @@ class WorkflowOutbox(models.Model):
     event = models.OneToOneField(
         WorkflowEventRecord, on_delete=models.CASCADE, related_name="outbox"
     )
-    status = models.CharField(max_length=12, choices=OutboxStatus, db_default=OutboxStatus.PENDING)
+    status = Utf8CharField(max_length=12, choices=OutboxStatus, db_default=OutboxStatus.PENDING)
     available_at = models.DateTimeField(null=True, db_default=DatabaseNow())
     owed_since = models.DateTimeField(db_default=DatabaseNow())
     owed_to = models.JSONField(default=list)
     passes = models.PositiveIntegerField(db_default=0)
     alone = models.BooleanField(db_default=False)
     begun = models.BooleanField(db_default=False)
-    claim_token = models.CharField(max_length=32, null=True)
-    claimed_by = models.CharField(max_length=255, db_default="")
+    claim_token = Utf8CharField(max_length=32, null=True)
+    claimed_by = Utf8CharField(max_length=255, db_default="")
     claimed_at = models.DateTimeField(null=True)
     settled_at = models.DateTimeField(null=True)
 

@@ -4,8 +4,18 @@ Everything here works in plain tests, in Django's `TestCase` and in pytest; noth
 """
 
 from general_manager.workflow.testing.crashes import assert_crash_safe
-from general_manager.workflow.testing.draining import drain
+from general_manager.workflow.testing.draining import advance, drain
+from general_manager.workflow.testing.effects import sent_mails
 from general_manager.workflow.testing.published import assert_published, published
 from general_manager.workflow.testing.running import TIMEOUT, run
 
-__all__ = ["TIMEOUT", "assert_crash_safe", "assert_published", "drain", "published", "run"]
+__all__ = [
+    "TIMEOUT",
+    "advance",
+    "assert_crash_safe",
+    "assert_published",
+    "drain",
+    "published",
+    "run",
+    "sent_mails",
+]

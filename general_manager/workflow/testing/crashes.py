@@ -1,5 +1,6 @@
 """Kill a workflow before, in and after each of its steps, and see whether it ends the same."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from general_manager.workflow.engine import WorkflowDefinition, WorkflowHandler
 from general_manager.workflow.exceptions import StepInDoubt
 from general_manager.workflow.runs import Run, Suspended
 from general_manager.workflow.steps import StepRecord, StepStatus
-from general_manager.workflow.testing.effects import database_effects
-from general_manager.workflow.testing.running import MOST_TURNS, TIMEOUT
+from general_manager.workflow.testing.comparing import Comparison, Observed
+from general_manager.workflow.testing.effects import counted, read_tables
+from general_manager.workflow.testing.running import MOST_TURNS, TIMEOUT, require_asked
 
 BEFORE: Final = "before"
 IN: Final = "in"
@@ -34,6 +36,13 @@ class Memory:
     crash_at: tuple[str, str] | None = None
     steps: dict[str, StepRecord] = field(default_factory=dict)
     reached: list[str] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
+    effects: Callable[[], Counter[str]] = Counter
+    """Counts a project's own effects."""
+    before: Counter[str] = field(default_factory=Counter)
+    """Those before the step that is to crash inside."""
+    repeated: Counter[str] = field(default_factory=Counter)
+    """What that step had done outside of the database when it crashed."""
 
     # What follows is a `RunStore`.
 
@@ -57,11 +66,14 @@ class Memory:
         self.steps[name] = StepRecord(name, StepStatus.BEGUN)
 
     def finish(self, name: str, result: Any) -> None:
+        if self.crash_at == (name, IN):
+            self.repeated = self.effects() - self.before
         self.crash(name, IN)
         self.steps[name] = StepRecord(name, StepStatus.DONE, result)
 
     def open_wait(self, name: str, *, timeout: timedelta | None, answerable: bool) -> StepRecord:
-        del answerable  # a sleep has a timeout and no answer: that is all the difference
+        if answerable:
+            self.asked.add(name)
         until = None if timeout is None else LONG_AGO
         self.steps[name] = StepRecord(name, StepStatus.OPEN, until=until)
         return self.steps[name]
@@ -99,10 +111,15 @@ class CrashingRun(Run):
         is_new = name not in self._memory.steps
         if is_new:
             self._memory.crash(name, BEFORE)
+            if self._memory.crash_at == (name, IN):
+                self._memory.before = self._memory.effects()
         result = super().step(name, call, once=once, atomic=atomic)
         if is_new:
             self._memory.crash(name, AFTER)
         return result
+
+
+Effects = Callable[[], Any]
 
 
 def assert_crash_safe(
@@ -110,59 +127,122 @@ def assert_crash_safe(
     input_data: Mapping[str, Any] | None = None,
     *,
     answers: Mapping[str, Any] | None = None,
-    effects: Callable[[], Any] = database_effects,
+    effects: Effects | None = None,
+    at_least_once: bool = False,
 ) -> dict[str, Any]:
-    """Raise `AssertionError` if a crash changes what *workflow* returns or leaves in the database.
+    """Raise `AssertionError` if a crash changes what *workflow* returns or leaves behind.
 
-    The handler runs once undisturbed; then once for each point before, in and after each step,
-    where it dies and is run again as after the death of a worker. Each time its output and what
-    *effects* returns must be the same; by default that is every row of every model, without
-    generated keys and times. Each run is rolled back. A `once=True` step that dies inside may end
-    in doubt: that is what it promises. *answers* are as for `run`. Needs the default database.
+    The handler runs twice undisturbed; then once for each point before, in and after each step,
+    where it dies and is run again as after the death of a worker. Each time it must return the
+    same and leave the same rows, but for keys, times and random values that can be traced to the
+    same column or step. Each run is rolled back on the default database. A `once=True` step that
+    dies inside may end in doubt: that is what it promises. *answers* are as for `run`.
+
+    *effects* returns what there is outside of the database, such as `sent_mails`: a list, a set, a
+    mapping or a number. What each run adds to it must be the same. A step that dies between its
+    effect and its commit has that effect again, since steps are at-least-once for everything that
+    is not in the database; with *at_least_once* such a repetition is accepted, and only that.
+
     Returns the undisturbed output.
     """
     handler = workflow.handler if isinstance(workflow, WorkflowDefinition) else workflow
     if handler is None:
         raise TypeError("assert_crash_safe() needs a workflow with a handler")
     given = encode_mapping({} if input_data is None else input_data, root="input_data")
-    calm = Memory(answers or {})
-    output, left = _rolled_back(handler, given, calm, effects)
-    for name in calm.reached:
+    trial = Trial(handler, given, answers or {}, effects)
+    calm = trial.observe()
+    trial.require_all_answers_asked()
+    trial.calm += [calm, trial.observe()]
+    for name in trial.reached:
         for point in (BEFORE, IN, AFTER):
-            memory = Memory(answers or {}, crash_at=(name, point))
+            memory = Memory(trial.answers, crash_at=(name, point))
             try:
-                again, left_again = _rolled_back(handler, given, memory, effects)
+                crashed = trial.observe(memory)
             except StepInDoubt:
                 continue
-            where = f"a crash {point} step {name!r}"
-            if again != output:
-                raise AssertionError(f"After {where} it returns {again!r}, without {output!r}.")
-            if left_again != left:
-                raise AssertionError(
-                    f"After {where} the database differs:\n  with:    {left_again!r}\n"
-                    f"  without: {left!r}\nCode between steps may run again: put what must happen "
-                    "once into a step."
-                )
-    return output
+            accepted = memory.repeated if at_least_once else Counter()
+            trial.require_same(crashed, f"a crash {point} step {name!r}", accepted, memory.repeated)
+    return calm.output
 
 
 class _UndoneError(Exception):
     pass
 
 
-def _rolled_back(
-    handler: WorkflowHandler,
-    input_data: dict[str, Any],
-    memory: Memory,
-    effects: Callable[[], Any],
-) -> tuple[dict[str, Any], Any]:
-    try:
-        with transaction.atomic(using=DEFAULT_DB_ALIAS):
-            output = _run_to_its_end(handler, input_data, memory)
-            left = effects()
-            raise _UndoneError  # noqa: TRY301 - the way to roll an `atomic` block back
-    except _UndoneError:
-        return output, left
+class Trial:
+    """One workflow, run again and again."""
+
+    def __init__(
+        self,
+        handler: WorkflowHandler,
+        input_data: dict[str, Any],
+        answers: Mapping[str, Any],
+        effects: Effects | None,
+    ) -> None:
+        self.handler = handler
+        self.input_data = input_data
+        self.answers = answers
+        self.effects = effects
+        self.calm: list[Observed] = []
+        self.reached: list[str] = []
+        """The steps of an undisturbed run, in order."""
+        self._asked: set[str] = set()
+
+    def observe(self, memory: Memory | None = None) -> Observed:
+        """Run to the end, look, and roll back."""
+        memory = memory or Memory(self.answers)
+        memory.effects = self._count_effects
+        try:
+            with transaction.atomic(using=DEFAULT_DB_ALIAS):
+                before = self._count_effects()
+                output = _run_to_its_end(self.handler, self.input_data, memory)
+                steps = {name: record.result for name, record in memory.steps.items()}
+                after = self._count_effects()
+                after.subtract(before)
+                added = Counter({text: count for text, count in after.items() if count})
+                found = Observed(output, steps, read_tables(), added)
+                raise _UndoneError  # noqa: TRY301 - the way to roll an `atomic` block back
+        except _UndoneError:
+            self.reached = self.reached or memory.reached
+            self._asked |= memory.asked
+            return found
+
+    def require_all_answers_asked(self) -> None:
+        require_asked(self.answers, self._asked, "The execution completed.")
+
+    def require_same(
+        self, crashed: Observed, where: str, accepted: Counter[str], repeated: Counter[str]
+    ) -> None:
+        difference = Comparison(self.calm).difference(crashed)
+        if difference:
+            # Another undisturbed run may differ too: in a time of which seconds are kept, say.
+            self.calm.append(self.observe())
+            difference = Comparison(self.calm).difference(crashed)
+        if difference:
+            raise AssertionError(
+                f"After {where} {difference}\nCode between steps may run again, and so does a step "
+                "whose writes do not commit with it: put what must happen once into an atomic step."
+            )
+        added = crashed.added.copy()
+        added.subtract(accepted)
+        difference = Comparison(self.calm).added_difference(added)
+        if difference:
+            name = getattr(self.effects, "__name__", repr(self.effects))
+            raise AssertionError(
+                f"After {where} the effects that {name!r} returns differ:\n{difference}\n"
+                f"{AT_LEAST_ONCE if repeated else CODE_BETWEEN}"
+            )
+
+    def _count_effects(self) -> Counter[str]:
+        return Counter() if self.effects is None else counted(self.effects())
+
+
+AT_LEAST_ONCE: Final = (
+    "What a step does outside of the database happens at least once, by design: its worker may die "
+    "before the step is recorded. Use once=True for what must not be repeated, or accept the "
+    "repetition: assert_crash_safe(..., at_least_once=True)."
+)
+CODE_BETWEEN: Final = "Code between steps may run again: put what must happen once into a step."
 
 
 def _run_to_its_end(

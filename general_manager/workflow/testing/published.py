@@ -4,23 +4,55 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from django.db import connections
+from django.utils.translation import ngettext
+
+from general_manager.workflow.event_registry.memory import HeldEvent
 from general_manager.workflow.events import WorkflowEvent
-from general_manager.workflow.signals import event_published
+from general_manager.workflow.signals import event_held, event_published
 
 
 @contextmanager
 def published() -> Iterator[list[WorkflowEvent]]:
-    """The events that a registry accepts in the block, in order; grows as they come."""
+    """The events that a registry accepts in the block, in order; grows as they come.
+
+    What is kept in memory until the commit of an open transaction counts too, since a test case
+    never commits; when the block ends, what was rolled back is taken out again.
+    """
     events: list[WorkflowEvent] = []
+    held_ids: set[str] = set()
+    before = {one.event.event_id for one in held_events()}
+
+    def hold(event: WorkflowEvent, **_: Any) -> None:
+        if event.event_id not in held_ids:
+            held_ids.add(event.event_id)
+            events.append(event)
 
     def keep(event: WorkflowEvent, **_: Any) -> None:
-        events.append(event)
+        if event.event_id in held_ids:
+            held_ids.discard(event.event_id)  # it is in the list, and has been committed
+        elif event.event_id not in before:
+            events.append(event)
 
+    event_held.connect(hold, weak=False)
     event_published.connect(keep, weak=False)
     try:
         yield events
     finally:
+        event_held.disconnect(hold)
         event_published.disconnect(keep)
+        gone = held_ids - {one.event.event_id for one in held_events()}
+        events[:] = [one for one in events if one.event_id not in gone]
+
+
+def held_events() -> list[HeldEvent]:
+    """What waits in memory for a commit in this thread, in order."""
+    return [
+        hook
+        for connection in connections.all(initialized_only=True)
+        for _, hook, *_ in connection.run_on_commit
+        if isinstance(hook, HeldEvent) and not hook.is_delivered
+    ]
 
 
 @contextmanager
@@ -42,7 +74,8 @@ def assert_published(
     ]
     if len(found) == count or (count is None and found):
         return
-    wanted = "at least one event" if count is None else f"{count} event(s)"
+    words = "at least one event" if count is None else ngettext("%d event", "%d events", count)
+    wanted = words if count is None else words % count
     about = f" with {dict(payload)!r} in the payload" if payload else ""
     listed = "\n".join(f"  {one.event_name or one.event_type}: {one.payload!r}" for one in events)
     raise AssertionError(

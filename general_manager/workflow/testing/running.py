@@ -1,9 +1,10 @@
 """Run a workflow to its end in one call: questions are answered, time passes at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from general_manager.parsing import did_you_mean
 from general_manager.workflow.backends.local import LocalWorkflowEngine
 from general_manager.workflow.backends.memory import utc_now
 from general_manager.workflow.engine import (
@@ -15,7 +16,7 @@ from general_manager.workflow.engine import (
 )
 
 TIMEOUT: Final = object()
-"""The answer of nobody: the wait ends with its timeout."""
+"""The answer that does not come: the wait ends with its timeout."""
 
 MOST_TURNS: Final = 10_000
 
@@ -32,17 +33,20 @@ def run(
     answer when the question comes. A wait that has none, or `TIMEOUT`, ends with its timeout, at
     once, as do sleeps and rests between attempts. Returns the execution: terminal, or ``waiting``
     for what has neither answer nor timeout. Raises `AssertionError` for answers to questions that
-    were never asked, so that a misspelt name does not pass for a test.
+    were never asked, however the execution ended, so that a misspelt name does not pass for a test.
     """
     definition = workflow if isinstance(workflow, WorkflowDefinition) else define(workflow)
     clock = Clock()
     engine = LocalWorkflowEngine(clock=clock)
     left = dict(answers or {})
+    asked: set[str] = set()
     execution = engine.start(definition, input_data)
     for _ in range(MOST_TURNS):
         if execution.state in TERMINAL_STATES:
             break
         name = engine.question(execution.execution_id)
+        if name is not None:
+            asked.add(name)
         answer = left.pop(name, TIMEOUT) if name is not None else TIMEOUT
         if answer is not TIMEOUT:
             given = answer() if callable(answer) else answer
@@ -55,10 +59,33 @@ def run(
         execution = engine.status(execution.execution_id)
     else:
         raise AssertionError(f"{definition.workflow_id} is not done after {MOST_TURNS} turns")
-    unasked = sorted(name for name, answer in left.items() if answer is not TIMEOUT)
-    if unasked and execution.state is WorkflowState.COMPLETED:
-        raise AssertionError(f"Nobody asked {', '.join(map(repr, unasked))}; check the names")
+    require_asked(
+        answers or {}, asked, _outcome(execution, engine.question(execution.execution_id))
+    )
     return execution
+
+
+def require_asked(answers: Mapping[str, Any], asked: Iterable[str], outcome: str) -> None:
+    """Raise `AssertionError` that names each answer to no question, and the nearest question."""
+    asked = sorted(asked)
+    unasked = sorted(set(answers) - set(asked))
+    if not unasked:
+        return
+    hints = (did_you_mean(name, tuple(asked)) for name in unasked)
+    names = ", ".join(f"{name!r}{hint}" for name, hint in zip(unasked, hints, strict=True))
+    questions = ", ".join(map(repr, asked)) or "none"
+    raise AssertionError(
+        f"There are answers to questions that were never asked: {names}. "
+        f"Asked were: {questions}. {outcome}"
+    )
+
+
+def _outcome(execution: WorkflowExecution, question: str | None) -> str:
+    if execution.state is WorkflowState.FAILED:
+        return f"The execution failed: {execution.error}"
+    if question is not None:
+        return f"The execution waits for an answer to {question!r}."
+    return f"The execution is {execution.state}."
 
 
 def define(handler: Callable[..., Any]) -> WorkflowDefinition:
