@@ -102,7 +102,7 @@ def needs_a_project(name):
                  "repairs", "draining", "testing", "overview", "timeline", "health", "replaying",
                  "health_view", "metrics", "pruning", "story", "dead_letters",
                  "health_backend", "urls", "databases", "lookup", "timer", "tables",
-                 "uninstalling")  # fmt: skip
+                 "uninstalling", "verdicts")  # fmt: skip
     return any(part in on_tables for part in name.split("."))
 
 

@@ -1,6 +1,7 @@
 """The engine for real load: executions are rows, workers run them, messages only nudge."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -49,6 +50,7 @@ from general_manager.workflow.rules import (
     not_this_wait,
     refusal,
 )
+from general_manager.workflow.runs import current_run
 from general_manager.workflow.steps import WaitSnapshot
 from general_manager.workflow.transactions import is_in_transaction
 
@@ -173,7 +175,14 @@ class CeleryWorkflowEngine(OperatorVerbs):
                 metadata["cancel_reason"] = encode(reason, root="reason")
             if not executions.cancel(record, metadata, reason or ""):
                 raise _refusal(record, "cancel", ACTIVE_STATES)
+        run_ = current_run()
+        if run_ is not None and run_.execution_id == execution_id:
+            run_.do_again_if_undone(lambda: self._cancel_again(execution_id, reason))
         return self._told(record)
+
+    def _cancel_again(self, execution_id: str, reason: str | None) -> None:
+        with suppress(WorkflowInvalidStateError):  # it is over already
+            self.cancel(execution_id, reason=reason)
 
     def preview_retry(
         self, execution_id: str, *, before: str | None = None, repeat_once: bool = False

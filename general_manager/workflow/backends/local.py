@@ -35,14 +35,14 @@ from general_manager.workflow.engine import (
     WorkflowState,
     check_start,
 )
-from general_manager.workflow.exceptions import ExecutionOverdue
+from general_manager.workflow.exceptions import ExecutionOverdue, ends_the_process
 from general_manager.workflow.ids import new_id
 from general_manager.workflow.rules import (
     check_cancel,
     check_resume,
     next_attempt_in,
 )
-from general_manager.workflow.runs import Run, Suspended
+from general_manager.workflow.runs import Interrupted, Run, Suspended
 from general_manager.workflow.steps import WaitSnapshot
 
 __all__ = ["LocalWorkflowEngine"]
@@ -239,8 +239,13 @@ class LocalWorkflowEngine(OperatorVerbs):
                 if handler is not None:
                     output = run.call(handler, copy_encoded(record.input_data))
                 self._require_in_time(record, began)
-        except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
+        except BaseException as error:
+            if ends_the_process(error):
+                raise
             return self._settle_failure(record, run_number, error, step=run.where(error))
+        if isinstance(run.stopped, Interrupted):
+            trouble = run.stopped.error
+            return self._settle_failure(record, run_number, trouble, step=run.where(trouble))
         if isinstance(run.stopped, Suspended):
             return self._memory.suspend(record, run_number, run.stopped)
         if run.stopped is None and self._memory.end(
@@ -257,7 +262,7 @@ class LocalWorkflowEngine(OperatorVerbs):
             raise ExecutionOverdue(record.execution_id, timeout)
 
     def _settle_failure(
-        self, record: Record, run_number: int, error: Exception, *, step: str
+        self, record: Record, run_number: int, error: BaseException, *, step: str
     ) -> WorkflowState | None:
         retry = record.definition.retry
         record.attempts += 1
