@@ -3,7 +3,6 @@
 A message that none of us sent is ignored, with one line in the log: a broker is often shared.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from celery import shared_task
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.connections import unit_of_work
 from general_manager.workflow.databases import aliases
 from general_manager.workflow.dispatch import DELIVER, DRAIN, RUN, TICK
@@ -22,7 +22,7 @@ from general_manager.workflow.outbox import deliver, drain
 from general_manager.workflow.rules import require_execution_id
 from general_manager.workflow.sweep import tick
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MOST_KEYS: Final = 100_000
 """What one message may name; ours carry a chunk of the outbox."""
