@@ -6,7 +6,6 @@ from dataclasses import fields
 from typing import Any
 
 from django.db import router, transaction
-from django.utils import timezone
 
 from general_manager.conf import get_workflow_settings, require_time_zones
 from general_manager.escaping import get_logger
@@ -89,7 +88,6 @@ class CeleryWorkflowEngine(OperatorVerbs):
             state = WorkflowState.COMPLETED
         is_over = state is not WorkflowState.PENDING
         key = None if error is not None else dedup_key(workflow.workflow_id, correlation_id)
-        now = timezone.now() if is_over else None
         execution = WorkflowExecution(
             execution_id=new_id(),
             workflow_id=workflow.workflow_id,
@@ -97,8 +95,6 @@ class CeleryWorkflowEngine(OperatorVerbs):
             input_data=encode_mapping({} if input_data is None else input_data, root="input_data"),
             output_data={} if state is WorkflowState.COMPLETED else None,
             correlation_id=correlation_id or None,
-            started_at=now,
-            ended_at=now,
             error=error,
             metadata=about,
         )
@@ -119,6 +115,8 @@ class CeleryWorkflowEngine(OperatorVerbs):
             logger.error(
                 "Workflow %s (%s) failed: %s", workflow.workflow_id, execution.execution_id, error
             )
+        if is_over:  # with the times that the database gave it
+            execution = self.status(execution.execution_id)
         tell_state(state, lambda: execution)
         if handler.own is not None:
             keep_handler(execution.execution_id, handler.own)

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from django.db import connections, models, transaction
-from django.db.models import F, Q, Value
+from django.db.models import Q, Value
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.escaping import MAX_TITLE, visible
@@ -40,7 +40,6 @@ from general_manager.workflow.models.pruning import PruningExecutions
 from general_manager.workflow.models.texts import write_texts
 from general_manager.workflow.models.timing import MESSAGE_GRACE, Stop
 from general_manager.workflow.rules import EXECUTION_ID_LENGTH, require_execution_id
-from general_manager.workflow.steps import StepStatus
 
 START_FIELDS = (
     "execution_id", "workflow_id", "version", "handler_path", "input_data", "metadata",
@@ -104,64 +103,6 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
             return mine.first() if CLAIM.run(self, lease, **slots) else None
 
         return persist(self.db, take, patience=0)
-
-    def postpone(
-        self,
-        record: "WorkflowExecutionRecord",
-        delay: timedelta,
-        why: str,
-        *,
-        step: str = "",
-        number: int | None = None,
-    ) -> bool:
-        """Running to pending, due after *delay*: attempt *number* failed, in *step*."""
-        kind = HistoryKind.ATTEMPT_FAILED
-        return self._rest(record, delay, "attempts", kind, why, step=step, number=number)
-
-    def put_back(self, record: "WorkflowExecutionRecord", delay: timedelta, why: str) -> bool:
-        """Running to pending, no attempt: this process cannot run it, another can."""
-        return self._rest(record, delay, "strays", HistoryKind.STRAYED, why)
-
-    def leave_interrupted(
-        self,
-        record: "WorkflowExecutionRecord",
-        delay: timedelta,
-        why: str,
-        uncalled: str | None = None,
-    ) -> bool:
-        """Running to pending, no attempt: the database undid or refused what the run wrote.
-
-        The step *uncalled*, recorded as begun, was not: it may begin again.
-        """
-        with transaction.atomic(using=self.db):
-            if not self._rest(record, delay, "interruptions", HistoryKind.INTERRUPTED, why):
-                return False
-            if uncalled is not None:
-                steps = record.steps.using(self.db)
-                steps.filter(name=uncalled, status=StepStatus.BEGUN).delete()
-            return True
-
-    def _rest(
-        self,
-        record: "WorkflowExecutionRecord",
-        delay: timedelta,
-        counter: str,
-        kind: HistoryKind,
-        why: str,
-        **values_of_entry: Any,
-    ) -> bool:
-        values = {counter: F(counter) + 1, "wake_at": in_(delay), "claim_token": None}
-        with transaction.atomic(using=self.db):
-            if not self.held(record).update(state=WorkflowState.PENDING, ready=False, **values):
-                return False
-            self.note(kind, [record.pk], why, **values_of_entry)
-            return True
-
-    def found_handler(self, record: "WorkflowExecutionRecord") -> None:
-        """This process has the handler: what others lacked no longer counts."""
-        if record.strays:
-            self.filter(pk=record.pk).update(strays=0)
-            record.strays = 0
 
     def end(
         self,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from uuid import uuid4
 
 from django.db import models, transaction
-from django.db.models import Case, Q, When
+from django.db.models import Case, F, Q, When
 
 from general_manager.workflow.actors import whereabouts
 from general_manager.workflow.engine import HistoryKind, WorkflowState
@@ -18,6 +18,7 @@ from general_manager.workflow.models.execution_values import (
 )
 from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.timing import MESSAGE_GRACE, RESEND_GRACE
+from general_manager.workflow.steps import StepStatus
 
 Row = TypeVar("Row", bound=models.Model)
 
@@ -62,6 +63,64 @@ class RecoveringQuerySet(models.QuerySet[Row]):
         if record.attempts or record.crashes or record.interruptions:
             self.filter(pk=record.pk).update(attempts=0, crashes=0, interruptions=0)
             record.attempts = record.crashes = record.interruptions = 0
+
+    def postpone(
+        self,
+        record: Any,
+        delay: timedelta,
+        why: str,
+        *,
+        step: str = "",
+        number: int | None = None,
+    ) -> bool:
+        """Running to pending, due after *delay*: attempt *number* failed, in *step*."""
+        kind = HistoryKind.ATTEMPT_FAILED
+        return self._rest(record, delay, "attempts", kind, why, step=step, number=number)
+
+    def put_back(self, record: Any, delay: timedelta, why: str) -> bool:
+        """Running to pending, no attempt: this process cannot run it, another can."""
+        return self._rest(record, delay, "strays", HistoryKind.STRAYED, why)
+
+    def leave_interrupted(
+        self,
+        record: Any,
+        delay: timedelta,
+        why: str,
+        uncalled: str | None = None,
+    ) -> bool:
+        """Running to pending, no attempt: the database undid or refused what the run wrote.
+
+        The step *uncalled*, recorded as begun, was not: it may begin again.
+        """
+        with transaction.atomic(using=self.db):
+            if not self._rest(record, delay, "interruptions", HistoryKind.INTERRUPTED, why):
+                return False
+            if uncalled is not None:
+                steps = record.steps.using(self.db)
+                steps.filter(name=uncalled, status=StepStatus.BEGUN).delete()
+            return True
+
+    def _rest(
+        self,
+        record: Any,
+        delay: timedelta,
+        counter: str,
+        kind: HistoryKind,
+        why: str,
+        **values_of_entry: Any,
+    ) -> bool:
+        values = {counter: F(counter) + 1, "wake_at": in_(delay), "claim_token": None}
+        with transaction.atomic(using=self.db):
+            if not self.held(record).update(state=WorkflowState.PENDING, ready=False, **values):
+                return False
+            self.note(kind, [record.pk], why, **values_of_entry)
+            return True
+
+    def found_handler(self, record: Any) -> None:
+        """This process has the handler: what others lacked no longer counts."""
+        if record.strays:
+            self.filter(pk=record.pk).update(strays=0)
+            record.strays = 0
 
     def note(self, kind: HistoryKind, keys: Iterable[int], detail: str = "", **values: Any) -> None:
         owners = [{"execution_id": key, **values} for key in keys]
