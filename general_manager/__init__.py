@@ -1,20 +1,21 @@
 """Event-driven, durable workflows on the Django and Celery that a team already runs.
 
-`GeneralManager` and `track_changes` are imported on first use, so that importing this package
-needs no configured Django.
+What is named here is imported on first use, so that importing this package needs no configured
+Django.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from general_manager.manager import GeneralManager, track_changes
+    from general_manager.manager import GeneralManager, PublishingQuerySet, track_changes
 
 __version__ = "0.1.0"
-__all__ = ["GeneralManager", "__version__", "track_changes"]
+__all__ = ["GeneralManager", "PublishingQuerySet", "__version__", "track_changes"]
 
 _WHERE = {
     "GeneralManager": "general_manager.manager",
+    "PublishingQuerySet": "general_manager.manager",
     "track_changes": "general_manager.manager",
 }
 

@@ -109,6 +109,7 @@ class WorkflowSettings:
         "WORKFLOW_EXECUTION_LEASE_SECONDS", duration(unit="seconds"), 60
     )
     step_result_max_bytes: int = _key("WORKFLOW_STEP_RESULT_MAX_BYTES", count(1), 1_000_000)
+    event_max_bytes: int = _key("WORKFLOW_EVENT_MAX_BYTES", count(1), 1_000_000)
     base_url: str = _key("WORKFLOW_BASE_URL", base_url, "")
     redact: frozenset[tuple[str, ...]] = _key(
         "WORKFLOW_REDACT",

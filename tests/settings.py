@@ -16,6 +16,7 @@ INSTALLED_APPS = [
     "tests.testapp.early",  # registers in ready() before general_manager's own
     "general_manager",
     "tests.testapp",
+    "tests.rowapp",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

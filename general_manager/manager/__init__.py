@@ -1,8 +1,18 @@
-"""Business objects: changed through one door, and every change told."""
+"""Business objects: changed through one door, and every change reported."""
 
 from general_manager.manager.base import GeneralManager
+from general_manager.manager.bulk import PublishingQuerySet
 from general_manager.manager.change import DataChange, FieldChange
 from general_manager.manager.query import ManagerQuery
+from general_manager.manager.reporting import Batch
 from general_manager.manager.tracking import track_changes
 
-__all__ = ["DataChange", "FieldChange", "GeneralManager", "ManagerQuery", "track_changes"]
+__all__ = [
+    "Batch",
+    "DataChange",
+    "FieldChange",
+    "GeneralManager",
+    "ManagerQuery",
+    "PublishingQuerySet",
+    "track_changes",
+]

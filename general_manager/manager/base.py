@@ -1,26 +1,41 @@
 """GeneralManager: a business object that is created, changed and deleted through one door."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar, NoReturn, Self
 
 from django.db import router
 from django.db.models import Model
 
-from general_manager.atomic import honest_atomic
+from general_manager.atomic import writing_atomic
 from general_manager.manager.change import (
-    Action,
-    DataChange,
-    FieldChange,
     compare,
+    created,
+    deleted,
     identify,
     read_values,
-    value_fields,
 )
+from general_manager.manager.elsewhere import reported_by_manager
 from general_manager.manager.interfaces import Interface, ModelException, manager_of
 from general_manager.manager.query import ManagerQuery
-from general_manager.manager.rows import read_again, relate, told_by_manager, validate
-from general_manager.manager.signals import post_data_change, pre_data_change
-from general_manager.manager.values import identification_of, sort_values
+from general_manager.manager.reporting import report_manager
+from general_manager.manager.rows import (
+    call_as_written,
+    find_locked,
+    needs_save,
+    read_again,
+    relate,
+    validate,
+)
+from general_manager.manager.signals import pre_data_change
+from general_manager.manager.stored import plain_rows
+from general_manager.manager.values import (
+    excluded_names,
+    identification_of,
+    own_fields,
+    sort_values,
+)
+from general_manager.manager.verbs import alters_data
 
 
 class GeneralManager:
@@ -37,10 +52,15 @@ class GeneralManager:
 
     `create`, `update` and `delete` each run in one transaction on the model's database, validate
     with the model's `full_clean`, and send `pre_data_change` and `post_data_change` inside it.
-    Attributes are read-only: what is not told cannot start a workflow.
+    Attributes are read-only: what is not reported cannot start a workflow.
+
+    Fields that no event may have are named beside the base:
+    ``class Account(GeneralManager, exclude=("totp_seed",))``. A user model's password is left out
+    by itself.
     """
 
     Interface: ClassVar[type[Interface]]
+    excluded_fields: ClassVar[frozenset[str]] = frozenset()
     known_managers: ClassVar[list[type["GeneralManager"]]] = []
     DoesNotExist: ClassVar[Any] = ModelException("DoesNotExist")
     MultipleObjectsReturned: ClassVar[Any] = ModelException("MultipleObjectsReturned")
@@ -48,8 +68,9 @@ class GeneralManager:
     _key: dict[str, Any]
     _instance: Model | None
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, exclude: Iterable[str] = (), **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.excluded_fields |= excluded_names(cls, exclude)
         interface = cls.__dict__.get("Interface")
         if interface is None:
             return
@@ -82,6 +103,7 @@ class GeneralManager:
         return model
 
     @classmethod
+    @alters_data
     def create(
         cls,
         *,
@@ -90,31 +112,32 @@ class GeneralManager:
         ignore_permission: bool = False,  # noqa: ARG003 - GeneralManager code passes it
         **values: Any,
     ) -> Self:
-        """Make a new object of *values* and tell of it.
+        """Make a new object of *values* and report it.
 
         *creator_id* and *history_comment* go to the signals; a model field ``creator_id`` is set
-        too. Raises `ValidationError`, or `TypeError` for a name that is no field, with nothing
+        too. Raises `ValidationError`, or `TypeError` for a name that is not a field, with nothing
         made.
         """
         model = cls.get_model()
         about = {"creator_id": creator_id, "history_comment": history_comment}
-        wanted = sort_values(model, _own_fields(model, about) | _plain(values), may_identify=True)
+        wanted = sort_values(model, own_fields(model, about) | _plain(values), may_identify=True)
         using = router.db_for_write(model)
         about["using"] = using
-        with honest_atomic(using):
+        with writing_atomic(using):
             pre_data_change.send(cls, instance=None, action="create", values=values, **about)
             instance = model(**wanted.columns)
-            with told_by_manager(instance):
+            with reported_by_manager(instance, using):
                 validate(instance)
-                instance.save(using=using, force_insert=True)
-            relations = relate(instance, wanted.relations)
+                call_as_written(instance.save, using=using, force_insert=True)
+                relations = relate(instance, wanted.relations, using)
             stored = read_again(instance, using)
-            manager = cls.of(stored)
-            after = {**read_values(stored), **{name: one.new for name, one in relations.items()}}
-            changes = {name: FieldChange(None, value) for name, value in after.items()}
-            manager._tell("create", changes, **about)  # noqa: SLF001 - an instance of this class
+            manager = cls.of(instance if stored is None else stored)
+            if stored is not None:  # a receiver may have deleted it: then nothing was made
+                new = {name: one.new for name, one in relations.items()}
+                report_manager(manager, "create", created(read_values(stored) | new), **about)
         return manager
 
+    @alters_data
     def update(
         self,
         *,
@@ -123,40 +146,42 @@ class GeneralManager:
         ignore_permission: bool = False,  # noqa: ARG002 - GeneralManager code passes it
         **values: Any,
     ) -> Self:
-        """Set *values*, and tell what really changed; nothing is told or saved if nothing did.
+        """Set *values*, and report what really changed; if nothing did, nothing is saved.
 
         The row is locked while it is compared, where the database can. Raises `ValidationError`,
-        the model's `DoesNotExist`, or `TypeError` for a name that is no field, with nothing
+        the model's `DoesNotExist`, or `TypeError` for a name that is not a field, with nothing
         changed.
         """
         model = self.get_model()
         about = {"creator_id": creator_id, "history_comment": history_comment}
-        wanted = sort_values(model, _own_fields(model, about) | _plain(values), may_identify=False)
+        wanted = sort_values(model, own_fields(model, about) | _plain(values), may_identify=False)
         using = router.db_for_write(model)
         about["using"] = using
         vars(self)["_instance"] = None
-        with honest_atomic(using):
-            instance = self._locked(using)
+        with writing_atomic(using):
+            instance = find_locked(model, self._key, using)
             if pre_data_change.has_listeners(type(self)):
                 pre_data_change.send(
                     type(self), instance=self, action="update", values=values, **about
                 )
-                instance = self._locked(using)  # a receiver may have changed the row
+                instance = find_locked(model, self._key, using)  # a receiver may have changed it
             before = read_values(instance)
             for name, value in wanted.columns.items():
                 setattr(instance, name, value)
-            with told_by_manager(instance):
+            with reported_by_manager(instance, using):
                 validate(instance)
-                if compare(before, read_values(instance)):
-                    instance.save(using=using, force_update=True)
-            relations = relate(instance, wanted.relations)
+                if needs_save(instance, before):
+                    call_as_written(instance.save, using=using, force_update=True)
+                relations = relate(instance, wanted.relations, using)
             stored = read_again(instance, using)
-            changes = compare(before, read_values(stored)) | relations
-            if changes:
-                self._tell("update", changes, **about)
+            if stored is None:  # a receiver has deleted it
+                report_manager(self, "delete", deleted(before), **about)
+            elif changes := compare(before, read_values(stored), model) | relations:
+                report_manager(self, "update", changes, **about)
         vars(self)["_instance"] = stored
         return self
 
+    @alters_data
     def delete(
         self,
         *,
@@ -164,21 +189,21 @@ class GeneralManager:
         history_comment: str | None = None,
         ignore_permission: bool = False,  # noqa: ARG002 - GeneralManager code passes it
     ) -> None:
-        """Delete the row and tell of it. Raises the model's `DoesNotExist` if it is gone."""
-        using = router.db_for_write(self.get_model())
+        """Delete the row and report it. Raises the model's `DoesNotExist` if it is gone."""
+        model = self.get_model()
+        using = router.db_for_write(model)
         about = {"using": using, "creator_id": creator_id, "history_comment": history_comment}
         vars(self)["_instance"] = None
-        with honest_atomic(using):
-            instance = self._locked(using)
+        with writing_atomic(using):
+            instance = find_locked(model, self._key, using, to_delete=True)
             if pre_data_change.has_listeners(type(self)):
                 pre_data_change.send(type(self), instance=self, action="delete", values={}, **about)
-                instance = self._locked(using)
+                instance = find_locked(model, self._key, using, to_delete=True)
             old_values = read_values(instance)
-            with told_by_manager(instance):
-                instance.delete(using=using)
-            changes = {name: FieldChange(value, None) for name, value in old_values.items()}
+            with reported_by_manager(instance, using):
+                call_as_written(instance.delete, using=using)
             vars(self)["_instance"] = None
-            self._tell("delete", changes, **about)
+            report_manager(self, "delete", deleted(old_values), **about)
 
     @classmethod
     def all(cls) -> ManagerQuery[Self]:
@@ -228,7 +253,7 @@ class GeneralManager:
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
             f"{type(self).__name__}.{name} is read-only: call update({name}=...), "
-            "which saves the change and tells of it"
+            "which saves the change and reports it"
         )
 
     def __eq__(self, other: object) -> bool:
@@ -244,33 +269,15 @@ class GeneralManager:
         return f"{type(self).__name__}({keys})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_restore, (type(self), self.identification))
+        return (partial(type(self), **self._key), ())
 
     def _loaded(self) -> Model:
         if self._instance is None:
-            found = self.get_model()._base_manager.get(**self._key)
+            model = self.get_model()
+            found: Model = plain_rows(model, router.db_for_read(model)).get(**self._key)
             vars(self)["_instance"] = found
             return found
         return self._instance
-
-    def _locked(self, using: str) -> Model:
-        rows = self.get_model()._base_manager.using(using)
-        return rows.select_for_update().get(**self._key)
-
-    def _tell(self, action: Action, changes: Mapping[str, FieldChange], **about: Any) -> None:
-        name = type(self).__name__
-        change = DataChange(action, name, self.identification, changes=changes, **about)
-        post_data_change.send(type(self), instance=self, action=action, change=change, **about)
-
-
-def _restore(manager: type[GeneralManager], identification: dict[str, Any]) -> GeneralManager:
-    return manager(**identification)
-
-
-def _own_fields(model: type[Model], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what the caller says about a change, that for which *model* has a field."""
-    names = {name for one in value_fields(model) for name in (one.name, one.attname)}
-    return {name: value for name, value in about.items() if value is not None and name in names}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from django.db.models import Field, Model
+from django.db.models.fields.files import FieldFile
+
+from general_manager.manager.equality import same
 
 Action = Literal["create", "update", "delete"]
 
@@ -21,7 +24,8 @@ class DataChange:
 
     *changes* maps field names to old and new values; after a create every old value is `None`,
     after a delete every new one. A foreign key's values are keys, a many-to-many's are lists of
-    keys. *using* is the database alias, *manager* the name of the manager or tracked model.
+    keys, a file's are names. *using* is the database alias, *manager* the name under which the
+    manager or the tracked model is reported, *model* the model's class.
     """
 
     action: Action
@@ -31,6 +35,7 @@ class DataChange:
     changes: Mapping[str, FieldChange] = field(default_factory=dict)
     creator_id: Any = None
     history_comment: str | None = None
+    model: type[Model] | None = None
 
     @property
     def old_values(self) -> dict[str, Any]:
@@ -56,14 +61,16 @@ def read_values(instance: Model, names: Collection[str] | None = None) -> dict[s
     Fields that are not loaded are left out rather than fetched.
     """
     return {
-        one.name: _kept(one.value_from_object(instance))
+        one.name: kept(one.value_from_object(instance))
         for one in value_fields(instance)
         if (names is None or one.name in names) and one.attname in instance.__dict__
     }
 
 
-def _kept(value: Any) -> Any:
-    """*value* as it is now, whatever is done to it later."""
+def kept(value: Any) -> Any:
+    """*value* as it is now, whatever is done to it later; of a file, its name."""
+    if isinstance(value, FieldFile):
+        return value.name
     return deepcopy(value) if isinstance(value, dict | list | set | bytearray) else value
 
 
@@ -82,11 +89,22 @@ def key_fields(model: Model | type[Model]) -> list["Field[Any, Any]"]:
     return keys
 
 
-def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, FieldChange]:
+def created(values: Mapping[str, Any]) -> dict[str, FieldChange]:
+    return {name: FieldChange(None, value) for name, value in values.items()}
+
+
+def deleted(values: Mapping[str, Any]) -> dict[str, FieldChange]:
+    return {name: FieldChange(value, None) for name, value in values.items()}
+
+
+def compare(
+    before: Mapping[str, Any], after: Mapping[str, Any], model: type[Model] | None = None
+) -> dict[str, FieldChange]:
     """What differs, field by field; a field that only one of them has counts as `None` there."""
     names = [*before, *(name for name in after if name not in before)]
+    fields = {one.name: one for one in model._meta.concrete_fields} if model else {}
     return {
         name: FieldChange(before.get(name), after.get(name))
         for name in names
-        if before.get(name) != after.get(name)
+        if not same(before.get(name), after.get(name), fields.get(name))
     }

@@ -1,20 +1,31 @@
 """Where a manager's values live: in a model that it declares, or in one that is there already."""
 
 from copy import deepcopy
-from functools import update_wrapper
-from types import CellType, FunctionType
+from types import CellType
 from typing import Any, ClassVar, cast
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
-from django.utils.functional import cached_property
+
+from general_manager.manager.rebinding import Rebinding
 
 
 class Interface:
     """The side of a manager that knows its model; use one of the subclasses."""
 
     model: ClassVar[Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls, models.Model):  # before Django registers it as a model of its own
+            bases = ", ".join(
+                one.__name__ for one in cls.__bases__ if issubclass(one, models.Model)
+            )
+            raise TypeError(
+                f"{cls.__qualname__} cannot derive from {', '.join(bases)}: write a model "
+                "that does, and name it in an ExistingModelInterface"
+            )
 
     @classmethod
     def attach(cls, manager: type) -> None:
@@ -41,12 +52,21 @@ class DatabaseInterface(Interface):
     def attach(cls, manager: type) -> None:
         attributes: dict[str, Any] = {}
         model_cell = CellType()
-        for base in reversed(cls.__mro__[: cls.__mro__.index(DatabaseInterface)]):
+        written_in = cls.__mro__[: cls.__mro__.index(DatabaseInterface)]
+        rebound = Rebinding(model_cell, written_in)
+        for base in reversed(written_in):
             inherited = base is not cls
             for name, value in vars(base).items():
                 if name not in _OWN_ATTRIBUTES:
                     own = deepcopy(value) if inherited else value
-                    attributes[name] = rebound(own, model_cell)
+                    attributes[name] = rebound(own)
+        for option in ("abstract", "proxy"):
+            if getattr(attributes.get("Meta"), option, False):
+                raise TypeError(
+                    f"{manager.__name__}.Interface.Meta.{option} leaves the manager without a "
+                    "table of its own: share fields by a class that derives from "
+                    "DatabaseInterface, and wrap a model that is there by ExistingModelInterface"
+                )
         attributes |= {
             "__module__": manager.__module__,
             # Where pickle finds it: the manager has the name that the model goes by.
@@ -54,7 +74,7 @@ class DatabaseInterface(Interface):
             "__doc__": cls.__doc__ if cls.__dict__.get("__doc__") else manager.__doc__,
         }
         model = type(manager.__name__, (models.Model,), attributes)
-        model.general_manager = manager  # type: ignore[attr-defined]  # read by `manager_of`
+        _managers[model] = manager
         model_cell.cell_contents = model
         cls.model = model
 
@@ -100,34 +120,12 @@ class ModelException:
         return getattr(owner.get_model(), self._name)
 
 
-def rebound(value: Any, model_cell: CellType) -> Any:
-    """A method whose ``super()`` starts from the model instead of the class it was written in."""
-    if isinstance(value, classmethod | staticmethod):
-        return type(value)(rebound(value.__func__, model_cell))
-    if isinstance(value, property):
-        fget, fset, fdel = (
-            part and rebound(part, model_cell) for part in (value.fget, value.fset, value.fdel)
-        )
-        return property(fget, fset, fdel, value.__doc__)
-    if isinstance(value, cached_property):
-        return type(value)(rebound(value.func, model_cell))
-    if not isinstance(value, FunctionType) or "__class__" not in value.__code__.co_freevars:
-        return value
-    names, cells = value.__code__.co_freevars, value.__closure__ or ()
-    closure = tuple(
-        model_cell if name == "__class__" else cell for name, cell in zip(names, cells, strict=True)
-    )
-    function = FunctionType(
-        value.__code__, value.__globals__, value.__name__, value.__defaults__, closure
-    )
-    function.__kwdefaults__ = value.__kwdefaults__
-    return update_wrapper(function, value)
-
-
 def manager_of(model: type[models.Model]) -> type | None:
     """The manager that declares *model*, if one does."""
-    return cast("type | None", vars(model).get("general_manager"))
+    return _managers.get(model)
 
+
+_managers: dict[type[models.Model], type] = {}
 
 _OWN_ATTRIBUTES = frozenset(
     {

@@ -1,6 +1,6 @@
 """What a caller may give to create, update and filter, checked before anything is touched."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -41,6 +41,21 @@ def sort_values(model: type[Model], values: Mapping[str, Any], *, may_identify: 
             raise TypeError(f"{model.__name__}.{name} is computed by the database, not set")
         sorted_values.columns[name] = value
     return sorted_values
+
+
+def own_fields(model: type[Model], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what the caller says about a change, that for which *model* has a field."""
+    names = {name for one in value_fields(model) for name in (one.name, one.attname)}
+    return {name: value for name, value in about.items() if value is not None and name in names}
+
+
+def excluded_names(manager: type, given: Iterable[str]) -> frozenset[str]:
+    """Names of fields that a manager's events leave out; whether they exist, the check says."""
+    if isinstance(given, str):
+        raise TypeError(
+            f"{manager.__name__}: exclude must be several names, not the text {given!r}"
+        )
+    return frozenset(given)
 
 
 def identification_of(model: type[Model], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,9 @@ from general_manager.workflow.verdicts import (
 logger = get_logger(__name__)
 
 
+INTERRUPTED = "The database interrupted %s for event %s; trying again"
+
+
 @dataclass(slots=True)
 class Delivery:
     """One event, one registration, under one claim."""
@@ -80,7 +83,7 @@ class Delivery:
             except Exception as error:
                 if not (may_repeat and is_interruption(error)):
                     return self._interrupted(error)
-                logger.warning("%s; trying again", self._interruption, exc_info=True)
+                logger.warning(INTERRUPTED, self.registration, self.event.event_id, exc_info=True)
                 may_repeat, outcome = False, Outcome.LOST
                 if not self._is_recorded(DeliveryStatus.COMPLETED):
                     continue
@@ -88,17 +91,13 @@ class Delivery:
                 outcome = self._delivered()  # by a commit whose answer was lost
             return outcome, None
 
-    @property
-    def _interruption(self) -> str:
-        return f"The database interrupted {self.registration} for event {self.event.event_id}"
-
     def _interrupted(self, error: Exception) -> tuple[Outcome, timedelta | None]:
         if self._is_recorded(DeliveryStatus.COMPLETED):
             self.late = error
             return self._delivered(), None
         if self.passes >= MOST_INTERRUPTED:
             return self._fail(error)
-        logger.warning("%s; next try in %s", self._interruption, INTERRUPTED_REST, exc_info=error)
+        logger.warning(INTERRUPTED, self.registration, self.event.event_id, exc_info=error)
         self.late = error
         return Outcome.LATER, INTERRUPTED_REST
 
@@ -213,8 +212,7 @@ class Delivery:
         return 0 if previous is None or previous.first_failed_at is None else previous.passes
 
     def _fail(self, error: BaseException) -> tuple[Outcome, timedelta | None]:
-        self.late = error
-        settings = get_workflow_settings()
+        self.late, settings = error, get_workflow_settings()
         passes = self._failures() + 1
         is_final = passes >= settings.max_retries or not self.registration.may_retry(error)
         if is_final and settings.dead_letter_enabled:

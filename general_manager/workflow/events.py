@@ -183,6 +183,7 @@ def manager_updated_event(
 def manager_deleted_event(
     *,
     manager: str,
+    values: Mapping[str, Any] | None = None,
     identification: Mapping[str, Any] | None = None,
     event_name: str = "manager_deleted",
     event_id: str | None = None,
@@ -190,12 +191,14 @@ def manager_deleted_event(
     occurred_at: datetime | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> WorkflowEvent:
-    """A *manager* is gone."""
+    """A *manager* is gone; *values*, in the payload only if given, is what was there."""
+    if values is not None:
+        _require_mapping("values", values)
     return _manager_event(
         MANAGER_DELETED,
         manager,
         identification,
-        {},
+        {} if values is None else {"values": dict(values)},
         event_name=event_name,
         event_id=event_id,
         source=source,

@@ -25,7 +25,6 @@ from general_manager.workflow.ids import require_id
 from general_manager.workflow.importing import describe
 from general_manager.workflow.steps import (
     ASK_SUFFIX,
-    LONGEST_CHAIN,
     RunStore,
     StepStatus,
     within_limit,
@@ -33,6 +32,10 @@ from general_manager.workflow.steps import (
 from general_manager.workflow.transactions import Surroundings
 
 Result = TypeVar("Result")
+
+
+LONGEST_CHAIN: Final = 20
+"""Causes of an error that are looked through for the step that raised it."""
 
 
 class StopRun(BaseException):

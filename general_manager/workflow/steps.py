@@ -119,10 +119,6 @@ class RunStore(Protocol):
         ...
 
 
-LONGEST_CHAIN: Final = 20
-"""Causes of an error that are looked through for the step that raised it."""
-
-
 def within_limit(result: Any, name: str) -> Any:
     """The encoded *result*, if it is not too large to be read again with every run."""
     most = get_workflow_settings().step_result_max_bytes if is_configured() else None

@@ -53,7 +53,10 @@ def test_the_three_changes_become_the_three_events(events):
     assert updated.event_type == "general_manager.manager.updated"
     assert updated.payload["changes"]["status"] == {"old": "draft", "new": "active"}
     assert deleted.event_type == "general_manager.manager.deleted"
-    assert deleted.payload == {"manager": "Project", "identification": {"id": key}}
+    assert deleted.payload["manager"] == "Project"
+    assert deleted.payload["identification"] == {"id": key}
+    assert deleted.payload["values"]["status"] == "active"
+    assert deleted.metadata["model"] == "testapp.Project"
     assert {event.source for event in events} == {SOURCE}
     assert [event.metadata["action"] for event in events] == [
         "create",
@@ -68,6 +71,7 @@ def test_who_and_why_are_in_the_metadata(events):
     Person.create(name="Ada", creator_id=7, history_comment="hired")
     assert events[0].metadata == {
         "action": "create",
+        "model": "testapp.Person",
         "creator_id": 7,
         "history_comment": "hired",
     }

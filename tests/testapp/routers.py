@@ -20,4 +20,6 @@ class ArchiveRouter:
     ) -> bool | None:
         if app_label == "general_manager":  # an outbox beside each change
             return True
+        if app_label == "auth" and model_name is None:  # its migrations of data
+            return db == "default"
         return None if model_name is None else db == self._alias(model_name)

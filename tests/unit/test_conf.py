@@ -100,6 +100,7 @@ WRONG: dict[str, list[object]] = {
     "WORKFLOW_MAX_CRASHES": [0],
     "WORKFLOW_EXECUTION_LEASE_SECONDS": [0],
     "WORKFLOW_STEP_RESULT_MAX_BYTES": [0, "1"],
+    "WORKFLOW_EVENT_MAX_BYTES": [0, "1"],
     "WORKFLOW_BASE_URL": ["example.com", None],
     "WORKFLOW_CELERY_APP": ["app", "project:app", "", 3],
     "WORKFLOW_REDACT": ["password", [1], [""]],

@@ -115,8 +115,8 @@ class CeleryWorkflowEngine(OperatorVerbs):
             logger.error(
                 "Workflow %s (%s) failed: %s", workflow.workflow_id, execution.execution_id, error
             )
-        if is_over:  # with the times that the database gave it
-            execution = self.status(execution.execution_id)
+        if is_over:
+            execution = self.status(execution.execution_id)  # its times are the database's
         tell_state(state, lambda: execution)
         if handler.own is not None:
             keep_handler(execution.execution_id, handler.own)

@@ -162,9 +162,8 @@ class LocalWorkflowEngine(OperatorVerbs):
 
     def history(self, execution_id: str) -> list[HistoryEntry]:
         """What happened to the execution out of the ordinary, in order."""
-        record = self._memory.get(execution_id)
         with self._memory.lock:
-            return list(record.history)
+            return list(self._memory.get(execution_id).history)
 
     def _continue(
         self, execution_id: str, resolved: Resolutions, *, before: str | None, repeat_once: bool

@@ -151,6 +151,11 @@ class EventRegistry(ABC):
         # No partial: of a robust callback that failed, Django asks for its __qualname__.
         transaction.on_commit(lambda: self.publish(ready), using=using, robust=True)
 
+    def publish_many_with_changes(self, events: Iterable[WorkflowEvent], *, using: str) -> None:
+        """`publish_with_change` for the events of one bulk change, in order."""
+        for event in events:
+            self.publish_with_change(event, using=using)
+
     def add(self, registration: Registration) -> Registration:
         """Keep *registration*, or return the identical one that is there.
 

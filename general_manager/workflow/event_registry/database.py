@@ -52,6 +52,9 @@ class DatabaseEventRegistry(EventRegistry):
     def publish_with_change(self, event: WorkflowEvent, *, using: str) -> None:
         self.publish(event, using=using)
 
+    def publish_many_with_changes(self, events: Iterable[WorkflowEvent], *, using: str) -> None:
+        self.publish_many(events, using=using)
+
     def _home(self) -> str:
         return router.db_for_write(WorkflowEventRecord)
 

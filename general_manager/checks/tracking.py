@@ -1,0 +1,61 @@
+"""The names under which managers and tracked models are reported, and the fields they leave out."""
+
+from collections import defaultdict
+from typing import Any
+
+from django.core.checks import CheckMessage
+from django.core.exceptions import ImproperlyConfigured
+from django.db.models import Model
+
+from general_manager.checks.messages import warning
+from general_manager.manager import GeneralManager
+from general_manager.manager.trackers import trackers
+
+
+def check_names(**_: Any) -> list[CheckMessage]:
+    """W024: one name means one model, for a handler looks at the name."""
+    models: dict[str, set[type[Model]]] = defaultdict(set)
+    for model, tracker in trackers.items():
+        models[tracker.name].add(model)
+    for manager, model in _managers():
+        models[manager.__name__].add(model)
+    return [
+        warning(
+            "W024",
+            f"Changes of {', '.join(sorted(one._meta.label for one in found))} are reported under "
+            f"one name, {name}.",
+            "Give all but one a name of its own: track_changes(Line, name='OrderLine'), or another "
+            "name for the manager. Until then handlers can look at the event's metadata['model'].",
+        )
+        for name, found in sorted(models.items())
+        if len(found) > 1
+    ]
+
+
+def check_excluded(**_: Any) -> list[CheckMessage]:
+    """W025: a manager's ``exclude`` names fields that there are; a misspelt one is reported."""
+    return [
+        warning(
+            "W025",
+            f"{manager.__name__} excludes {name!r} from its events, and {model._meta.label} has no "
+            "such field.",
+            "Correct the name: as it is, nothing is left out.",
+        )
+        for manager, model in _managers()
+        for name in sorted(manager.excluded_fields - _names_of_fields(model))
+    ]
+
+
+def _names_of_fields(model: type[Model]) -> set[str]:
+    return {one.name for one in (*model._meta.concrete_fields, *model._meta.many_to_many)}
+
+
+def _managers() -> list[tuple[type[GeneralManager], type[Model]]]:
+    found = []
+    for manager in GeneralManager.known_managers:
+        try:
+            model = manager.get_model()
+        except ImproperlyConfigured:
+            continue  # E006 says so
+        found.append((manager, model._meta.concrete_model or model))
+    return found

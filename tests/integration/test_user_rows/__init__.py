@@ -1,0 +1,1 @@
+"""Rows of every kind of model: what a change of them does with and without us."""

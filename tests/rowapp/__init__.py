@@ -1,0 +1,1 @@
+"""Models of every kind, each twice: saved plainly, and tracked."""

@@ -1,0 +1,123 @@
+"""Fields as other packages make them: vectors, secrets, values of classes of their own."""
+
+import base64
+import json
+import os
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from django.db import models
+
+if TYPE_CHECKING:
+    _Text = models.TextField[Any, Any]
+    _Char = models.CharField[Any, Any]
+else:
+    _Text, _Char = models.TextField, models.CharField
+
+
+class Undecided:
+    """What comparing arrays gives: as many answers as there are numbers."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("The truth value of an array with more than one element is ambiguous")
+
+
+class Vector:
+    """Compares like a numpy array."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = list(values)
+
+    def __eq__(self, other: object) -> Any:
+        return Undecided()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class VectorField(_Text):
+    """Like pgvector's: its values are arrays, whose ``==`` gives no boolean."""
+
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return None if value is None else Vector(json.loads(value))
+
+    def to_python(self, value: Any) -> Any:
+        return value
+
+    def get_prep_value(self, value: Any) -> Any:
+        return None if value is None else json.dumps([float(one) for one in value.values])
+
+    def validate(self, value: Any, model_instance: Any) -> None:
+        super().validate(value.values, model_instance)
+
+    def run_validators(self, value: Any) -> None:
+        super().run_validators(value.values)
+
+
+class EncryptedField(_Text):
+    """Another text in the database at each save, and the same value in Python."""
+
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return base64.b64decode(value[8:]).decode()
+
+    def get_prep_value(self, value: Any) -> Any:
+        return os.urandom(4).hex() + base64.b64encode(value.encode()).decode()
+
+
+class Translated:
+    """A text in several languages; without ``==``, and its ``str`` is one of the languages."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = texts
+
+    def __str__(self) -> str:
+        return self.texts["en"]
+
+
+class TranslatedField(_Text):
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return Translated(json.loads(value))
+
+    def to_python(self, value: Any) -> Any:
+        return value
+
+    def get_prep_value(self, value: Any) -> Any:
+        return json.dumps(value.texts, sort_keys=True)
+
+
+class UnreadableField(_Text):
+    """Whose key is lost: what is in the database cannot be made a value."""
+
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        raise ValueError("the key is lost")
+
+
+class MadeKeyField(_Char):
+    """A key that the field itself makes when the row is inserted."""
+
+    def get_default(self) -> Any:
+        return None
+
+    def pre_save(self, model_instance: Any, add: bool) -> Any:
+        if add and not getattr(model_instance, self.attname):
+            setattr(model_instance, self.attname, uuid4().hex)
+        return getattr(model_instance, self.attname)
+
+
+class Label:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class OneWayKeyField(_Char):
+    """Gives a class of its own and does not take it back; a text it takes."""
+
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return Label(value)
+
+    def to_python(self, value: Any) -> Any:
+        return value
+
+    def get_prep_value(self, value: Any) -> Any:
+        if isinstance(value, Label):
+            raise TypeError("a Label cannot be looked up")
+        return value

@@ -1,0 +1,296 @@
+"""Each kind of model twice, with the same body: `Kind.plain`, and `Kind.tracked`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import wraps
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+from django.db import connection, models, transaction
+from django.db.models import F, Q
+from django.db.models.functions import Random
+
+from general_manager import track_changes
+from tests.rowapp.fields import (
+    EncryptedField,
+    MadeKeyField,
+    OneWayKeyField,
+    Translated,
+    TranslatedField,
+    UnreadableField,
+    Vector,
+    VectorField,
+)
+
+Body = Callable[[], dict[str, Any]]
+numbers = count(1)
+
+
+@dataclass
+class Kind:
+    name: str
+    plain: Any
+    tracked: Any
+    new: Body
+    """Values of a new row."""
+    change: Body
+    """Values that an update changes."""
+    reported: list[str]
+    """Names of the events' managers, in order."""
+    of_update: list[str]
+    unread: set[str] = field(default_factory=set)
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def text() -> dict[str, Any]:
+    return {"name": models.CharField(max_length=50, default="a")}
+
+
+def model(name: str, body: dict[str, Any], *bases: Any, **meta: Any) -> Any:
+    options = type("Meta", (), {"app_label": "rowapp", **meta})
+    return type(name, bases or (models.Model,), {"__module__": __name__, "Meta": options, **body})
+
+
+def kind(
+    name: str,
+    body: Body,
+    *,
+    new: Body = dict,
+    change: Body = lambda: {"name": "b"},
+    bases: Callable[[str], tuple[Any, ...]] = lambda prefix: (),
+    meta: Callable[[str], dict[str, Any]] = lambda prefix: {},
+    reported: list[str] | None = None,
+    of_update: list[str] | None = None,
+    unread: set[str] | None = None,
+) -> Kind:
+    plain = model(f"Plain{name}", body(), *bases("Plain"), **meta("Plain"))
+    tracked = track_changes(model(f"Tracked{name}", body(), *bases("Tracked"), **meta("Tracked")))
+    names = reported or [f"Tracked{name}"]
+    made = Kind(name, plain, tracked, new, change, names, of_update or names, unread or set())
+    KINDS[name] = made
+    return made
+
+
+# Keys
+
+kind("AutoKey", text)
+kind("UuidKey", lambda: {"id": models.UUIDField(primary_key=True, default=uuid4), **text()})
+kind(
+    "TextKey",
+    lambda: {"code": models.CharField(primary_key=True, max_length=40), **text()},
+    new=lambda: {"code": f"code-{next(numbers)}"},
+)
+kind(
+    "CompositeKey",
+    lambda: {
+        "pk": models.CompositePrimaryKey("row", "seat"),
+        "row": models.CharField(max_length=2),
+        "seat": models.IntegerField(),
+        **text(),
+    },
+    new=lambda: {"row": "A", "seat": next(numbers)},
+)
+kind(
+    "FieldMadeKey",
+    lambda: {"id": MadeKeyField(primary_key=True, max_length=40, blank=True), **text()},
+)
+kind(
+    "VolatileKey",
+    lambda: {"id": models.FloatField(primary_key=True, db_default=Random()), **text()},
+)
+kind(
+    "OneWayKey",
+    lambda: {"code": OneWayKeyField(primary_key=True, max_length=40), **text()},
+    new=lambda: {"code": f"way-{next(numbers)}"},
+)
+kind("OnlyKey", dict, change=dict)
+KINDS["OnlyKey"].of_update = []
+
+# Fields
+
+kind("Money", lambda: {"sum": models.DecimalField(max_digits=9, decimal_places=2)},
+     new=lambda: {"sum": "1.5"}, change=lambda: {"sum": Decimal(7)})  # fmt: skip
+kind("Json", lambda: {"data": models.JSONField(default=dict)},
+     new=lambda: {"data": {"b": [1, 2], "a": None}},
+     change=lambda: {"data": {"b": (1, 3)}})  # fmt: skip
+kind("Binary", lambda: {"data": models.BinaryField()},
+     new=lambda: {"data": b"\x00\xff"}, change=lambda: {"data": b"\x01"})  # fmt: skip
+kind("Vector", lambda: {"data": VectorField(), **text()},
+     new=lambda: {"data": Vector([1.0, 2.0])},
+     change=lambda: {"data": Vector([1.0, 3.0]), "name": "b"})  # fmt: skip
+kind("Encrypted", lambda: {"data": EncryptedField(), **text()}, new=lambda: {"data": "seed"})
+kind("Translated", lambda: {"title": TranslatedField()},
+     new=lambda: {"title": Translated({"en": "Bill", "de": "Rechnung"})},
+     change=lambda: {"title": Translated({"en": "Bill", "de": "Beleg"})})  # fmt: skip
+kind("Unreadable", lambda: {"data": UnreadableField(default="x"), **text()}, unread={"data"})
+kind("Stored", lambda: {"file": models.FileField(), **text()}, new=lambda: {"file": "a.txt"})
+kind("Generated", lambda: {
+    "name": models.CharField(max_length=50, default="a"),
+    "shout": models.GeneratedField(
+        expression=models.functions.Upper("name"),
+        output_field=models.CharField(max_length=50),
+        db_persist=True,
+    ),
+})  # fmt: skip
+kind("Defaulted", lambda: {"level": models.IntegerField(db_default=7), **text()})
+kind("Counted", lambda: {"number": models.IntegerField(default=1)},
+     change=lambda: {"number": F("number") + 1})  # fmt: skip
+kind("Ours", lambda: {
+    name: models.CharField(max_length=20, default="a")
+    for name in ("change_tracker", "told_elsewhere", "general_manager", "values_before_delete",
+                 "tracker", "saves", "reported", "excluded_fields")
+}, change=lambda: {"change_tracker": "b", "general_manager": "c"})  # fmt: skip
+
+# Managers
+
+
+class Hiding(models.Manager[Any]):
+    def get_queryset(self) -> Any:
+        return super().get_queryset().filter(name="a")
+
+
+class Deferring(models.Manager[Any]):
+    def get_queryset(self) -> Any:
+        return super().get_queryset().defer("name")
+
+
+class Annotating(models.Manager[Any]):
+    def get_queryset(self) -> Any:
+        rows = super().get_queryset().select_related("above")
+        return rows.annotate(below_count=models.Count("below")).order_by("above__name")
+
+
+def with_base_manager(manager: Any) -> Body:
+    return lambda: {"rows": manager(), "objects": models.Manager(), **text()}
+
+
+def above(prefix: str) -> dict[str, Any]:
+    return {
+        **text(),
+        "above": models.ForeignKey(
+            "self", models.CASCADE, null=True, blank=True, related_name="below"
+        ),
+    }
+
+
+kind("Hidden", with_base_manager(Hiding), meta=lambda _: {"base_manager_name": "rows"})
+kind("Deferred", with_base_manager(Deferring), meta=lambda _: {"base_manager_name": "rows"})
+kind("Ordered", lambda: above(""), meta=lambda _: {"ordering": ["above__name", "-name"]})
+kind("Annotated", lambda: {**above(""), "rows": Annotating(), "objects": models.Manager()},
+     meta=lambda _: {"base_manager_name": "rows"})  # fmt: skip
+kind("SelectOnSave", text, meta=lambda _: {"select_on_save": True})
+kind("Checked", text, meta=lambda prefix: {
+    "constraints": [models.CheckConstraint(condition=~Q(name="c"), name=f"{prefix.lower()}_not_c")]
+})  # fmt: skip
+
+# Methods
+
+
+def loudly(method: Any) -> Any:
+    @wraps(method)
+    def wrapper(*arguments: Any, **options: Any) -> Any:
+        return method(*arguments, **options)
+
+    return wrapper
+
+
+class Strict(models.Model):
+    """Refuses attributes that it does not know, and looks them up in its own way."""
+
+    name = models.CharField(max_length=50, default="a")
+
+    class Meta:
+        abstract = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in {"_state", "id", "name", "pk"}:
+            raise TypeError(f"no attribute {name}")
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        raise LookupError(name)
+
+    @loudly
+    @transaction.atomic
+    def save(self, *arguments: Any, **options: Any) -> None:
+        super().save(*arguments, **options)
+
+    def delete(self) -> Any:  # type: ignore[override]
+        return super().delete()
+
+
+kind("Strict", dict, bases=lambda _: (Strict,))
+
+# Inheritance
+
+
+class Base(models.Model):
+    name = models.CharField(max_length=50, default="a")
+    note = models.CharField(max_length=50, default="n")
+
+    class Meta:
+        abstract = True
+
+
+kind("Concrete", dict, bases=lambda _: (Base,))
+
+
+def child(prefix: str) -> Callable[[str], tuple[Any, ...]]:
+    return lambda twin: (KINDS[prefix].plain if twin == "Plain" else KINDS[prefix].tracked,)
+
+
+class UntrackedParent(models.Model):
+    name = models.CharField(max_length=50, default="a")
+
+
+def load() -> dict[str, Any]:
+    return {"load": models.IntegerField(default=1)}
+
+
+kind("Parent", text)
+kind("ChildOfTracked", load, bases=child("Parent"), change=lambda: {"load": 2},
+     reported=["TrackedParent", "TrackedChildOfTracked"],
+     of_update=["TrackedChildOfTracked"])  # fmt: skip
+KINDS["ParentsColumn"] = Kind(
+    "ParentsColumn", KINDS["ChildOfTracked"].plain, KINDS["ChildOfTracked"].tracked, dict,
+    lambda: {"name": "b"}, ["TrackedParent", "TrackedChildOfTracked"], ["TrackedParent"],
+)  # fmt: skip
+KINDS["BothColumns"] = Kind(
+    "BothColumns", KINDS["ChildOfTracked"].plain, KINDS["ChildOfTracked"].tracked, dict,
+    lambda: {"name": "b", "load": 2}, ["TrackedParent", "TrackedChildOfTracked"],
+    ["TrackedParent", "TrackedChildOfTracked"],
+)  # fmt: skip
+kind("ChildOfUntracked", load, bases=lambda _: (UntrackedParent,))
+UntrackedChild = model("UntrackedChild", load(), KINDS["Parent"].tracked)
+PlainChild = model("PlainChild", load(), KINDS["Parent"].plain)
+KINDS["UntrackedChild"] = Kind(
+    "UntrackedChild", PlainChild, UntrackedChild, dict, lambda: {"name": "b"}, ["TrackedParent"],
+    ["TrackedParent"],
+)  # fmt: skip
+ProxyOfTracked = model("ProxyOfTracked", {}, KINDS["AutoKey"].tracked, proxy=True)
+ProxyOfPlain = model("ProxyOfPlain", {}, KINDS["AutoKey"].plain, proxy=True)
+KINDS["Proxy"] = Kind(
+    "Proxy", ProxyOfPlain, ProxyOfTracked, dict, lambda: {"name": "b"}, ["TrackedAutoKey"],
+    ["TrackedAutoKey"],
+)  # fmt: skip
+ProxyOfChild = model("ProxyOfChild", {}, KINDS["ChildOfTracked"].tracked, proxy=True)
+PlainProxyOfChild = model("PlainProxyOfChild", {}, KINDS["ChildOfTracked"].plain, proxy=True)
+KINDS["ProxyOfChild"] = Kind(
+    "ProxyOfChild", PlainProxyOfChild, ProxyOfChild, dict, lambda: {"load": 2},
+    ["TrackedParent", "TrackedChildOfTracked"], ["TrackedChildOfTracked"],
+)  # fmt: skip
+
+if connection.vendor == "postgresql":
+    from django.contrib.postgres.fields import ArrayField, IntegerRangeField
+    from django.db.backends.postgresql.psycopg_any import NumericRange
+
+    kind("Array", lambda: {"data": ArrayField(models.FloatField(null=True))},
+         new=lambda: {"data": [1.0, float("nan")]}, change=lambda: {"data": [2.0]})  # fmt: skip
+    kind("Range", lambda: {"data": IntegerRangeField()},
+         new=lambda: {"data": NumericRange(1, 5)}, change=lambda: {"data": (2, 6)})  # fmt: skip
+    kind("NotANumber", lambda: {"data": models.FloatField(), **text()},
+         new=lambda: {"data": float("nan")})  # fmt: skip
