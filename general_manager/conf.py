@@ -27,6 +27,7 @@ from general_manager.parsing import (
     modules_or_none,
     nearest,
     nearest_without_prefix,
+    path_or_none,
     secret_names,
 )
 
@@ -82,6 +83,7 @@ class WorkflowSettings:
     run_async: bool = _key("WORKFLOW_ASYNC", flag, False, production=True)
     outbox_batch_size: int = _key("WORKFLOW_OUTBOX_BATCH_SIZE", count(1), 100)
     outbox_process_chunk_size: int = _key("WORKFLOW_OUTBOX_PROCESS_CHUNK_SIZE", count(1), 50)
+    celery_app: str | None = _key("WORKFLOW_CELERY_APP", path_or_none, None)
     beat_enabled: bool = _key(
         "WORKFLOW_BEAT_ENABLED", flag, False, production=_SameAs("WORKFLOW_ASYNC")
     )

@@ -131,6 +131,16 @@ def modules_or_none(value: Any) -> frozenset[str] | None:
     return frozenset(value)
 
 
+def path_or_none(value: Any) -> str | None:
+    """The dotted path of an object in a module."""
+    if value is None:
+        return None
+    parts = value.split(".") if isinstance(value, str) else []
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise WrongValue("a dotted path such as 'project.celery.app', or None")
+    return str(value)
+
+
 def base_url(value: Any) -> str:
     if not isinstance(value, str) or (value and not value.startswith(("http://", "https://"))):
         raise WrongValue("the address of your site, as in 'https://example.com', or empty")

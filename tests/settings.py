@@ -79,6 +79,7 @@ def _mariadb(alias: str) -> dict[str, object]:
         "ENGINE": "django.db.backends.mysql",
         "NAME": "",
         "HOST": os.environ.get("TEST_MARIADB_HOST", "127.0.0.1"),
+        "PORT": os.environ.get("TEST_MARIADB_PORT", ""),
         "USER": os.environ.get("TEST_MARIADB_USER", "root"),
         "PASSWORD": os.environ.get("TEST_MARIADB_PASSWORD", ""),
         "OPTIONS": {"connect_timeout": 10, "read_timeout": 600, "write_timeout": 600},

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -25,8 +26,9 @@ Process = subprocess.Popen[bytes]
 class Site:
     """The project, its database and broker, and the processes that a test starts over them.
 
-    The database is made of SQLite's files; or on the server at *postgres*, where it is the site's
-    own. `stop` ends the processes; the broker belongs to whoever made it.
+    The database is made of SQLite's files; or on the server at *postgres*, or on the machine's
+    *mariadb*, where it is the site's own. `stop` ends the processes; the broker belongs to whoever
+    made it.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Site:
         broker: Broker,
         *,
         postgres: str | None = None,
+        mariadb: bool = False,
         settings: str = f"{PROJECT}.settings",
     ) -> None:
         self.folder = folder
@@ -59,6 +62,11 @@ class Site:
             _create_databases(postgres, name)
             self.environment["TEST_DATABASE"] = "postgresql"
             self.environment["TEST_POSTGRES_URI"] = postgres
+            self.environment["TEST_SITE_DATABASE"] = name
+        if mariadb:
+            name = f"site_{uuid4().hex[:12]}"
+            _create_mariadb_databases(name)
+            self.environment["TEST_DATABASE"] = "mariadb"
             self.environment["TEST_SITE_DATABASE"] = name
         self.web(
             "from django.core.management import call_command\n"
@@ -196,3 +204,15 @@ def _create_databases(server: str, name: str) -> None:
     with connect(server, autocommit=True) as connection:
         for alias in ("default", "archive"):
             connection.execute(f'CREATE DATABASE "{name}_{alias}"'.encode())
+
+
+def _create_mariadb_databases(name: str) -> None:
+    driver: Any = import_module("MySQLdb")  # only where such a server is
+    server = driver.connect(
+        host=os.environ.get("TEST_MARIADB_HOST", "127.0.0.1"),
+        user=os.environ.get("TEST_MARIADB_USER", "root"),
+        password=os.environ.get("TEST_MARIADB_PASSWORD", ""),
+    )
+    for alias in ("default", "archive"):
+        server.query(f"CREATE DATABASE `{name}_{alias}` CHARACTER SET utf8mb4")
+    server.close()

@@ -8,7 +8,12 @@ from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import ngettext
 
-from general_manager.checks.database import check_isolation, check_sqlite, check_timeouts
+from general_manager.checks.database import (
+    check_autocommit,
+    check_isolation,
+    check_sqlite,
+    check_timeouts,
+)
 from general_manager.checks.messages import PREFIX, warning
 from general_manager.conf import find_problems, get_workflow_settings
 from general_manager.workflow.backend_registry import get_workflow_engine
@@ -75,7 +80,12 @@ def _check_production() -> list[CheckMessage]:
     names = (type(registry).__name__, type(get_workflow_engine()).__name__)
     if not {"DatabaseEventRegistry", "CeleryWorkflowEngine"} & set(names):
         return []
-    messages = [*check_sqlite(), *check_isolation(), *check_timeouts()]
+    messages = [
+        *check_sqlite(),
+        *check_isolation(),
+        *check_autocommit(),
+        *check_timeouts(),
+    ]
     if not get_workflow_settings().run_async:
         pass  # nothing is sent to workers
     elif not has_app():

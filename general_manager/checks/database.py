@@ -170,3 +170,18 @@ def check_isolation() -> list[CheckMessage]:
                 )
             )
     return messages
+
+
+def check_autocommit() -> list[CheckMessage]:
+    """W029: what a statement of ours writes is committed without another word."""
+    return [
+        warning(
+            "W029",
+            f"DATABASES[{alias!r}] has AUTOCOMMIT = False: claims, checkpoints and outcomes of "
+            "workflows would never be committed.",
+            "Leave AUTOCOMMIT at True, Django's default, and use transaction.atomic(), or a second "
+            "alias of that database for code that manages its transactions itself.",
+        )
+        for alias in aliases()
+        if not connections[alias].settings_dict.get("AUTOCOMMIT", True)
+    ]

@@ -11,18 +11,21 @@ from general_manager.workflow.dispatch import (
     find_broker_trouble,
     find_time_limit,
     has_app,
+    named_app,
+    rival_apps,
     runs_at_once,
+    this_app,
 )
 
 
 def check_workers(**_: Any) -> list[CheckMessage]:
-    """W008, W011, W013, W014; a process without a Celery app has W005 already."""
+    """W008, W011, W013, W014, W028; a process without a Celery app has W005 already."""
     if any(problem.is_error for problem in find_problems()):
         return []
     settings = get_workflow_settings()
     if not (has_app() and (settings.run_async or settings.beat_enabled)):
         return []
-    messages = _check_broker()
+    messages = [*_check_apps(), *_check_broker()]
     if settings.beat_enabled and not is_scheduled():
         messages.append(
             warning(
@@ -48,6 +51,21 @@ def check_workers(**_: Any) -> list[CheckMessage]:
             )
         )
     return messages
+
+
+def _check_apps() -> list[CheckMessage]:
+    rivals = rival_apps()
+    if len(rivals) < 2 or named_app() is not None:
+        return []
+    return [
+        warning(
+            "W028",
+            f"Several Celery apps are in this process: {', '.join(map(repr, rivals))}. "
+            f"general_manager sends its messages through {this_app().main!r}.",
+            "Name the app of your workers, as in WORKFLOW_CELERY_APP = 'project.celery.app'; make "
+            "others with Celery(..., set_as_current=False).",
+        )
+    ]
 
 
 def _check_broker() -> list[CheckMessage]:

@@ -103,6 +103,7 @@ class Migration(migrations.Migration):
                 ('crashes', models.PositiveIntegerField(db_default=0)),
                 ('runs', models.PositiveIntegerField(db_default=0)),
                 ('strays', models.PositiveIntegerField(db_default=0)),
+                ('interruptions', models.PositiveIntegerField(db_default=0)),
                 ('error', general_manager.workflow.models.columns.Utf8TextField(null=True)),
                 ('traceback', general_manager.workflow.models.columns.Utf8TextField(db_default='')),
                 ('created_at', models.DateTimeField(db_default=general_manager.workflow.models.columns.DatabaseNow())),
@@ -150,7 +151,7 @@ class Migration(migrations.Migration):
             name='WorkflowHistory',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', general_manager.workflow.models.columns.Utf8CharField(choices=[('recovered', 'recovered'), ('attempt_failed', 'attempt_failed'), ('overdue', 'overdue'), ('strayed', 'strayed'), ('resumed', 'resumed'), ('wait_timed_out', 'wait_timed_out'), ('wait_ended', 'wait_ended'), ('woken', 'woken'), ('cancelled', 'cancelled'), ('resolved', 'resolved'), ('continued', 'continued'), ('continues', 'continues'), ('forgotten', 'forgotten'), ('replayed', 'replayed'), ('discarded', 'discarded')], max_length=20)),
+                ('kind', general_manager.workflow.models.columns.Utf8CharField(choices=[('recovered', 'recovered'), ('attempt_failed', 'attempt_failed'), ('overdue', 'overdue'), ('strayed', 'strayed'), ('interrupted', 'interrupted'), ('resumed', 'resumed'), ('wait_timed_out', 'wait_timed_out'), ('wait_ended', 'wait_ended'), ('woken', 'woken'), ('cancelled', 'cancelled'), ('resolved', 'resolved'), ('continued', 'continued'), ('continues', 'continues'), ('forgotten', 'forgotten'), ('replayed', 'replayed'), ('discarded', 'discarded')], max_length=20)),
                 ('at', models.DateTimeField(db_default=general_manager.workflow.models.columns.DatabaseNow())),
                 ('by', general_manager.workflow.models.columns.Utf8CharField(db_default='', max_length=255)),
                 ('detail', general_manager.workflow.models.columns.Utf8TextField(db_default='')),

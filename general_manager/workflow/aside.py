@@ -9,6 +9,7 @@ from django.dispatch import Signal
 
 from general_manager.escaping import get_logger
 from general_manager.workflow.engine import WorkflowExecution, WorkflowState
+from general_manager.workflow.exceptions import ends_the_process
 from general_manager.workflow.runs import enter_run, leave_run
 from general_manager.workflow.signals import execution_changed
 from general_manager.workflow.transactions import caller_savepoints
@@ -53,7 +54,9 @@ def tell(signal: Signal, sender: type, **details: Any) -> None:
     try:
         with aside():
             signal.send_robust(sender, **details)
-    except Exception:
+    except BaseException as error:
+        if ends_the_process(error):
+            raise
         logger.exception("Observers of %s could not be told", sender.__qualname__)
 
 

@@ -6,14 +6,15 @@ from datetime import timedelta
 from importlib import import_module
 from typing import Any, Final
 
-from celery import current_app
 from celery.signals import (
     beat_embedded_init,
     beat_init,
+    worker_init,
     worker_process_init,
     worker_process_shutdown,
     worker_ready,
     worker_shutdown,
+    worker_shutting_down,
 )
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
@@ -21,8 +22,9 @@ from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
+from general_manager.workflow import shutdown
 from general_manager.workflow.actors import BEAT, WORKER, whereabouts
-from general_manager.workflow.dispatch import TICK
+from general_manager.workflow.dispatch import TICK, serve, this_app
 from general_manager.workflow.leases import start_calling
 from general_manager.workflow.messages import drains
 
@@ -40,12 +42,14 @@ LONG_GONE: Final = timedelta(days=1)
 
 def install() -> None:
     """Add the entry to the app's schedule, once the app is ready for it. Called at start-up."""
-    app: Any = current_app
+    app: Any = this_app()
     if app.finalized:
         _add_entry(app)
     else:
         app.on_after_finalize.connect(_on_finalize, weak=False, dispatch_uid=ENTRY)
     beat_init.connect(_remove_orphan, weak=False, dispatch_uid=ENTRY)
+    worker_init.connect(_begin_to_serve, weak=False, dispatch_uid=ENTRY)
+    worker_shutting_down.connect(_take_no_more, weak=False, dispatch_uid=ENTRY)
     for signal in (beat_init, beat_embedded_init):
         signal.connect(_say_beat_alive, weak=False, dispatch_uid=f"{ENTRY}.alive")
     worker_ready.connect(_say_alive, weak=False, dispatch_uid=ENTRY)
@@ -78,14 +82,16 @@ def _add_entry(app: Any) -> None:
 
 def is_scheduled() -> bool:
     """Whether Beat's schedule, as it is in this process, asks for our tick under any name."""
-    app: Any = current_app
+    app: Any = this_app()
     app.finalize(auto=True)
     entries = app.conf.beat_schedule.values()
     return any(isinstance(one, dict) and one.get("task") == TICK for one in entries)
 
 
-def _remove_orphan(**_: Any) -> None:
+def _remove_orphan(sender: Any = None, **_: Any) -> None:
     """django-celery-beat keeps an entry in its table after the code has dropped it."""
+    if sender is not None:
+        serve(sender.app)
     if get_workflow_settings().beat_enabled or not apps.is_installed("django_celery_beat"):
         return
     entries: Any = apps.get_app_config("django_celery_beat").get_model("PeriodicTask")
@@ -98,6 +104,17 @@ def _start_timer(**_: Any) -> None:
     """A worker of a project without `WORKFLOW_ASYNC` lives long, like a web server."""
     timer: Any = import_module("general_manager.workflow.timer")  # stands on the tables
     timer.start_unless_testing()
+
+
+def _begin_to_serve(sender: Any, **_: Any) -> None:
+    """Before the worker forks: what is decided here, its processes know."""
+    shutdown.retract()
+    serve(sender.app)
+
+
+def _take_no_more(**_: Any) -> None:
+    """On the first TERM: the handlers under way finish, and what is claimed besides is released."""
+    shutdown.announce()
 
 
 def _send_rest(**_: Any) -> None:

@@ -5,15 +5,20 @@ broker that is away is logged once, left alone for a while, and forgotten.
 """
 
 import os
+import sys
 from collections.abc import Iterable
 from threading import Lock
 from time import monotonic
 from typing import Any, Final
 
-from celery import current_app
+from celery import Celery, _state, current_app
+from celery.exceptions import SoftTimeLimitExceeded
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 from kombu.pools import connections as pooled_connections
 from kombu.pools import producers
 
+from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
 
 logger = get_logger(__name__)
@@ -73,8 +78,9 @@ class _Broker:
 broker: Final = _Broker()
 
 
-def send(task: str, arguments: list[Any], app: Any = current_app) -> bool:
+def send(task: str, arguments: list[Any], app: Any = None) -> bool:
     """Send *task*; false, and a line in the log, if that does not work at once."""
+    app = app or this_app()
     if runs_at_once(app):
         return _run_at_once(app, task, arguments)
     if broker.is_away():
@@ -110,23 +116,87 @@ def _run_at_once(app: Any, task: str, arguments: list[Any]) -> bool:
 
 
 def this_app() -> Any:
-    """The app of this thread: others, which send later, may see another one."""
-    return current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - the way past the proxy
+    """The project's Celery app: a client of another broker may be here too, and made last.
+
+    The one that `WORKFLOW_CELERY_APP` names; that of the worker or Beat which this process is; the
+    one where `celery -A` finds it, in the project's package; the only one that is configured from
+    Django's settings; else the current one. Ask in the caller's thread: others see another one.
+    """
+    return (
+        named_app()
+        or _served
+        or _app_of_package()
+        or _configured_app()
+        or (
+            current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - the way past the proxy
+        )
+    )
 
 
-def has_app(app: Any = current_app) -> bool:
+def named_app() -> Any:
+    """What `WORKFLOW_CELERY_APP` names, or `None`."""
+    try:
+        path = get_workflow_settings().celery_app
+    except ImproperlyConfigured:  # `manage.py check` names it, and so does the first use
+        return None
+    return None if path is None else import_string(path)
+
+
+def serve(app: Any) -> None:
+    """This process is a worker, or Beat, of *app*; so are those that it forks."""
+    global _served
+    _served = app
+
+
+_served: Any = None
+
+
+def _apps() -> list[Any]:
+    state: Any = _state
+    return list(state._get_active_apps())  # noqa: SLF001 - Celery has no other list
+
+
+def rival_apps() -> list[str]:
+    """Names of the Celery apps in this process that are, or took the place of, the current one."""
+    ours = this_app()
+    apps = [one for one in _apps() if one.main and one.main != "default"]
+    return sorted(one.main for one in apps if one is ours or one.set_as_current)
+
+
+def _app_of_package() -> Any:
+    package = os.environ.get("DJANGO_SETTINGS_MODULE", "").rpartition(".")[0]
+    while package:
+        for name in (package, f"{package}.celery"):
+            module = sys.modules.get(name)
+            found = [getattr(module, one, None) for one in ("app", "celery", "celery_app")]
+            apps = [one for one in found if isinstance(one, Celery)]
+            if apps:
+                return apps[0]
+        package = package.rpartition(".")[0]
+    return None
+
+
+def _configured_app() -> Any:
+    apps = [
+        one for one in _apps() if getattr(one, "_config_source", None) == "django.conf:settings"
+    ]
+    return apps[0] if len(apps) == 1 else None
+
+
+def has_app(app: Any = None) -> bool:
     """Whether the project has a Celery app; where it has none, Celery invents "default"."""
+    app = app or this_app()
     return bool(app.main != "default" or runs_at_once(app))
 
 
-def runs_at_once(app: Any = current_app) -> bool:
+def runs_at_once(app: Any = None) -> bool:
     """Whether tasks run where they are sent, as projects have it in their tests."""
-    return bool(app.conf.task_always_eager)
+    return bool((app or this_app()).conf.task_always_eager)
 
 
 def find_broker_trouble() -> str | None:
     """Why messages cannot reach the broker that the app is configured for; asks no server."""
-    app: Any = current_app
+    app: Any = this_app()
     if not (app.conf.broker_write_url or app.conf.broker_url):
         return "it is not configured, and Celery would look for RabbitMQ on this machine"
     try:
@@ -139,7 +209,7 @@ def find_broker_trouble() -> str | None:
 
 def find_time_limit() -> float | None:
     """After how many seconds Celery stops one of our tasks, softly or not; `None` for never."""
-    app: Any = current_app
+    app: Any = this_app()
     limits = []
     for task in (app.tasks[name] for name in (DRAIN, DELIVER, RUN, TICK)):
         # Celery 5.5 gives a task the project's limits only while it runs.
@@ -150,9 +220,14 @@ def find_time_limit() -> float | None:
     return min((float(limit) for limit in limits if limit), default=None)
 
 
+def is_time_limit(error: BaseException) -> bool:
+    """Whether *error* is Celery's soft time limit, which may strike anywhere."""
+    return isinstance(error, SoftTimeLimitExceeded)
+
+
 def closes_connections() -> bool:
     """Whether Celery closes the database connection after every task."""
-    app: Any = current_app
+    app: Any = this_app()
     return not app.conf.get("CELERY_DB_REUSE_MAX", app.conf.get("db_reuse_max"))
 
 

@@ -61,6 +61,8 @@ class HistoryKind(StrEnum):
     """A run took longer than the workflow's timeout."""
     STRAYED = "strayed"
     """A process that lacks the handler left it to another."""
+    INTERRUPTED = "interrupted"
+    """The database was lost, or undid what a run did; another run goes on."""
     RESUMED = "resumed"
     WAIT_TIMED_OUT = "wait_timed_out"
     """Nobody answered in time."""

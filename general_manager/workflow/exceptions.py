@@ -1,6 +1,6 @@
 """What workflows, events and steps complain about, and the verdicts a handler may pass."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 from reprlib import Repr
 
@@ -76,6 +76,36 @@ class RetryAfter(WorkflowError):
         return f"try again in {self.seconds:g} s{because}"
 
 
+def parts(error: BaseException) -> Iterator[BaseException]:
+    """*error* itself; of an exception group, what is in it at any depth as well."""
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from parts(one)
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether *error* is a `PermanentFailure`, or a group with one: that part cannot succeed."""
+    return any(isinstance(one, PermanentFailure) for one in parts(error))
+
+
+def wanted_delay(error: BaseException) -> timedelta | None:
+    """What a `RetryAfter` asks for, the longest of those in a group; `None` if none is there."""
+    asked = [one.seconds for one in parts(error) if isinstance(one, RetryAfter)]
+    return timedelta(seconds=max(asked)) if asked else None
+
+
+def ends_the_process(error: BaseException) -> bool:
+    """Whether *error* is not a failure of the code that raised it: the process is to end.
+
+    Everything else is one, `asyncio.CancelledError` and `GeneratorExit` included; a group is one
+    unless it holds nothing else.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(ends_the_process(one) for one in error.exceptions)
+    return isinstance(error, SystemExit | KeyboardInterrupt)
+
+
 class WorkflowExecutionNotFoundError(WorkflowError, LookupError):
     """No execution has this id, or nothing could have it: *execution_id* is what was given."""
 
@@ -140,6 +170,22 @@ class WaitTimeout(WorkflowError):
 
 class StepUsageError(WorkflowError):
     """`step`, `wait_for` or `sleep` called in a way that could not be continued later."""
+
+
+class TransactionLeftOpen(WorkflowError):
+    """User code returned with a transaction open; what it wrote there was rolled back."""
+
+    def __init__(self, what: str, databases: Collection[str]) -> None:
+        super().__init__(what, databases)
+        self.what = what
+        self.databases = tuple(databases)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} returned with a transaction open on database "
+            f"{', '.join(map(repr, self.databases))}, and what it had not committed there was "
+            "rolled back. Use transaction.atomic(), or commit and set autocommit back."
+        )
 
 
 class HandlerNotAllowedError(WorkflowError, ImportError):

@@ -16,6 +16,7 @@ from django.db import connections, transaction
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.dispatch import DRAIN, RUN, runs_at_once, send, this_app
 from general_manager.workflow.in_process import drain, perform_soon
+from general_manager.workflow.shutdown import is_announced
 from general_manager.workflow.spacing import Spaced
 
 MESSAGE: Final = 10
@@ -168,7 +169,8 @@ def handing_on(execution_ids: Sequence[str], using: str) -> Iterator[Iterator[st
     """Gives the executions of one message one by one, as long as they come along quickly.
 
     Those that are still to come after `SLOW_SECONDS` are sent to other workers, each in a
-    message of its own, while the one under way goes on here.
+    message of its own, while the one under way goes on here. So are those that are left when this
+    worker shuts down, or when one of them ends the process.
     """
     own = deque(execution_ids)
     app = this_app()
@@ -182,7 +184,7 @@ def handing_on(execution_ids: Sequence[str], using: str) -> Iterator[Iterator[st
                     return
 
     def each() -> Iterator[str]:
-        while own:
+        while own and not is_announced():
             with suppress(IndexError):
                 yield own.popleft()
 
@@ -195,3 +197,4 @@ def handing_on(execution_ids: Sequence[str], using: str) -> Iterator[Iterator[st
         yield each()
     finally:
         timer.cancel()
+        hand_on()

@@ -7,11 +7,12 @@ from typing import Any, Final
 from general_manager.workflow.engine import Retry, WorkflowState
 from general_manager.workflow.exceptions import (
     PermanentFailure,
-    RetryAfter,
     StepInDoubt,
     WorkflowCancelledError,
     WorkflowExecutionNotFoundError,
     WorkflowInvalidStateError,
+    parts,
+    wanted_delay,
 )
 
 EXECUTION_ID_LENGTH: Final = 36
@@ -70,19 +71,23 @@ SLEEPS: Final = "It is sleeping; no wait is open."
 
 
 def next_attempt_in(
-    policy: Mapping[str, Any] | None, failed: int, error: Exception
+    policy: Mapping[str, Any] | None, failed: int, error: BaseException
 ) -> timedelta | None:
     """How long until the next attempt, or `None` if there is none.
 
     *policy* is what `Retry.to_json` made of the workflow's, so that a deploy does not change it for
     executions under way. *failed* counts the attempts that failed since the last step that
-    completed, this one included.
+    completed, this one included. In an exception group, each part may end the attempts, and the
+    longest wait that is asked for counts.
     """
-    if policy is None or isinstance(error, PermanentFailure | StepInDoubt):
+    found = list(parts(error))
+    if policy is None or any(isinstance(one, PermanentFailure | StepInDoubt) for one in found):
         return None
-    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    classes = {kind for one in found for kind in type(one).__mro__}
+    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in classes}
     if kinds & set(policy["stop_on"]) or failed >= policy["max_attempts"]:
         return None
-    if isinstance(error, RetryAfter):
-        return timedelta(seconds=error.seconds)
+    asked = wanted_delay(error)
+    if asked is not None:
+        return asked
     return Retry(**{**policy, "stop_on": ()}).delay(failed)

@@ -5,61 +5,33 @@ steps and waits is here, once.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime, timedelta
-from json import dumps
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeVar
 
-from general_manager.conf import get_workflow_settings, is_configured
 from general_manager.workflow.encoding import copy_encoded, encode, encode_mapping
 from general_manager.workflow.engine import WorkflowHandler
 from general_manager.workflow.exceptions import (
-    EncodingError,
     PermanentFailure,
     StepInDoubt,
     StepUsageError,
     WaitTimeout,
+    WorkflowError,
+    ends_the_process,
+    is_permanent,
 )
 from general_manager.workflow.ids import require_id
 from general_manager.workflow.importing import describe
-from general_manager.workflow.steps import ASK_SUFFIX, StepRecord, StepStatus
+from general_manager.workflow.steps import (
+    ASK_SUFFIX,
+    RunStore,
+    StepStatus,
+    within_limit,
+)
+from general_manager.workflow.transactions import Surroundings
 
-
-class RunStore(Protocol):
-    """Where one run keeps what it must not forget.
-
-    Every write raises `StopRun` instead, if the execution is no longer this run's to write:
-    cancelled, or taken over by another worker.
-    """
-
-    def load(self) -> dict[str, StepRecord]:
-        """All that earlier runs of the execution recorded, by name."""
-        ...
-
-    def check(self) -> None:
-        """Nothing, while the run may go on, as far as is known here without great cost."""
-        ...
-
-    def transaction(self) -> AbstractContextManager[object]:
-        """What a step's own writes and its checkpoint share, and the question of ownership."""
-        ...
-
-    def begin(self, name: str) -> None:
-        """Record, durably and before the step runs, that a `once=True` step will."""
-        ...
-
-    def finish(self, name: str, result: Any) -> None:
-        """Record that the step, or the sleep, is over, with its encoded *result*."""
-        ...
-
-    def open_wait(self, name: str, *, timeout: timedelta | None, answerable: bool) -> StepRecord:
-        """Record that the execution waits; a wait that is not *answerable* ends by time alone."""
-        ...
-
-    def settle_wait(self, name: str) -> StepRecord:
-        """The wait as it stands now, timed out if it is due: what is written once stands."""
-        ...
+Result = TypeVar("Result")
 
 
 LONGEST_CHAIN: Final = 20
@@ -80,6 +52,14 @@ class Suspended(StopRun):
         self.answerable = answerable
 
 
+class Interrupted(StopRun):
+    """The database failed a checkpoint, or undid a step: *error* is not the handler's failure."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class Run:
     """One pass of a handler over an execution's recorded steps."""
 
@@ -93,6 +73,16 @@ class Run:
         self._inside: str | None = None
         self._trouble: tuple[str, BaseException] | None = None
         """The step that raised last, and what it raised."""
+        self._around = Surroundings(store.using)
+        self._again: list[Callable[[], object]] = []
+
+    def do_again_if_undone(self, act: Callable[[], object]) -> None:
+        """*act* was done in a step of this run: it stands, though the step be undone.
+
+        A cancellation of the execution by itself is one: it ends the claim, and so the step.
+        """
+        if self._inside is not None:
+            self._again.append(act)
 
     def where(self, error: BaseException) -> str:
         """The step that raised *error*, or what led to it; empty if it came from between steps."""
@@ -112,18 +102,25 @@ class Run:
         handler returns nor what it raises. Otherwise raises what the handler raises, and
         `PermanentFailure` or `EncodingError` for an output that cannot be kept.
         """
+        self._around = Surroundings(self._store.using)
         token = enter_run(self)
         try:
             output = handler(input_data)
+            self._around.close_what_was_left_open(describe(handler))
         except StopRun as stop:
             self.stopped = self.stopped or stop
             return {}
-        except Exception:
+        except BaseException as error:
+            if ends_the_process(error):
+                raise
+            if self.stopped is None and self._around.explain(error) and not is_permanent(error):
+                self.stopped = Interrupted(error)
             if self.stopped is None:
                 raise
             return {}
         finally:
             leave_run(token)
+            self._around.discard_what_was_left_open(describe(handler))
         if self.stopped is not None or output is None:
             return {}
         if not isinstance(output, Mapping):
@@ -141,22 +138,63 @@ class Run:
             if record.status is StepStatus.BEGUN:
                 raise StepInDoubt(self.execution_id, name)
             return copy_encoded(record.result)
+        if once or not atomic:
+            self._around.require_none_inside(f"step {name!r}, which must be remembered at once,")
         with self._stopping():
             if not atomic:
-                self._store.check()  # an atomic step's transaction asks for itself
+                self._ask(self._store.check)  # an atomic step's transaction asks for itself
             if once:
-                self._store.begin(name)
-            self._inside = name
+                self._ask(self._store.begin, name)
+            take = self._take_in_transaction if atomic else self._take
             try:
-                with self._store.transaction() if atomic else nullcontext():
-                    result = _checked(encode(call(), root=f"the result of step {name!r}"), name)
-                    self._store.finish(name, result)
+                result = take(name, call)
             except Exception as error:
                 self._trouble = (name, error)
                 raise
-            finally:
-                self._inside = None
         return copy_encoded(result)
+
+    def _take(self, name: str, call: Callable[[], Any]) -> Any:
+        what = f"step {name!r}"
+        try:
+            result = self._called(name, call)
+        except BaseException:
+            self._around.discard_what_was_left_open(what)
+            raise
+        self._around.close_what_was_left_open(what)
+        self._ask(self._store.finish, name, result)
+        return result
+
+    def _take_in_transaction(self, name: str, call: Callable[[], Any]) -> Any:
+        self._again.clear()
+        try:
+            with self._store.transaction():
+                result = self._called(name, call)
+                self._store.finish(name, result)
+        except BaseException as error:
+            for act in self._again:
+                act()
+            if isinstance(error, StopRun) or ends_the_process(error):
+                raise
+            if self._store.was_undone_by_the_database(error) and not is_permanent(error):
+                raise Interrupted(error) from error
+            raise
+        return result
+
+    def _ask(self, verb: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+        """What the store answers: its trouble is not the handler's, and ends the run."""
+        try:
+            return verb(*arguments, **options)
+        except WorkflowError:  # it refuses
+            raise
+        except Exception as error:
+            raise Interrupted(error) from error
+
+    def _called(self, name: str, call: Callable[[], Any]) -> Any:
+        self._inside = name
+        try:
+            return within_limit(encode(call(), root=f"the result of step {name!r}"), name)
+        finally:
+            self._inside = None
 
     def wait_for(
         self, name: str, *, timeout: timedelta | None, ask: Callable[[], Any] | None
@@ -165,14 +203,15 @@ class Run:
         if ask is not None:
             require_id("A wait's name with ': ask' behind it", question)
         self._enter(name)
+        self._around.require_none_inside(f"wait_for({name!r})")
         record = self._records.get(name)
         with self._stopping():
             if record is None:
-                record = self._store.open_wait(name, timeout=timeout, answerable=True)
+                record = self._ask(self._store.open_wait, name, timeout=timeout, answerable=True)
             if record.status is StepStatus.OPEN:
                 if ask is not None:
                     self.step(question, ask)
-                record = self._store.settle_wait(name)
+                record = self._ask(self._store.settle_wait, name)
             if record.status is StepStatus.OPEN:
                 raise Suspended(name, record.until, answerable=True)
         if record.status is StepStatus.TIMED_OUT:
@@ -181,12 +220,13 @@ class Run:
 
     def sleep(self, name: str, duration: timedelta) -> None:
         self._enter(name)
+        self._around.require_none_inside(f"sleep({name!r})")
         record = self._records.get(name)
         with self._stopping():
             if record is None:
-                record = self._store.open_wait(name, timeout=duration, answerable=False)
+                record = self._ask(self._store.open_wait, name, timeout=duration, answerable=False)
             if record.status is StepStatus.OPEN:
-                record = self._store.settle_wait(name)
+                record = self._ask(self._store.settle_wait, name)
             if record.status is StepStatus.OPEN:
                 raise Suspended(name, record.until, answerable=False)
 
@@ -210,22 +250,10 @@ class Run:
     def _stopping(self) -> Iterator[None]:
         try:
             yield
+            self._around.expect_changes()
         except StopRun as stop:
             self.stopped = stop
             raise
-
-
-def _checked(result: Any, name: str) -> Any:
-    """The encoded *result*, if it is not too large to be read again with every run."""
-    most = get_workflow_settings().step_result_max_bytes if is_configured() else None
-    size = len(dumps(result, ensure_ascii=False).encode()) if most is not None else 0
-    if most is not None and size > most:
-        raise EncodingError(
-            f"the result of step {name!r}",
-            f"it is {size:,} bytes of JSON, and at most {most:,} are kept "
-            "(WORKFLOW_STEP_RESULT_MAX_BYTES): store it elsewhere and return where it is",
-        )
-    return result
 
 
 _current: Final[ContextVar[Run | None]] = ContextVar("general_manager_run", default=None)

@@ -3,7 +3,6 @@
 A message that none of us sent is ignored, with one line in the log: a broker is often shared.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
@@ -12,6 +11,8 @@ from typing import Any, Final
 
 from celery import shared_task
 
+from general_manager.escaping import get_logger
+from general_manager.workflow.connections import unit_of_work
 from general_manager.workflow.databases import aliases
 from general_manager.workflow.dispatch import DELIVER, DRAIN, RUN, TICK
 from general_manager.workflow.exceptions import WorkflowExecutionNotFoundError
@@ -20,9 +21,8 @@ from general_manager.workflow.messages import handing_on
 from general_manager.workflow.outbox import deliver, drain
 from general_manager.workflow.rules import require_execution_id
 from general_manager.workflow.sweep import tick
-from general_manager.workflow.transactions import drop_broken_connections
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MOST_KEYS: Final = 100_000
 """What one message may name; ours carry a chunk of the outbox."""
@@ -70,31 +70,37 @@ def _items(given: object, kind: type, what: str) -> Sequence[Any]:
     raise NotOurMessageError(f"{shortened(given)} is not a list of {what}")
 
 
-@shared_task(name=DRAIN, ignore_result=True)
+def _unit_of(task: Any) -> unit_of_work:
+    """A worker's task has no caller whose transaction could be open; one that is called has."""
+    request = task.request
+    return unit_of_work(outermost=not (request.called_directly or request.is_eager))
+
+
+@shared_task(name=DRAIN, ignore_result=True, bind=True)
 @ours_only
-def drain_outbox(using: str | None = None) -> None:
+def drain_outbox(self: Any, using: str | None = None) -> None:
     """Deliver what the outbox of database *using*, or of each, owes."""
     alias = None if using is None else _database(using)
-    drop_broken_connections()
-    drain(alias)
+    with _unit_of(self):
+        drain(alias)
 
 
-@shared_task(name=DELIVER, ignore_result=True)
+@shared_task(name=DELIVER, ignore_result=True, bind=True)
 @ours_only
-def deliver_outbox(using: str, token: str, keys: Sequence[int]) -> int:
+def deliver_outbox(self: Any, using: str, token: str, keys: Sequence[int]) -> int:
     """Deliver entries that `drain_outbox` claimed with *token*; how many of them were handled."""
     alias, entries = _database(using), _items(keys, int, "keys of entries")
     if not isinstance(token, str) or not (token.isascii() and token.isalnum() and len(token) <= 32):
         raise NotOurMessageError(f"{shortened(token)} is not the token of a claim")
     if any(abs(key) >= 2**63 for key in entries):
         raise NotOurMessageError("no entry has such a key")
-    drop_broken_connections()
-    return deliver(alias, token, entries)
+    with _unit_of(self):
+        return deliver(alias, token, entries)
 
 
-@shared_task(name=RUN, ignore_result=True)
+@shared_task(name=RUN, ignore_result=True, bind=True)
 @ours_only
-def run_executions(execution_ids: Sequence[str], using: str) -> None:
+def run_executions(self: Any, execution_ids: Sequence[str], using: str) -> None:
     """Run them one after the other; those that a slow one keeps waiting are handed on."""
     alias = _database(using)
     for execution_id in _items(execution_ids, str, "ids of executions"):
@@ -102,15 +108,14 @@ def run_executions(execution_ids: Sequence[str], using: str) -> None:
             require_execution_id(execution_id)
         except WorkflowExecutionNotFoundError as error:
             raise NotOurMessageError(str(error)) from None
-    drop_broken_connections()
-    with handing_on(execution_ids, alias) as own:
+    with _unit_of(self), handing_on(execution_ids, alias) as own:
         for execution_id in own:
             run(execution_id, alias)
 
 
-@shared_task(name=TICK, ignore_result=True)
+@shared_task(name=TICK, ignore_result=True, bind=True)
 @ours_only
-def beat_tick() -> None:
+def beat_tick(self: Any) -> None:
     """The safety net: what no message announced, lost messages, timers, dead workers."""
-    drop_broken_connections()
-    tick()
+    with _unit_of(self):
+        tick()

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "arch
 HOUR = timedelta(hours=1)
 
 
-class Died(BaseException):
+class Died(SystemExit):
     """Ends the worker as `os._exit` would: see `run_and_die`."""
 
 

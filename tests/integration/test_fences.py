@@ -420,7 +420,7 @@ def test_x2_a_failure_of_a_run_that_another_took_over_is_not_the_executions(
 def test_x5_a_once_step_whose_worker_died_is_in_doubt_atomic_or_not(
     celery_engine, workers, monkeypatch, atomic
 ):
-    class Died(BaseException):
+    class Died(SystemExit):
         pass
 
     def charge_once(input_data):

@@ -44,7 +44,7 @@ TERMINAL = ("completed", "failed", "cancelled")
 HOUR = timedelta(hours=1)
 
 
-class Died(BaseException):
+class Died(SystemExit):
     """The process ended here."""
 
 

@@ -1,21 +1,26 @@
 """Several workers at once: who has what, for how long, and what a late one may still do."""
 
 from datetime import timedelta
-from threading import Barrier, Event, Thread
+from threading import Barrier, Event, Thread, current_thread
 
 import pytest
-from django.db import connection, connections
+from django.db import DatabaseError, connection, connections
 from django.test import override_settings
+from django.utils import timezone
 
-from general_manager.workflow import WorkflowDefinition, WorkflowEvent
+from general_manager.workflow import RetryAfter, WorkflowDefinition, WorkflowEvent, leases, step
 from general_manager.workflow.executor import run
 from general_manager.workflow.leases import _Keeper
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
     WorkflowExecutionRecord,
+    WorkflowHeartbeat,
     WorkflowOutbox,
+    WorkflowStep,
 )
+from general_manager.workflow.models.columns import DatabaseNow, in_
 from general_manager.workflow.outbox import deliver, drain
+from tests.servers import wait_until
 from tests.testapp import flows
 from tests.testapp.models import Tag
 
@@ -207,3 +212,209 @@ def test_e2_what_a_chunk_could_not_start_in_time_is_given_back(outbox):
             "processed",
         ]
         assert entries.claim(3, lease=timedelta(seconds=3)).size == 2
+
+
+# The thread that renews
+
+
+def test_a_thread_that_could_not_be_started_is_started_later(monkeypatch, caplog):
+    real, refused, renewed = Thread.start, [], Event()
+
+    def refuse_once(self):
+        if self.name.startswith("general_manager") and len(refused) < 1:
+            refused.append(self.name)
+            raise RuntimeError("can't start new thread")
+        return real(self)
+
+    monkeypatch.setattr(Thread, "start", refuse_once)
+    keeper = _Keeper()
+    first = keeper.add(lambda: None, 0.01)
+    assert "could not be started" in caplog.text
+    second = keeper.add(renewed.set, 0.01)
+    assert renewed.wait(PATIENCE)
+    assert keeper.can_renew()
+    keeper.remove(first)
+    keeper.remove(second)
+
+
+def test_a_renewal_that_hangs_holds_up_no_other(caplog):
+    """On a table that a migration has locked, or a network that answers nothing."""
+    hangs, go_on, renewed = Event(), Event(), []
+    two = Event()
+
+    def hang_once():
+        if not hangs.is_set():
+            hangs.set()
+            assert go_on.wait(PATIENCE)
+        else:
+            two.set()
+
+    keeper = _Keeper()
+    stuck = keeper.add(hang_once, 0.01)
+    assert hangs.wait(PATIENCE)
+    other = keeper.add(lambda: renewed.append(1), 0.01)
+    wait_until(lambda: len(renewed) > 3, "the other lease's renewals")
+    assert two.wait(PATIENCE)  # and the one that hung is tried again
+    assert "has taken over" in caplog.text
+    go_on.set()
+    keeper.remove(stuck)
+    keeper.remove(other)
+
+
+def test_hanging_renewals_do_not_pile_up_threads(monkeypatch):
+    monkeypatch.setattr(leases, "MOST_HANGING", 2)
+    go_on, calls = Event(), []
+
+    def hang():
+        calls.append(1)
+        assert go_on.wait(PATIENCE)
+
+    keeper = _Keeper()
+    turns = [keeper.add(hang, 0.01) for _ in range(6)]
+    wait_until(lambda: not keeper.can_renew(), "the process to notice")
+    assert len(calls) <= 2
+    go_on.set()
+    wait_until(keeper.can_renew, "the process to recover")
+    for turn in turns:
+        keeper.remove(turn)
+
+
+def test_a_connection_that_cannot_be_closed_ends_no_thread(monkeypatch):
+    closed, renewed = [], []
+    real = type(connections["default"]).close
+
+    def refuse(self):
+        if current_thread().name.startswith("general_manager"):
+            closed.append(1)
+            raise DatabaseError("cannot be closed")
+        real(self)
+
+    monkeypatch.setattr(type(connections["default"]), "close", refuse)
+    keeper = _Keeper()
+
+    def renew():
+        connections["default"].ensure_connection()
+        renewed.append(1)
+
+    number = keeper.add(renew, 0.01)
+    wait_until(lambda: len(renewed) > 2, "renewals")
+    assert closed
+    keeper.remove(number)
+    monkeypatch.undo()
+
+
+def test_a_renewal_that_raises_anything_ends_no_thread():
+    renewed = []
+
+    def end():
+        renewed.append(1)
+        raise SystemExit
+
+    keeper = _Keeper()
+    number = keeper.add(end, 0.01)
+    wait_until(lambda: len(renewed) > 2, "renewals")
+    keeper.remove(number)
+
+
+def test_a_process_that_cannot_renew_takes_no_work_says_so_and_recovers(
+    outbox, celery_engine, monkeypatch, caplog
+):
+    keeper = _Keeper()
+    monkeypatch.setattr(leases, "_keeper", keeper)
+    outbox.register("x", handler=lambda event: flows.note("delivered"))
+    flows.calls.clear()
+    publish(outbox, 2)
+    claim = WorkflowOutbox.objects.claim(1, lease=timedelta(minutes=5))
+    execution = celery_engine.start(WorkflowDefinition("w", handler=flows.echo))
+    is_back = Event()
+
+    def renew():
+        if not is_back.is_set():
+            raise DatabaseError("too many connections")
+
+    with leases.keeping(renew, timedelta(seconds=0.3)):
+        wait_until(lambda: not keeper.can_renew(), "the lease to be over")
+    assert drain("default", hand_on=False) == 0
+    assert deliver("default", claim.token, claim.together) == 0
+    assert not run(execution.execution_id, "default")
+    assert flows.calls == []
+    assert set(WorkflowOutbox.objects.values_list("status", flat=True)) == {"pending"}
+    assert "cannot renew its leases and takes no new work" in caplog.text
+    is_back.set()
+    wait_until(keeper.can_renew, "the process to recover")
+    assert drain("default", hand_on=False) == 2
+    assert run(execution.execution_id, "default")
+    assert flows.calls == ["delivered", "delivered", "echo"]
+    assert "Leases are renewed again" in caplog.text
+
+
+# Clocks
+
+
+def test_a_worker_whose_clock_is_hours_off_writes_the_right_next_attempt(outbox, monkeypatch):
+    calls = []
+
+    def fail(event):
+        calls.append(1)
+        raise RetryAfter(600) if len(calls) == 1 else ValueError("no")
+
+    outbox.register("x", handler=fail, registration_id="fails")
+    outbox.register("x", handler=lambda event: None, registration_id="well")
+    publish(outbox, 1)
+    drain("default", hand_on=False)
+    before = WorkflowOutbox.objects.get().available_at
+    # As when another part of the entry comes due before that handler's next attempt.
+    WorkflowOutbox.objects.update(available_at=DatabaseNow())
+    off = timezone.now() + timedelta(hours=5)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: off)
+    drain("default", hand_on=False)
+    assert calls == [1]
+    after = WorkflowOutbox.objects.get().available_at
+    assert before is not None
+    assert after is not None
+    assert abs(after - before) < timedelta(seconds=30)
+
+
+def test_all_times_of_a_delivery_and_a_step_are_the_databases(outbox, celery_engine, monkeypatch):
+    off = timezone.now() + timedelta(hours=5)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: off)
+    outbox.register("x", handler=lambda event: None)
+    publish(outbox, 1)
+    drain("default", hand_on=False)
+    execution = celery_engine.start(WorkflowDefinition("w", handler=flows.two_steps))
+    over = celery_engine.start(WorkflowDefinition("nothing to do"))
+    run(execution.execution_id, "default")
+    times = [
+        *WorkflowDeliveryAttempt.objects.values_list("started_at", "finished_at").get(),
+        *WorkflowOutbox.objects.values_list("claimed_at", "settled_at").get(),
+        *WorkflowExecutionRecord.objects.filter(execution_id=over.execution_id)
+        .values_list("started_at", "ended_at")
+        .get(),
+    ]
+    for row in WorkflowStep.objects.all():
+        assert row.finished_at is not None
+        assert row.started_at <= row.finished_at
+        times += [row.started_at, row.finished_at]
+    assert [one for one in times if one is None or one > off - timedelta(hours=4)] == []
+
+
+def test_a_steps_time_is_how_long_it_took(celery_engine, monkeypatch):
+    execution = celery_engine.start(WorkflowDefinition("w", handler=take_a_moment))
+    run(execution.execution_id, "default")
+    for row in WorkflowStep.objects.all():
+        assert row.finished_at is not None
+        assert timedelta(seconds=0.1) < row.finished_at - row.started_at < timedelta(seconds=30)
+
+
+def take_a_moment(input_data):
+    step("in a transaction", Event().wait, 0.15)
+    step("outside", Event().wait, 0.15, atomic=False)
+
+
+def test_a_heartbeat_from_the_future_does_not_stop_the_ticks():
+    beats = WorkflowHeartbeat.objects
+    assert beats.beat("tick", "here", unless_within=timedelta(seconds=5))
+    assert not beats.beat("tick", "here", unless_within=timedelta(seconds=5))
+    beats.update(at=in_(timedelta(hours=5)))  # before the clock was set back
+    assert beats.beat("tick", "here", unless_within=timedelta(seconds=5))
+    assert not beats.filter(at__gt=in_(timedelta(seconds=1))).exists()

@@ -445,7 +445,7 @@ def test_a_lost_message_is_no_crash(outbox, workers):
     assert statuses() == ["processed"]
 
 
-class Killed(BaseException):
+class Killed(SystemExit):
     """Ends the worker here as `os._exit` would: nothing after it runs."""
 
 

@@ -84,6 +84,11 @@ def test_another_isolation_level_than_read_committed_is_named(
     assert ids() == ["W015"]
 
 
+def test_a_database_that_never_commits_by_itself_is_named(outbox, celery_engine, app, monkeypatch):
+    monkeypatch.setitem(connections["archive"].settings_dict, "AUTOCOMMIT", False)
+    assert ids() == ["W029"]
+
+
 def test_production_without_time_zones_is_an_error_that_names_the_setting(production, app):
     with override_settings(
         USE_TZ=False,

@@ -76,10 +76,12 @@ def test_x1_a_database_that_stumbles_is_no_failure_of_the_workflow(
     execution = engine.start(define(flows.echo))
     monkeypatch.setattr(owner, name, failing_once(getattr(owner, name)))
     assert run(execution.execution_id, "default")
-    assert engine.status(execution.execution_id).state == "running"
+    assert engine.status(execution.execution_id).state == "pending"
     workers.let_rest_pass()
     workers.run()
     assert engine.status(execution.execution_id).state == "completed"
+    row = WorkflowExecutionRecord.objects.get()
+    assert (row.crashes, row.attempts, row.interruptions) == (0, 0, 1)
 
 
 def test_x1_a_worker_that_is_asked_to_end_leaves_its_execution_to_another(engine, workers):

@@ -102,6 +102,7 @@ WRONG: dict[str, list[object]] = {
     "WORKFLOW_STEP_RESULT_MAX_BYTES": [0, "1"],
     "WORKFLOW_EVENT_MAX_BYTES": [0, "1"],
     "WORKFLOW_BASE_URL": ["example.com", None],
+    "WORKFLOW_CELERY_APP": ["app", "project:app", "", 3],
     "WORKFLOW_REDACT": ["password", [1], [""]],
     "WORKFLOW_HANDLER_MODULES": ["shop", [1], ["shop/flows"], [""], ["shop."]],
     "WORKFLOW_RETENTION_DAYS": [0, -3, "30"],

@@ -39,6 +39,7 @@ WORDS: Final[dict[str, tuple[Promise, str]]] = {
     "recovered": (gettext_lazy("Recovered after its worker died"), "failed"),
     "attempt_failed": (gettext_lazy("An attempt failed"), "failed"),
     "overdue": (gettext_lazy("Ran longer than its timeout"), "failed"),
+    "interrupted": (gettext_lazy("Interrupted by the database; another run goes on"), "waiting"),
     "strayed": (gettext_lazy("Left to a process that knows the handler"), "waiting"),
     "resumed": (gettext_lazy("Answer received:"), "completed"),
     "wait_timed_out": (gettext_lazy("Nobody answered in time:"), "waiting"),

@@ -1,11 +1,11 @@
 """The engine for real load: executions are rows, workers run them, messages only nudge."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
 from django.db import router, transaction
-from django.utils import timezone
 
 from general_manager.conf import get_workflow_settings, require_time_zones
 from general_manager.escaping import get_logger
@@ -49,6 +49,7 @@ from general_manager.workflow.rules import (
     not_this_wait,
     refusal,
 )
+from general_manager.workflow.runs import current_run
 from general_manager.workflow.steps import WaitSnapshot
 from general_manager.workflow.transactions import is_in_transaction
 
@@ -87,7 +88,6 @@ class CeleryWorkflowEngine(OperatorVerbs):
             state = WorkflowState.COMPLETED
         is_over = state is not WorkflowState.PENDING
         key = None if error is not None else dedup_key(workflow.workflow_id, correlation_id)
-        now = timezone.now() if is_over else None
         execution = WorkflowExecution(
             execution_id=new_id(),
             workflow_id=workflow.workflow_id,
@@ -95,8 +95,6 @@ class CeleryWorkflowEngine(OperatorVerbs):
             input_data=encode_mapping({} if input_data is None else input_data, root="input_data"),
             output_data={} if state is WorkflowState.COMPLETED else None,
             correlation_id=correlation_id or None,
-            started_at=now,
-            ended_at=now,
             error=error,
             metadata=about,
         )
@@ -117,6 +115,8 @@ class CeleryWorkflowEngine(OperatorVerbs):
             logger.error(
                 "Workflow %s (%s) failed: %s", workflow.workflow_id, execution.execution_id, error
             )
+        if is_over:
+            execution = self.status(execution.execution_id)  # its times are the database's
         tell_state(state, lambda: execution)
         if handler.own is not None:
             keep_handler(execution.execution_id, handler.own)
@@ -173,7 +173,14 @@ class CeleryWorkflowEngine(OperatorVerbs):
                 metadata["cancel_reason"] = encode(reason, root="reason")
             if not executions.cancel(record, metadata, reason or ""):
                 raise _refusal(record, "cancel", ACTIVE_STATES)
+        run_ = current_run()
+        if run_ is not None and run_.execution_id == execution_id:
+            run_.do_again_if_undone(lambda: self._cancel_again(execution_id, reason))
         return self._told(record)
+
+    def _cancel_again(self, execution_id: str, reason: str | None) -> None:
+        with suppress(WorkflowInvalidStateError):  # it is over already
+            self.cancel(execution_id, reason=reason)
 
     def preview_retry(
         self, execution_id: str, *, before: str | None = None, repeat_once: bool = False

@@ -2,17 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 from general_manager.escaping import get_logger
 from general_manager.workflow.actors import current_subject
 from general_manager.workflow.aside import tell_state
-from general_manager.workflow.backends.memory import (
-    Clock,
-    ExecutionMemory,
-    Record,
-    utc_now,
-)
+from general_manager.workflow.backends.memory import ExecutionMemory
+from general_manager.workflow.backends.memory_records import Clock, Record, handler_of, utc_now
 from general_manager.workflow.backends.memory_repairs import (
     continue_as_fresh,
     find_executions,
@@ -36,19 +32,17 @@ from general_manager.workflow.engine import (
     HistoryKind,
     WorkflowDefinition,
     WorkflowExecution,
-    WorkflowHandler,
     WorkflowState,
     check_start,
 )
-from general_manager.workflow.exceptions import ExecutionOverdue, PermanentFailure
-from general_manager.workflow.handler_modules import resolve_handler
+from general_manager.workflow.exceptions import ExecutionOverdue, ends_the_process
 from general_manager.workflow.ids import new_id
 from general_manager.workflow.rules import (
     check_cancel,
     check_resume,
     next_attempt_in,
 )
-from general_manager.workflow.runs import Run, Suspended
+from general_manager.workflow.runs import Interrupted, Run, Suspended
 from general_manager.workflow.steps import WaitSnapshot
 
 __all__ = ["LocalWorkflowEngine"]
@@ -101,7 +95,7 @@ class LocalWorkflowEngine(OperatorVerbs):
         """Without a handler it is completed, with one that cannot be found failed; neither runs."""
         state, error = WorkflowState.COMPLETED, None
         try:
-            if _handler_of(record) is not None:
+            if handler_of(record) is not None:
                 return False
         except Exception as wrong:  # noqa: BLE001 - a module that is imported raises anything
             state, error = WorkflowState.FAILED, error_text(wrong)
@@ -169,9 +163,8 @@ class LocalWorkflowEngine(OperatorVerbs):
 
     def history(self, execution_id: str) -> list[HistoryEntry]:
         """What happened to the execution out of the ordinary, in order."""
-        record = self._memory.get(execution_id)
         with self._memory.lock:
-            return list(record.history)
+            return list(self._memory.get(execution_id).history)
 
     def _continue(
         self, execution_id: str, resolved: Resolutions, *, before: str | None, repeat_once: bool
@@ -240,13 +233,18 @@ class LocalWorkflowEngine(OperatorVerbs):
         began = self._memory.clock()
         try:
             with store.all_or_nothing():
-                handler = _handler_of(record)
+                handler = handler_of(record)
                 output = {}
                 if handler is not None:
                     output = run.call(handler, copy_encoded(record.input_data))
                 self._require_in_time(record, began)
-        except Exception as error:  # noqa: BLE001 - kept: it becomes the execution's failure
+        except BaseException as error:
+            if ends_the_process(error):
+                raise
             return self._settle_failure(record, run_number, error, step=run.where(error))
+        if isinstance(run.stopped, Interrupted):
+            trouble = run.stopped.error
+            return self._settle_failure(record, run_number, trouble, step=run.where(trouble))
         if isinstance(run.stopped, Suspended):
             return self._memory.suspend(record, run_number, run.stopped)
         if run.stopped is None and self._memory.end(
@@ -263,7 +261,7 @@ class LocalWorkflowEngine(OperatorVerbs):
             raise ExecutionOverdue(record.execution_id, timeout)
 
     def _settle_failure(
-        self, record: Record, run_number: int, error: Exception, *, step: str
+        self, record: Record, run_number: int, error: BaseException, *, step: str
     ) -> WorkflowState | None:
         retry = record.definition.retry
         record.attempts += 1
@@ -300,15 +298,3 @@ class LocalWorkflowEngine(OperatorVerbs):
 
     def _tell(self, state: WorkflowState, record: Record) -> None:
         tell_state(state, lambda: self._snapshot(record))
-
-
-def _handler_of(record: Record) -> WorkflowHandler | None:
-    if record.definition.handler is not None:
-        return record.definition.handler
-    path = record.definition.metadata.get("handler_path")
-    if path is None:
-        return None
-    handler = resolve_handler(str(path))
-    if not callable(handler):
-        raise PermanentFailure(f'metadata["handler_path"] names {path!r}, which is not callable')
-    return cast(WorkflowHandler, handler)

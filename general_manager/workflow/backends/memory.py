@@ -1,25 +1,24 @@
 """The local engine's memory: executions and their steps, and every change of their state."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
 from itertools import islice
 from threading import RLock
 from typing import Any
 
 from general_manager.workflow.actors import current_actor
+from general_manager.workflow.backends.memory_records import Clock, Record
 from general_manager.workflow.encoding import copy_encoded
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryEntry,
     HistoryKind,
-    WorkflowDefinition,
     WorkflowExecution,
     WorkflowExecutionNotFoundError,
     WorkflowState,
     WorkflowWaitMismatchError,
-    waiting_values,
 )
 from general_manager.workflow.rules import (
     SLEEPS,
@@ -28,70 +27,7 @@ from general_manager.workflow.rules import (
     require_execution_id,
 )
 from general_manager.workflow.runs import Suspended
-from general_manager.workflow.steps import StepRecord, StepStatus
-
-Clock = Callable[[], datetime]
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
-@dataclass(slots=True, eq=False)
-class Record:
-    """One execution, as the engine's memory holds it. Touch it under the memory's lock only."""
-
-    execution_id: str
-    definition: WorkflowDefinition
-    input_data: dict[str, Any]
-    correlation_id: str | None
-    metadata: dict[str, Any]
-    subject: str | None = None
-    """What the event is about that started it, if one did and says so."""
-    state: WorkflowState = WorkflowState.PENDING
-    output_data: dict[str, Any] | None = None
-    error: str | None = None
-    traceback: str = ""
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    wake_at: datetime | None = None
-    waiting_for: str | None = None
-    waiting_since: datetime | None = None
-    attempts: int = 0
-    run_number: int = 0
-    steps: dict[str, StepRecord] = field(default_factory=dict)
-    position: int = 0
-    """The latest place in the order of outcomes."""
-    history: list[HistoryEntry] = field(default_factory=list)
-
-    @property
-    def is_active(self) -> bool:
-        return self.state in ACTIVE_STATES
-
-    def keep(self, name: str, status: StepStatus, now: datetime, **values: Any) -> StepRecord:
-        """Write an outcome, as the latest of all, over what is known of *name*."""
-        known = self.steps.get(name) or StepRecord(name, status, started_at=now)
-        self.position += 1
-        ended = None if status is StepStatus.BEGUN else now
-        step = replace(known, status=status, position=self.position, finished_at=ended, **values)
-        self.steps[name] = step
-        return step
-
-    def snapshot(self) -> WorkflowExecution:
-        return WorkflowExecution(
-            execution_id=self.execution_id,
-            workflow_id=self.definition.workflow_id,
-            state=self.state,
-            input_data=copy_encoded(self.input_data),
-            output_data=copy_encoded(self.output_data),
-            correlation_id=self.correlation_id,
-            started_at=self.started_at,
-            ended_at=self.ended_at,
-            error=self.error,
-            metadata=copy_encoded(self.metadata),
-            traceback=self.traceback,
-            **waiting_values(self.state, self.waiting_for, self.waiting_since, self.wake_at),
-        )
+from general_manager.workflow.steps import StepStatus
 
 
 class ExecutionMemory:

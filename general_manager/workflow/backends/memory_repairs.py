@@ -3,7 +3,8 @@
 from dataclasses import replace
 from itertools import islice
 
-from general_manager.workflow.backends.memory import ExecutionMemory, Record
+from general_manager.workflow.backends.memory import ExecutionMemory
+from general_manager.workflow.backends.memory_records import Record
 from general_manager.workflow.checkpoints import (
     CONTINUABLE,
     NEVER_RAN,

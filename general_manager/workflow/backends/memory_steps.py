@@ -1,27 +1,31 @@
 """The steps of one run in the local engine's memory, fenced like rows in a database."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.apps import apps
+from django.db import DEFAULT_DB_ALIAS, connections, router
 
-from general_manager.atomic import honest_atomic
-from general_manager.workflow.backends.memory import ExecutionMemory, Record
+from general_manager.conf import is_configured
+from general_manager.workflow.backends.memory import ExecutionMemory
+from general_manager.workflow.backends.memory_records import Record
 from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.runs import StopRun
 from general_manager.workflow.steps import StepRecord, StepStatus
-from general_manager.workflow.transactions import caller_savepoints
+from general_manager.workflow.transactions import caller_savepoints, own_transaction
 
 
 class MemoryRunStore:
     """The steps of one run, in the engine's memory; fenced like rows in a database."""
 
     def __init__(self, memory: ExecutionMemory, record: Record, run_number: int) -> None:
+        self.using: str | None = _home() if is_configured() else None
         self._memory = memory
         self._record = record
         self._run_number = run_number
+        self._block: own_transaction | None = None
         self._finished: list[str] = []
         """Steps of this run that a rollback would undo."""
 
@@ -40,18 +44,18 @@ class MemoryRunStore:
         Once it has committed the step is done, whatever an ``on_commit`` hook raises then.
         """
         self.check()
-        done, attempts, committed = len(self._finished), self._record.attempts, []
+        done, attempts = len(self._finished), self._record.attempts
+        has_database = self.using is not None and _has_database(self.using)
+        self._block = own_transaction(self.using) if self.using and has_database else None
         try:
-            if _has_database():
-                with honest_atomic(DEFAULT_DB_ALIAS):
-                    transaction.on_commit(lambda: committed.append(True))
-                    yield
-            else:
+            with self._block or nullcontext():
                 yield
         except BaseException:
-            if not committed:
-                self._undo(self._finished[done:], attempts)
+            self._undo(self._finished[done:], attempts)
             raise
+
+    def was_undone_by_the_database(self, error: BaseException) -> bool:
+        return self._block is not None and self._block.was_undone_by_the_database(error)
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
@@ -120,14 +124,21 @@ class MemoryRunStore:
             yield
 
 
-def _has_database() -> bool:
-    """Whether a step could write to the default database at all.
+def _home() -> str:
+    """Where executions would live in production: atomic steps write there in both modes."""
+    if not apps.is_installed("general_manager"):
+        return DEFAULT_DB_ALIAS
+    return router.db_for_write(apps.get_model("general_manager", "WorkflowExecutionRecord"))
+
+
+def _has_database(alias: str) -> bool:
+    """Whether a step could write to that database at all.
 
     Local mode works without one: none configured, none running, or a test that may not touch it.
     A step that does need it then says so itself.
     """
     try:
-        connections[DEFAULT_DB_ALIAS].cursor().close()
+        connections[alias].cursor().close()
     except Exception:  # noqa: BLE001 - each of those cases has an exception of its own
         return False
     return True

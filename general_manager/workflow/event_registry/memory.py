@@ -18,7 +18,8 @@ from general_manager.workflow.event_registry.registration import (
 )
 from general_manager.workflow.event_registry.seen import SeenEvents, home_of_events
 from general_manager.workflow.events import WorkflowEvent
-from general_manager.workflow.exceptions import RetryAfter
+from general_manager.workflow.exceptions import ends_the_process, wanted_delay
+from general_manager.workflow.runs import StopRun
 from general_manager.workflow.signals import (
     event_dead,
     event_delivered,
@@ -140,17 +141,20 @@ class InMemoryEventRegistry(EventRegistry):
                         return False
                     is_wanted = True
                     registration.call(own or copied(event))
-            except Exception as error:
+            except BaseException as error:
+                if isinstance(error, StopRun) or ends_the_process(error):
+                    raise
                 if is_final or not registration.may_retry(error):
                     self._bury(registration, event, error)
                     return False
                 logger.warning(
                     "%s failed for event %s (attempt %d); trying again",
-                    registration, event.event_id, failures, exc_info=True,
+                    registration, event.event_id, failures, exc_info=error,
                 )  # fmt: skip
                 self._tell_of(event_failed, registration, event, error)
-                if isinstance(error, RetryAfter):
-                    sleep(min(error.seconds, LONGEST_REST))
+                asked = wanted_delay(error)
+                if asked is not None:
+                    sleep(min(asked.total_seconds(), LONGEST_REST))
                 continue
             tell(
                 event_delivered,
@@ -165,7 +169,7 @@ class InMemoryEventRegistry(EventRegistry):
     def _has_hook(self, registration: Registration) -> bool:
         return bool(registration.dead_letter_handler or self._dead_letter_handler)
 
-    def _bury(self, registration: Registration, event: WorkflowEvent, error: Exception) -> None:
+    def _bury(self, registration: Registration, event: WorkflowEvent, error: BaseException) -> None:
         logger.error(
             "%s failed for event %s for the last time",
             registration, event.event_id, exc_info=error,
@@ -174,7 +178,7 @@ class InMemoryEventRegistry(EventRegistry):
         self._tell_of(event_dead, registration, event, error)
 
     def _tell_of(
-        self, signal: Signal, registration: Registration, event: WorkflowEvent, error: Exception
+        self, signal: Signal, registration: Registration, event: WorkflowEvent, error: BaseException
     ) -> None:
         error = real_error(error)
         tell(signal, type(self), event=event, registration=registration, exception=error)

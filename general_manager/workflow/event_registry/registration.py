@@ -10,7 +10,12 @@ from general_manager.escaping import get_logger
 from general_manager.workflow.actors import caused_by
 from general_manager.workflow.aside import aside
 from general_manager.workflow.events import WorkflowEvent, subject_of
-from general_manager.workflow.exceptions import PermanentFailure, RetryAfter
+from general_manager.workflow.exceptions import (
+    PermanentFailure,
+    ends_the_process,
+    is_permanent,
+    wanted_delay,
+)
 from general_manager.workflow.ids import MAX_ID_LENGTH, require_id
 from general_manager.workflow.importing import describe, is_importable
 from general_manager.workflow.populations import code_of
@@ -20,8 +25,8 @@ logger = get_logger(__name__)
 EventHandler = Callable[[WorkflowEvent], Any]
 EventPredicate = Callable[[WorkflowEvent], Any]
 EventValidator = Callable[[WorkflowEvent], Any]
-RetryPredicate = Callable[[Exception], Any]
-DeadLetterHandler = Callable[[WorkflowEvent, Exception], Any]
+RetryPredicate = Callable[[Any], Any]
+DeadLetterHandler = Callable[[WorkflowEvent, Any], Any]
 
 _OPTIONS = ("when", "validator", "retry_on", "dead_letter_handler")
 
@@ -123,31 +128,36 @@ class Registration:
         if self.validator is not None:
             try:
                 self.validator(event)
-            except Exception as error:
+            except BaseException as error:
+                if ends_the_process(error):
+                    raise
                 raise InvalidEvent(str(error) or type(error).__name__) from error
         with caused_by(event.event_id, lambda: subject_of(event.payload)):
             self.handler(event)
 
-    def may_retry(self, error: Exception) -> bool:
+    def may_retry(self, error: BaseException) -> bool:
         """What the handler's verdict, or else `retry_on`, says of another try.
 
-        A `retry_on` that raises decides nothing: the budget of retries alone does.
+        In an exception group, one `PermanentFailure` is enough. A `retry_on` that raises decides
+        nothing: the budget of retries alone does.
         """
-        if isinstance(error, PermanentFailure):
+        if is_permanent(error):
             return False
-        if isinstance(error, RetryAfter) or self.retry_on is None:
+        if wanted_delay(error) is not None or self.retry_on is None:
             return True
         try:
             with aside():
                 return bool(self.retry_on(real_error(error)))
-        except Exception:
+        except BaseException as raised:
+            if ends_the_process(raised):
+                raise
             logger.exception("retry_on of %s raised; the failure is retried", self)
             return True
 
     def report_dead(
         self,
         event: WorkflowEvent,
-        error: Exception,
+        error: BaseException,
         *,
         fallback: DeadLetterHandler | None = None,
     ) -> None:
@@ -161,14 +171,16 @@ class Registration:
         try:
             with aside():
                 hook(event, real_error(error))
-        except Exception:
+        except BaseException as raised:
+            if ends_the_process(raised):
+                raise
             logger.exception("The dead-letter hook of %s raised for event %s", self, event.event_id)
 
 
-def real_error(error: Exception) -> Exception:
+def real_error(error: BaseException) -> BaseException:
     """The exception as the user's code raised it."""
     cause = error.__cause__
-    return cause if isinstance(error, InvalidEvent) and isinstance(cause, Exception) else error
+    return cause if isinstance(error, InvalidEvent) and cause is not None else error
 
 
 def _require_callable(option: str, function: object) -> None:

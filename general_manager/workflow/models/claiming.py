@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from typing import Any, Final, Self, TypeVar
 from uuid import uuid4
 
 from django.db import connections, models, transaction
 from django.db.models import Q
 
+from general_manager.workflow.connections import persist
 from general_manager.workflow.models.columns import DatabaseNow, in_
 from general_manager.workflow.models.commits import without_waiting
 
@@ -52,13 +54,33 @@ class ClaimingQuerySet(models.QuerySet[Row]):
         The caller starts on the first *begin* of them at once: from here, its death counts.
         An entry whose last worker had begun it and died comes back in `Claim.alone`.
         """
-        if connections[self.db].vendor == "postgresql":
-            return self._claim_at_once(limit, lease, by, begin)
-        return self._select_and_claim(limit, lease, by, begin)
-
-    def _claim_at_once(self, limit: int, lease: timedelta, by: str, begin: int) -> Claim:
-        """One statement and one round trip, where UPDATE takes what a locking SELECT gives it."""
         token = uuid4().hex
+        is_at_once = connections[self.db].vendor == "postgresql"
+        take = self._claim_at_once if is_at_once else self._select_and_claim
+        tries = count()
+
+        def claim() -> Claim:
+            found = self._claimed(token) if next(tries) else None  # the answer may have been lost
+            return found or take(token, limit, lease, by, begin)
+
+        return persist(self.db, claim, patience=0)
+
+    def _claimed(self, token: str) -> Claim | None:
+        held = self.filter(claim_token=token, status=OutboxStatus.CLAIMED).order_by("pk")
+        rows = list(held.values_list("pk", "alone", "begun"))
+        if not rows:
+            return None
+        return Claim(
+            token,
+            tuple(key for key, is_alone, _ in rows if not is_alone),
+            tuple(key for key, is_alone, _ in rows if is_alone),
+            frozenset(key for key, _, is_begun in rows if is_begun),
+        )
+
+    def _claim_at_once(
+        self, token: str, limit: int, lease: timedelta, by: str, begin: int
+    ) -> Claim:
+        """One statement and one round trip, where UPDATE takes what a locking SELECT gives it."""
         with connections[self.db].cursor() as cursor:
             values: Any = (limit, begin, token, by[:255], lease)
             sql = _CLAIM.format(table=self.model._meta.db_table) + without_waiting(self.db)
@@ -66,7 +88,9 @@ class ClaimingQuerySet(models.QuerySet[Row]):
             rows = sorted(row[:3] for row in cursor.fetchall())
         return _claim_of(token, [(key, is_alone) for _, key, is_alone in rows], begin)
 
-    def _select_and_claim(self, limit: int, lease: timedelta, by: str, begin: int) -> Claim:
+    def _select_and_claim(
+        self, token: str, limit: int, lease: timedelta, by: str, begin: int
+    ) -> Claim:
         with transaction.atomic(using=self.db):
             rows = list(
                 self.due()
@@ -76,7 +100,6 @@ class ClaimingQuerySet(models.QuerySet[Row]):
             )
             if not rows:
                 return Claim("", (), ())
-            token = uuid4().hex
             found = [
                 (key, alone or (status == OutboxStatus.CLAIMED and begun))
                 for key, status, begun, alone in rows
@@ -84,7 +107,7 @@ class ClaimingQuerySet(models.QuerySet[Row]):
             begun_now = [key for key, is_alone in found[:begin] if not is_alone]
             # The condition is repeated: not every database locks what it selects.
             taken = self.due().filter(pk__in=[row[0] for row in rows])
-            count = taken.update(
+            changed = taken.update(
                 # First, because MariaDB sees what is assigned before it.
                 alone=Q(alone=True) | Q(status=OutboxStatus.CLAIMED, begun=True),
                 status=OutboxStatus.CLAIMED,
@@ -94,7 +117,7 @@ class ClaimingQuerySet(models.QuerySet[Row]):
                 available_at=in_(lease),
                 begun=Q(pk__in=begun_now) if begun_now else False,
             )
-            if count != len(rows):
+            if changed != len(rows):
                 ours = set(self.filter(claim_token=token).values_list("pk", flat=True))
                 found = [one for one in found if one[0] in ours]
         return _claim_of(token, found, begin)

@@ -23,6 +23,13 @@ def in_(duration: timedelta) -> models.Expression:
     return models.ExpressionWrapper(DatabaseNow() + duration, output_field=models.DateTimeField())
 
 
+class Ago:
+    """In `insert_while`: so long ago on the database's clock, by a duration measured here."""
+
+    def __init__(self, duration: timedelta = timedelta(0)) -> None:
+        self.duration = duration
+
+
 class Utf8CharField(models.CharField):  # type: ignore[type-arg]
     """Text of any language, whatever the database's own character set; compared exactly.
 

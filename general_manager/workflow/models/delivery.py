@@ -5,13 +5,13 @@ from typing import Any, Self
 
 from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Q
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.engine import HistoryKind
 from general_manager.workflow.models.claiming import OutboxStatus
 from general_manager.workflow.models.columns import (
+    Ago,
     DatabaseNow,
     IdField,
     OwedIndex,
@@ -50,7 +50,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
                 "registration_id": registration_id,
                 "status": status,
                 "claim_token": token,
-                "finished_at": timezone.now() if status is DeliveryStatus.COMPLETED else None,
+                "finished_at": Ago() if status is DeliveryStatus.COMPLETED else None,
             },
             WorkflowOutbox,
             {"id": entry_id, "claim_token": token, "status": OutboxStatus.CLAIMED},
@@ -62,7 +62,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
     ) -> bool:
         """From any status that is not settled to *to*, if the claim holds; says whether it won."""
         if to is not DeliveryStatus.RUNNING:
-            values["finished_at"] = timezone.now()
+            values["finished_at"] = DatabaseNow()
         rows = self._held(entry_id, registration_id, token)
         return rows.exclude(status__in=SETTLED).update(status=to, claim_token=token, **values) == 1
 
@@ -73,8 +73,13 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
     def of_entries(self, keys: Collection[int]) -> dict[int, dict[str, "WorkflowDeliveryAttempt"]]:
         """What is recorded of these entries, by entry and registration, in one query."""
         found: dict[int, dict[str, WorkflowDeliveryAttempt]] = {key: {} for key in keys}
-        rows = self.filter(outbox_id__in=keys).annotate(rests=Q(available_at__gt=DatabaseNow()))
+        rows = self.filter(outbox_id__in=keys).annotate(
+            rests=Q(available_at__gt=DatabaseNow()), now=DatabaseNow()
+        )
         for row in rows.defer("traceback"):
+            # Both times are the database's: a worker's clock may be hours off.
+            now = row.now  # type: ignore[attr-defined]  # annotated above
+            row.left = (row.available_at or now) - now  # type: ignore[attr-defined]
             found[row.outbox_id][row.registration_id] = row
         return found
 
@@ -114,17 +119,17 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
     def pass_over(self, entry_id: int, registration_ids: Collection[str]) -> None:
         """Never deliver the event to these, which have not had it yet."""
         alike = ("outbox", "registration_id")
-        now = timezone.now()
-        rows = [[entry_id, one, DeliveryStatus.DISCARDED, now] for one in registration_ids]
-        if rows:
-            insert_new(self.model, (*alike, "status", "finished_at"), rows, self.db, unless=alike)
+        status = DeliveryStatus.DISCARDED
+        for one in registration_ids:
+            row = [entry_id, one, status, DatabaseNow()]
+            insert_new(self.model, (*alike, "status", "finished_at"), [row], self.db, unless=alike)
 
     def discard(self, reason: str) -> int:
         """Give up the dead letters among these for good; returns how many."""
         with transaction.atomic(using=self.db):
             keys = self._lock_dead()
             rows = self.model._default_manager.using(self.db).filter(pk__in=keys)
-            rows.update(status=DeliveryStatus.DISCARDED, finished_at=timezone.now())
+            rows.update(status=DeliveryStatus.DISCARDED, finished_at=DatabaseNow())
             self._note(HistoryKind.DISCARDED, keys, reason)
             dead = self.model._default_manager.using(self.db).filter(
                 outbox_id=OuterRef("pk"), status=DeliveryStatus.DEAD_LETTER

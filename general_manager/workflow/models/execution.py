@@ -6,6 +6,7 @@ wait times out. It is NULL when nothing is to happen by itself.
 
 from collections.abc import Mapping
 from datetime import timedelta
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.actors import MAX_ACTOR_LENGTH, whereabouts
+from general_manager.workflow.connections import persist
 from general_manager.workflow.engine import (
     ACTIVE_STATES,
     HistoryKind,
@@ -38,6 +40,7 @@ from general_manager.workflow.models.pruning import PruningExecutions
 from general_manager.workflow.models.texts import write_texts
 from general_manager.workflow.models.timing import MESSAGE_GRACE, Stop
 from general_manager.workflow.rules import EXECUTION_ID_LENGTH, require_execution_id
+from general_manager.workflow.steps import StepStatus
 
 START_FIELDS = (
     "execution_id", "workflow_id", "version", "handler_path", "input_data", "metadata",
@@ -59,7 +62,8 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         rows: ExecutionQuerySet | None = None
         is_over = values["state"] not in ACTIVE_STATES
         fields = (*START_FIELDS, *OVER_FIELDS) if is_over else START_FIELDS
-        given = {**values, "wake_at": None if is_over else _MESSAGE_LOST}
+        now = dict.fromkeys(("started_at", "ended_at"), DatabaseNow())
+        given = {**values, **(now if is_over else {"wake_at": _MESSAGE_LOST})}
         row = [given.get(name) for name in fields]
         while not insert_new(self.model, fields, [row], self.db, unless=("dedup_key",)):
             if rows is None:
@@ -69,8 +73,8 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
             known = rows.first()
             if known is not None:
                 return known
-            # It failed or was cancelled between the two statements: its key is free again. Or it
-            # was started after this transaction began to see: a locking read sees it on MariaDB.
+            # It failed or was cancelled meanwhile: its key is free. Or it was started after this
+            # transaction began to see: a locking read sees it on MariaDB.
         return None
 
     def by_id(self, execution_id: str) -> "WorkflowExecutionRecord":
@@ -88,12 +92,18 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
     def claim(self, execution_id: str, *, lease: timedelta) -> "WorkflowExecutionRecord | None":
         """Take the execution for a run, or nothing if it is not runnable or another has it."""
         slots = {"execution_id": execution_id, "token": uuid4().hex, "by": whereabouts()}
-        if can_fetch(self.db):
-            return CLAIM.take(self, lease, **slots)
-        count = CLAIM.run(self, lease, **slots)
         # `first`: it may be cancelled between the two statements.
         mine = self.filter(execution_id=execution_id, claim_token=slots["token"])
-        return mine.first() if count else None
+        tries = count()
+
+        def take() -> "WorkflowExecutionRecord | None":
+            if next(tries) and (found := mine.first()) is not None:
+                return found  # claimed, and the answer was lost
+            if can_fetch(self.db):
+                return CLAIM.take(self, lease, **slots)
+            return mine.first() if CLAIM.run(self, lease, **slots) else None
+
+        return persist(self.db, take, patience=0)
 
     def postpone(
         self,
@@ -111,6 +121,25 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
     def put_back(self, record: "WorkflowExecutionRecord", delay: timedelta, why: str) -> bool:
         """Running to pending, no attempt: this process cannot run it, another can."""
         return self._rest(record, delay, "strays", HistoryKind.STRAYED, why)
+
+    def leave_interrupted(
+        self,
+        record: "WorkflowExecutionRecord",
+        delay: timedelta,
+        why: str,
+        uncalled: str | None = None,
+    ) -> bool:
+        """Running to pending, no attempt: the database undid or refused what the run wrote.
+
+        The step *uncalled*, recorded as begun, was not: it may begin again.
+        """
+        with transaction.atomic(using=self.db):
+            if not self._rest(record, delay, "interruptions", HistoryKind.INTERRUPTED, why):
+                return False
+            if uncalled is not None:
+                steps = record.steps.using(self.db)
+                steps.filter(name=uncalled, status=StepStatus.BEGUN).delete()
+            return True
 
     def _rest(
         self,
@@ -178,16 +207,6 @@ class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
         token = record.claim_token or ""
         return COMPLETE.run(self, key=record.pk, token=token, output=output_data) == 1
 
-    def attempts_of(self, record: "WorkflowExecutionRecord") -> int:
-        """Failed attempts since the last step that completed."""
-        return self.values_list("attempts", flat=True).get(pk=record.pk)
-
-    def progressed(self, record: "WorkflowExecutionRecord") -> None:
-        """A step completed: what failed or crashed before it is forgiven."""
-        if record.attempts or record.crashes:
-            self.filter(pk=record.pk).update(attempts=0, crashes=0)
-            record.attempts = record.crashes = 0
-
     def suspend(self, record: "WorkflowExecutionRecord", stop: Stop) -> WorkflowState | None:
         """Running to waiting; straight back to pending, and ready, if the answer came meanwhile.
 
@@ -246,6 +265,8 @@ class WorkflowExecutionRecord(models.Model):
     crashes = models.PositiveIntegerField(db_default=0)
     runs = models.PositiveIntegerField(db_default=0)
     strays = models.PositiveIntegerField(db_default=0)
+    #: How often the database interrupted runs since a step was done: `leave_interrupted` counts.
+    interruptions = models.PositiveIntegerField(db_default=0)
     error = Utf8TextField(null=True)
     traceback = Utf8TextField(db_default="")
     created_at = models.DateTimeField(db_default=DatabaseNow())

@@ -74,6 +74,7 @@ CLAIM: CompiledUpdate[Any] = CompiledUpdate(
     fetched=(
         "id", "execution_id", "workflow_id", "handler_path", "input_data", "retry", "timeout",
         "claim_token", "attempts", "crashes", "runs", "strays",
+        "interruptions",
     ),
 )  # fmt: skip
 """It fetches what a run needs."""

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from django.db import models
+from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.escaping import MAX_TITLE, visible
@@ -12,10 +13,13 @@ from general_manager.workflow.models.inserts import insert_new
 
 class HeartbeatQuerySet(models.QuerySet["WorkflowHeartbeat"]):
     def beat(self, duty: str, by: str, *, unless_within: timedelta = timedelta(0)) -> bool:
-        """Remember that *duty* is done now; false if it was done less than *unless_within* ago."""
-        if self.filter(duty=duty, at__lte=in_(-unless_within)).update(
-            at=DatabaseNow(), by=by[:255]
-        ):
+        """Remember that *duty* is done now; false if it was done less than *unless_within* ago.
+
+        A time that is further ahead than that was written before a clock was set back; it counts
+        for nothing.
+        """
+        is_old = Q(at__lte=in_(-unless_within)) | Q(at__gt=in_(unless_within))
+        if self.filter(is_old, duty=duty).update(at=DatabaseNow(), by=by[:255]):
             return True
         if self.filter(duty=duty).exists():
             return False

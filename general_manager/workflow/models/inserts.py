@@ -5,6 +5,7 @@ every database: SQLite's and MariaDB's IGNORE would swallow a column that must n
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import cache, lru_cache
 from typing import Any, Final
 
@@ -19,10 +20,12 @@ from django.db import (
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Q
 
+from general_manager.workflow.models.columns import Ago, DatabaseNow
 from general_manager.workflow.models.missing import explained
 
 DUPLICATE_ENTRY: Final = 1062
 """MariaDB's and MySQL's number for a value that a unique key has already."""
+_DURATION: "models.DurationField[Any, Any]" = models.DurationField()
 
 
 def insert_new(
@@ -171,12 +174,16 @@ def insert_while(
 
     What makes rows alike are the first two of *values*, which *model* holds unique together. In
     one statement; the guard's row stays locked until the caller's transaction ends, so that
-    nothing can change between this check and the commit. Says whether a row was inserted.
+    nothing can change between this check and the commit. Says whether a row was inserted. A value
+    may be an `Ago`.
     """
     connection = connections[using]
-    columns, conditions, sql = _guarded(model, tuple(values), guard, tuple(holds), using)
+    times = tuple(name for name, value in values.items() if isinstance(value, Ago))
+    columns, conditions, sql = _guarded(model, tuple(values), times, guard, tuple(holds), using)
     parameters = [
-        _prepared(column, value, connection)
+        _DURATION.get_db_prep_value(value.duration, connection)
+        if isinstance(value, Ago)
+        else _prepared(column, value, connection)
         for column, value in zip(
             (*columns, *conditions), (*values.values(), *holds.values()), strict=True
         )
@@ -192,9 +199,10 @@ def insert_while(
 
 
 @cache
-def _guarded(
+def _guarded(  # noqa: PLR0917 - the key of a cache
     model: type[models.Model],
     names: tuple[str, ...],
+    times: tuple[str, ...],
     guard: type[models.Model],
     held: tuple[str, ...],
     using: str,
@@ -203,15 +211,26 @@ def _guarded(
     quote = connection.ops.quote_name
     columns: list[Any] = [model._meta.get_field(name) for name in names]
     conditions: list[Any] = [guard._meta.get_field(name) for name in held]
+    places = ", ".join(_ago_sql(model, using) if name in times else "%s" for name in names)
     lock = "FOR UPDATE" if connection.features.has_select_for_update else ""
     sql = (
         f"INSERT INTO {quote(model._meta.db_table)} "  # noqa: S608 - names are quoted, values are parameters
         f"({', '.join(quote(one.column) for one in columns)}) "
-        f"SELECT {', '.join(['%s'] * len(columns))} FROM {quote(guard._meta.db_table)} "
+        f"SELECT {places} FROM {quote(guard._meta.db_table)} "
         f"WHERE {' AND '.join(f'{quote(one.column)} = %s' for one in conditions)} {lock} "
         f"{_unless_taken(columns[:2], connection)}"
     )
     return columns, conditions, sql
+
+
+def _ago_sql(model: type[models.Model], using: str) -> str:
+    """The database's time less a duration, which is the statement's one parameter."""
+    compiler = model._base_manager.using(using).all().query.get_compiler(using)
+    ago = models.ExpressionWrapper(
+        DatabaseNow() - models.Value(timedelta(0), output_field=_DURATION),
+        output_field=models.DateTimeField(),
+    )
+    return str(compiler.compile(ago.resolve_expression(compiler.query))[0])
 
 
 def _unless_taken(columns: Sequence[Any], connection: BaseDatabaseWrapper) -> str:

@@ -13,6 +13,7 @@ from django.db import models, transaction
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.workflow.connections import persist
 from general_manager.workflow.events import WorkflowEvent, subject_of
 from general_manager.workflow.models.claiming import OutboxStatus
 from general_manager.workflow.models.columns import DatabaseNow, OwedIndex, Utf8CharField, in_
@@ -85,10 +86,22 @@ class OutboxQuerySet(PruningEntries["WorkflowOutbox"]):
     def held(self, token: str) -> "OutboxQuerySet":
         return self.filter(claim_token=token, status=OutboxStatus.CLAIMED)
 
-    def begin(self, token: str, keys: Collection[int], *, lease: timedelta) -> int:
-        """A worker starts on *keys*: from here, its death counts. Renews the lease."""
-        rows = self.held(token).filter(pk__in=keys, begun=False)  # a message may come twice
-        return rows.update(begun=True, available_at=in_(lease))
+    def begin(
+        self, token: str, keys: Collection[int], *, lease: timedelta, own: str | None = None
+    ) -> int:
+        """A worker starts on *keys*: from here, its death counts. Renews the lease.
+
+        From now on *own*, a fresh token, proves the claim: so a worker that lost its connection
+        meanwhile finds what it has begun, and a message that comes twice begins nothing.
+        """
+        new = own or token
+        rows = self.held(token).filter(pk__in=keys, begun=False)
+
+        def take() -> int:
+            values = {"begun": True, "claim_token": new, "available_at": in_(lease)}
+            return rows.update(**values) or (self.held(own).count() if own else 0)
+
+        return persist(self.db, take)
 
     def renew(self, token: str, keys: Collection[int], *, lease: timedelta) -> int:
         """Push the end of the lease on; passes over rows that somebody has locked just now."""

@@ -3,7 +3,6 @@
 Without such rows nothing here costs a statement.
 """
 
-import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +16,9 @@ from django.db.models.deletion import (
     get_candidate_relations_to_delete,
 )
 
-logger = logging.getLogger(__name__)
+from general_manager.escaping import get_logger
+
+logger = get_logger(__name__)
 
 OURS: Final = "general_manager"
 

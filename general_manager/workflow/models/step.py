@@ -1,16 +1,21 @@
 """Steps and waits of executions: what is finished, what is open, what came back."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from django.db import models
 from django.db.models import Exists, Max, OuterRef
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.engine import WorkflowState
-from general_manager.workflow.models.columns import DatabaseNow, IdField, Utf8CharField, in_
+from general_manager.workflow.models.columns import (
+    Ago,
+    DatabaseNow,
+    IdField,
+    Utf8CharField,
+    in_,
+)
 from general_manager.workflow.models.execution import WorkflowExecutionRecord
 from general_manager.workflow.models.inserts import insert_while
 from general_manager.workflow.steps import StepRecord, StepStatus
@@ -31,15 +36,14 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         result: Any = None,
         answerable: bool = False,
         once: bool = False,
-        began: datetime | None = None,
+        took: timedelta = timedelta(0),
     ) -> bool:
         """A new row, if the run still holds the execution; false otherwise.
 
         The execution's row is locked until the caller's transaction ends: a step's writes, its
-        checkpoint and the question of ownership are settled by one commit. *began* is now, if
-        nothing else is said.
+        checkpoint and the question of ownership are settled by one commit. It began as long
+        before now as it *took*; both times are the database's.
         """
-        now = timezone.now()
         return insert_while(
             self.model,
             {
@@ -50,8 +54,8 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
                 "result": result,
                 "answerable": answerable,
                 "once": once,
-                "started_at": began or now,
-                "finished_at": now if status == StepStatus.DONE else None,
+                "started_at": Ago(took),
+                "finished_at": Ago() if status == StepStatus.DONE else None,
             },
             WorkflowExecutionRecord,
             {
@@ -74,7 +78,7 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         rows = self.filter(
             Exists(held), execution_id=execution.pk, name=name, status=StepStatus.BEGUN
         )
-        values = {"result": result, "position": position, "finished_at": timezone.now()}
+        values = {"result": result, "position": position, "finished_at": DatabaseNow()}
         return rows.update(status=StepStatus.DONE, **values) == 1
 
     def open_wait(
@@ -91,7 +95,7 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         due = self.filter(
             execution_id=execution.pk, name=name, status=StepStatus.OPEN, until__lte=DatabaseNow()
         )
-        values = {"position": position, "finished_at": timezone.now()}
+        values = {"position": position, "finished_at": DatabaseNow()}
         return due.update(status=StepStatus.TIMED_OUT, **values) == 1
 
     def answer(
@@ -111,7 +115,7 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         rows = self.filter(execution_id=execution.pk)
         last = rows.aggregate(last=Max("position"))["last"] or 0
         is_open = rows.filter(name=name, status=StepStatus.OPEN, answerable=True)
-        values = {**values, "position": last + 1, "finished_at": timezone.now()}
+        values = {**values, "position": last + 1, "finished_at": DatabaseNow()}
         return is_open.update(status=status, **values) == 1
 
 

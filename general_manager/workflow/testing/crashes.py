@@ -12,11 +12,12 @@ from django.db import DEFAULT_DB_ALIAS, transaction
 from general_manager.workflow.encoding import copy_encoded, encode, encode_mapping
 from general_manager.workflow.engine import WorkflowDefinition, WorkflowHandler
 from general_manager.workflow.exceptions import StepInDoubt
-from general_manager.workflow.runs import Run, Suspended
+from general_manager.workflow.runs import Interrupted, Run, Suspended
 from general_manager.workflow.steps import StepRecord, StepStatus
 from general_manager.workflow.testing.comparing import Comparison, Observed
 from general_manager.workflow.testing.effects import counted, read_tables
 from general_manager.workflow.testing.running import MOST_TURNS, TIMEOUT, require_asked
+from general_manager.workflow.transactions import own_transaction
 
 BEFORE: Final = "before"
 IN: Final = "in"
@@ -35,7 +36,9 @@ class Memory:
     answers: Mapping[str, Any]
     crash_at: tuple[str, str] | None = None
     steps: dict[str, StepRecord] = field(default_factory=dict)
+    using: str | None = DEFAULT_DB_ALIAS
     reached: list[str] = field(default_factory=list)
+    block: own_transaction = field(default_factory=lambda: own_transaction(DEFAULT_DB_ALIAS))
     asked: set[str] = field(default_factory=set)
     effects: Callable[[], Counter[str]] = Counter
     """Counts a project's own effects."""
@@ -55,12 +58,16 @@ class Memory:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         kept = dict(self.steps)
+        self.block = own_transaction(DEFAULT_DB_ALIAS)
         try:
-            with transaction.atomic(using=DEFAULT_DB_ALIAS):
+            with self.block:
                 yield
         except BaseException:
             self.steps = kept
             raise
+
+    def was_undone_by_the_database(self, error: BaseException) -> bool:
+        return self.block.was_undone_by_the_database(error)
 
     def begin(self, name: str) -> None:
         self.steps[name] = StepRecord(name, StepStatus.BEGUN)
@@ -254,6 +261,8 @@ def _run_to_its_end(
             output = run.call(handler, copy_encoded(input_data))
         except Crash:
             continue
+        if isinstance(run.stopped, Interrupted):
+            raise run.stopped.error
         if isinstance(run.stopped, Suspended):
             raise AssertionError(  # noqa: TRY004 - a verdict on the workflow, not on a type
                 f"{run.stopped.name!r} has neither an answer nor a timeout"

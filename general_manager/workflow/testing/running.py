@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from general_manager.parsing import did_you_mean
 from general_manager.workflow.backends.local import LocalWorkflowEngine
-from general_manager.workflow.backends.memory import utc_now
+from general_manager.workflow.backends.memory_records import utc_now
 from general_manager.workflow.engine import (
     TERMINAL_STATES,
     WorkflowDefinition,

@@ -16,6 +16,7 @@ from general_manager.workflow import (
     wait_for,
 )
 from tests.acceptance import tutorial_blocks
+from tests.acceptance.production.shop.effects import TEN_CHARGES, TEN_EFFECTS, tell_the_world
 from tests.testapp.models import Tag
 
 
@@ -118,6 +119,25 @@ def tag(name: str) -> None:
         die()
 
 
+def work_a_second(event: WorkflowEvent) -> None:
+    once("working")
+    time.sleep(1)
+    Tag.objects.create(name=event.event_id)
+
+
+def start_effects(event: WorkflowEvent) -> None:
+    """For a network that fails: effects in the database, in this transaction and a workflow's."""
+    Tag.objects.create(name=f"event {event.event_id}")
+    for definition in (TEN_EFFECTS, TEN_CHARGES):
+        get_workflow_engine().start(
+            definition, {"n": event.event_id}, correlation_id=event.event_id
+        )
+
+
+def tell_outside(event: WorkflowEvent) -> None:
+    tell_the_world(f"told {event.event_id}")
+
+
 def stumble_once(input_data: dict[str, Any]) -> None:
     if once("stumbled"):
         raise ConnectionError("not now")
@@ -142,5 +162,8 @@ registry.register("budget_requested", handler=start_budget_approval)
 registry.register("write_and_be_held_once", handler=write_and_be_held_once)
 registry.register("write_and_hold_every_fiftieth", handler=write_and_hold_every_fiftieth)
 registry.register("write", handler=write)
+registry.register("work_a_second", handler=work_a_second)
+registry.register("start_effects", handler=start_effects)
+registry.register("start_effects", handler=tell_outside, atomic=False)
 registry.register("write_and_die_once", handler=write_and_die_once)
 registry.register("die_for_seven", handler=die_for_seven)
