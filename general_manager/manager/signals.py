@@ -13,4 +13,7 @@ pre_data_change = Signal()
 """A change is about to be made. Further argument: ``values``, what was asked for."""
 
 post_data_change = Signal()
-"""A change was made. Further arguments: ``change``, a `DataChange`; in bulk, ``batch``, a `Batch`."""
+"""A change was made.
+
+Further arguments: ``change``, a `DataChange`; in bulk, ``batch``, a `Batch`.
+"""
