@@ -76,6 +76,11 @@ class Run:
         self._around = Surroundings(store.using)
         self._again: list[Callable[[], object]] = []
 
+    @property
+    def failed_in(self) -> str:
+        """The step that raised last."""
+        return self._trouble[0] if self._trouble is not None else ""
+
     def do_again_if_undone(self, act: Callable[[], object]) -> None:
         """*act* was done in a step of this run: it stands, though the step be undone.
 
@@ -148,7 +153,7 @@ class Run:
             take = self._take_in_transaction if atomic else self._take
             try:
                 result = take(name, call)
-            except Exception as error:
+            except (Exception, Interrupted) as error:
                 self._trouble = (name, error)
                 raise
         return copy_encoded(result)

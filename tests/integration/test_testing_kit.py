@@ -3,10 +3,12 @@
 from datetime import timedelta
 
 import pytest
+from django.db import transaction
 from django.test import TestCase
 
 from general_manager.workflow import (
     Retry,
+    StepUsageError,
     WorkflowDefinition,
     WorkflowEvent,
     get_event_registry,
@@ -191,3 +193,31 @@ def test_a_step_that_must_run_once_may_end_in_doubt():
 def test_a_workflow_that_waits_for_ever_has_no_end_to_compare():
     with pytest.raises(AssertionError, match="'first' has neither an answer nor a timeout"):
         assert_crash_safe(flows.ask_twice)
+
+
+@transaction.atomic
+def ask_in_a_transaction(data):
+    return {"answer": wait_for("answer")}
+
+
+@transaction.atomic
+def note_in_a_transaction(data):
+    step("note", flows.note, "noted", atomic=False)
+
+
+@pytest.mark.parametrize("handler", [ask_in_a_transaction, note_in_a_transaction])
+def test_the_kit_refuses_what_would_be_undone_with_the_handlers_transaction(handler):
+    """The test case's own transaction, in which all of this runs, does not count."""
+    failed = run(handler)
+    assert failed.state == "failed"
+    assert failed.error is not None
+    assert "inside a transaction that the handler opened" in failed.error
+    with pytest.raises(StepUsageError, match="inside a transaction that the handler opened"):
+        assert_crash_safe(handler, answers={"answer": "yes"})
+    assert flows.calls == []
+
+
+def test_in_a_test_cases_transaction_a_wait_is_a_wait(celery_engine):
+    execution = celery_engine.start(WorkflowDefinition("w", handler=flows.ask))
+    drain()
+    assert celery_engine.status(execution.execution_id).state == "waiting"

@@ -242,8 +242,7 @@ class LocalWorkflowEngine(OperatorVerbs):
                 raise
             return self._settle_failure(record, run_number, error, step=run.where(error))
         if isinstance(run.stopped, Interrupted):
-            trouble = run.stopped.error
-            return self._settle_failure(record, run_number, trouble, step=run.where(trouble))
+            return self._settle_failure(record, run_number, run.stopped.error, step=run.failed_in)
         if isinstance(run.stopped, Suspended):
             return self._memory.suspend(record, run_number, run.stopped)
         if run.stopped is None and self._memory.end(
