@@ -137,64 +137,6 @@ class RecoveringQuerySet(models.QuerySet[Row]):
         states = [WorkflowState(state) for (state,) in found]
         return states[0] if states else None
 
-    def postpone(
-        self,
-        record: Any,
-        delay: timedelta,
-        why: str,
-        *,
-        step: str = "",
-        number: int | None = None,
-    ) -> bool:
-        """Running to pending, due after *delay*: attempt *number* failed, in *step*."""
-        kind = HistoryKind.ATTEMPT_FAILED
-        return self._rest(record, delay, "attempts", kind, why, step=step, number=number)
-
-    def put_back(self, record: Any, delay: timedelta, why: str) -> bool:
-        """Running to pending, no attempt: this process cannot run it, another can."""
-        return self._rest(record, delay, "strays", HistoryKind.STRAYED, why)
-
-    def leave_interrupted(
-        self,
-        record: Any,
-        delay: timedelta,
-        why: str,
-        uncalled: str | None = None,
-    ) -> bool:
-        """Running to pending, no attempt: the database undid or refused what the run wrote.
-
-        The step *uncalled*, recorded as begun, was not: it may begin again.
-        """
-        with transaction.atomic(using=self.db):
-            if not self._rest(record, delay, "interruptions", HistoryKind.INTERRUPTED, why):
-                return False
-            if uncalled is not None:
-                steps = record.steps.using(self.db)
-                steps.filter(name=uncalled, status=StepStatus.BEGUN).delete()
-            return True
-
-    def _rest(
-        self,
-        record: Any,
-        delay: timedelta,
-        counter: str,
-        kind: HistoryKind,
-        why: str,
-        **values_of_entry: Any,
-    ) -> bool:
-        values = {counter: F(counter) + 1, "wake_at": in_(delay), "claim_token": None}
-        with transaction.atomic(using=self.db):
-            if not self.held(record).update(state=WorkflowState.PENDING, ready=False, **values):
-                return False
-            self.note(kind, [record.pk], why, **values_of_entry)
-            return True
-
-    def found_handler(self, record: Any) -> None:
-        """This process has the handler: what others lacked no longer counts."""
-        if record.strays:
-            self.filter(pk=record.pk).update(strays=0)
-            record.strays = 0
-
     def seize_overdue(self, execution_id: str, *, lease: timedelta) -> Row | None:
         """Take the execution from a run that takes longer than it may: that run writes no more."""
         token = uuid4().hex
