@@ -18,6 +18,7 @@ from general_manager.workflow.event_registry.base import copied
 from general_manager.workflow.event_registry.registration import Registration, real_error
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.exceptions import WorkerDied, wanted_delay
+from general_manager.workflow.importing import describe
 from general_manager.workflow.models import DeliveryStatus, WorkflowDeliveryAttempt, WorkflowHistory
 from general_manager.workflow.models.columns import DatabaseNow, in_
 from general_manager.workflow.models.delivery import DeliveryQuerySet
@@ -263,18 +264,11 @@ class Delivery:
         with transaction.atomic(using=self.using):
             if self.previous is None:  # a failure is recorded in a row of its own
                 self._add(DeliveryStatus.RUNNING)
+            values["error_class"] = in_ascii(describe(type(error)))[:255]
+            values["first_failed_at"] = Coalesce("first_failed_at", DatabaseNow())
             won = write_texts(
                 self.using,
-                lambda text, trace: self._move(
-                    status,
-                    error_class=in_ascii(f"{type(error).__module__}.{type(error).__qualname__}")[
-                        :255
-                    ],
-                    error=text,
-                    traceback=trace,
-                    first_failed_at=Coalesce("first_failed_at", DatabaseNow()),
-                    **values,
-                ),
+                lambda text, trace: self._move(status, error=text, traceback=trace, **values),
                 error_text(error),
                 traceback_text(error),
             )

@@ -154,7 +154,10 @@ def _leave_interrupted(
     )  # fmt: skip
     executions = WorkflowExecutionRecord.objects.using(using)
     why = error_text(error)
-    persist(using, lambda: executions.leave_interrupted(record, INTERRUPTED_REST, why, uncalled))
+    if persist(
+        using, lambda: executions.leave_interrupted(record, INTERRUPTED_REST, why, uncalled)
+    ):
+        _tell(WorkflowState.PENDING, record, using)
 
 
 def _handler_of(record: WorkflowExecutionRecord) -> WorkflowHandler | None:

@@ -38,7 +38,7 @@ First the state that it was started in: ``pending``, or what it ended in at once
 without a handler, ``failed`` if the handler cannot be found). Then ``running`` as each run of its
 handler begins, and as that run ends ``completed``, ``failed``, ``waiting``, or ``pending`` if there
 is another. ``cancelled`` ends the run under way. If a worker dies, ``pending`` follows when its
-execution is recovered. What makes a waiting execution go on is told by its next ``running``.
+execution is recovered. What makes a waiting execution go on shows in its next ``running``.
 
 Arguments: ``execution`` (a `WorkflowExecution` as it now is). Sender: `WorkflowExecution`.
 """

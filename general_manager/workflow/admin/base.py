@@ -79,7 +79,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def lookup_allowed(self, lookup: str, value: Any, request: Any = None) -> bool:
         """Only what the page's filters ask for: Django lets everybody compare any column.
 
-        With that, whoever may see a row could ask its secrets out of it, letter by letter.
+        With that, anybody who may see a row could ask its secrets out of it, letter by letter.
         """
         for one in self.get_list_filter(request) if request is not None else self.list_filter:
             if isinstance(one, str | tuple | list):

@@ -104,8 +104,7 @@ class LocalWorkflowEngine(OperatorVerbs):
                 record.definition.workflow_id, record.execution_id, error,
             )  # fmt: skip
         record.started_at = self._memory.clock()
-        output: dict[str, Any] | None = {} if error is None else None
-        self._memory.end(record, state, output_data=output, error=error)
+        self._memory.end(record, state, output_data=None if error else {}, error=error)
         self._tell(state, record)
         return True
 

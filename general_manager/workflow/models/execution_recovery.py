@@ -64,21 +64,6 @@ class RecoveringQuerySet(models.QuerySet[Row]):
             self.filter(pk=record.pk).update(attempts=0, crashes=0, interruptions=0)
             record.attempts = record.crashes = record.interruptions = 0
 
-    def note(self, kind: HistoryKind, keys: Iterable[int], detail: str = "", **values: Any) -> None:
-        owners = [{"execution_id": key, **values} for key in keys]
-        WorkflowHistory.objects.using(self.db).note_each(kind, owners, detail=detail)
-
-    def state_after(self, record: Any) -> WorkflowState | None:
-        """What this run has made of the execution, where the answer may have been lost; or `None`.
-
-        The next claim counts a run: until then, what is written is this run's; but for others'
-        cancellation, or an answer, which are not told again here.
-        """
-        over = (WorkflowState.COMPLETED, WorkflowState.WAITING)
-        found = self.filter(pk=record.pk, runs=record.runs, state__in=over).values_list("state")
-        states = [WorkflowState(state) for (state,) in found]
-        return states[0] if states else None
-
     def postpone(
         self,
         record: Any,
@@ -136,6 +121,21 @@ class RecoveringQuerySet(models.QuerySet[Row]):
         if record.strays:
             self.filter(pk=record.pk).update(strays=0)
             record.strays = 0
+
+    def note(self, kind: HistoryKind, keys: Iterable[int], detail: str = "", **values: Any) -> None:
+        owners = [{"execution_id": key, **values} for key in keys]
+        WorkflowHistory.objects.using(self.db).note_each(kind, owners, detail=detail)
+
+    def state_after(self, record: Any) -> WorkflowState | None:
+        """What this run has made of the execution, where the answer may have been lost; or `None`.
+
+        The next claim counts a run: until then, what is written is this run's; but for others'
+        cancellation, or an answer, which are not told again here.
+        """
+        over = (WorkflowState.COMPLETED, WorkflowState.WAITING)
+        found = self.filter(pk=record.pk, runs=record.runs, state__in=over).values_list("state")
+        states = [WorkflowState(state) for (state,) in found]
+        return states[0] if states else None
 
     def seize_overdue(self, execution_id: str, *, lease: timedelta) -> Row | None:
         """Take the execution from a run that takes longer than it may: that run writes no more."""

@@ -4,7 +4,15 @@ import asyncio
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, NotSupportedError, connection, models, transaction
+from asgiref.sync import sync_to_async
+from django.db import (
+    IntegrityError,
+    NotSupportedError,
+    connection,
+    connections,
+    models,
+    transaction,
+)
 from django.db.models import F
 from django.test import override_settings
 
@@ -155,6 +163,7 @@ def test_the_async_verbs_report_too():
         await rows_of(Invoice).all().aupdate_and_publish(status="paid")
         rows[0].status = "sent"
         await rows_of(Invoice).abulk_update_and_publish(rows, ["status"])
+        await sync_to_async(connections.close_all)()
 
     with reported() as changes:
         asyncio.run(live())

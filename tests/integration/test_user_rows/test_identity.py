@@ -7,7 +7,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import connection, models
+from asgiref.sync import sync_to_async
+from django.db import connection, connections, models
 from django.test.utils import CaptureQueriesContext
 
 from general_manager import track_changes
@@ -171,6 +172,7 @@ def test_the_async_verbs_are_reported():
         row.name = "b"
         await row.asave()
         await row.adelete()
+        await sync_to_async(connections.close_all)()
 
     with reported() as changes:
         asyncio.run(live())
