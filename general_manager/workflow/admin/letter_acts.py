@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django import forms
+from django.db import transaction
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
@@ -15,6 +16,7 @@ from general_manager.workflow.models import (
     DeliveryStatus,
     OutboxStatus,
     WorkflowDeliveryAttempt,
+    WorkflowOutbox,
 )
 from general_manager.workflow.models.delivery import DeliveryQuerySet
 
@@ -59,15 +61,19 @@ class LetterAct:
         self, letter: WorkflowDeliveryAttempt, seen: Any, values: dict[str, Any]
     ) -> None:
         """Act on the death that was confirmed, or raise `ChangedMeanwhileError`."""
-        require_same(seen, dead_since(letter))
         using = letter._state.db or "default"
         rows = WorkflowDeliveryAttempt.objects.using(using)
-        # It may die again between the question and the answer: that would be another letter.
-        same = rows.filter(pk=letter.pk, passes=letter.passes, finished_at=letter.finished_at)
-        if not self.perform(same, values):
-            now = rows.select_related("outbox").filter(pk=letter.pk).first()
-            reason = why_not(now) if now is not None else None
-            raise ChangedMeanwhileError(str(reason or _("It has changed since you were asked.")))
+        with transaction.atomic(using=using):
+            # It may die again between the question and the answer: that would be another letter.
+            # Every way to that leads through its entry.
+            entry = WorkflowOutbox.objects.using(using).filter(pk=letter.outbox_id)
+            entry.select_for_update().values_list("pk").first()
+            require_same(seen, dead_since(rows.filter(pk=letter.pk).first() or letter))
+            if not self.perform(rows.filter(pk=letter.pk), values):
+                now = rows.select_related("outbox").filter(pk=letter.pk).first()
+                reason = why_not(now) if now is not None else None
+                changed = _("It has changed since you were asked.")
+                raise ChangedMeanwhileError(str(reason or changed))
 
 
 def _replay(rows: DeliveryQuerySet, values: dict[str, Any]) -> int:

@@ -9,6 +9,8 @@ UNDEFINED_TABLE: Final = "42P01"
 NO_SUCH_TABLE: Final = 1146
 """MariaDB's and MySQL's."""
 
+_FIND_TABLE: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+
 FIRST_MIGRATION: Final = "0001_workflow_tables"
 
 
@@ -33,5 +35,8 @@ def _is_missing(error: DatabaseError, model: type[models.Model], using: str) -> 
         return code == UNDEFINED_TABLE
     if connection.vendor == "mysql":
         return error.args[:1] == (NO_SUCH_TABLE,)
-    # SQLite has one code for every mistake in a statement; it can be asked, also after one.
-    return model._meta.db_table not in connection.introspection.table_names()
+    # SQLite has one code for every mistake in a statement. It can be asked, also after one; past
+    # Django, which refuses that in a transaction that is to be rolled back.
+    raw = connection.connection
+    name = (model._meta.db_table,)
+    return raw is not None and not raw.execute(_FIND_TABLE, name).fetchone()
