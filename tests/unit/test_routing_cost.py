@@ -26,6 +26,7 @@ def lines_executed(registry, event):
 
 def test_other_keys_cost_a_publish_nothing():
     counts = []
+    InMemoryEventRegistry().publish(WorkflowEvent("0", "a.b", {}))  # what is made once is made now
     for other_keys in (0, 500):
         registry = InMemoryEventRegistry()
         registry.register("order_paid", handler=lambda event: None)
