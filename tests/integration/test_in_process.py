@@ -248,6 +248,14 @@ def test_a1_dead_letters_that_are_requeued_are_delivered_here(registry):
     assert tags() == ["1"]
 
 
+def test_a1_the_status_speaks_of_no_worker_and_no_beat(registry):
+    said = StringIO()
+    call_command("workflow_status", stdout=said)
+    assert "last tick" in said.getvalue()
+    for absent in ("Beat", "worker"):
+        assert absent not in said.getvalue()
+
+
 # A2: any callable may be a handler
 
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 from threading import Event
 
 import pytest
+from celery.signals import worker_process_init
 from django.core import mail
 from django.core.signals import request_started
 from django.test import Client, override_settings
@@ -144,6 +145,23 @@ def test_a6_the_development_server_has_one_from_its_start(monkeypatch, arguments
     if main:
         monkeypatch.setenv("RUN_MAIN", main)
     assert timer._is_development_server() is serves
+
+
+def test_a6_a_celery_worker_has_one_for_the_work_that_its_tasks_cause(local, monkeypatch):
+    monkeypatch.delattr(mail, "outbox")
+    worker_process_init.send(sender=None)
+    assert timer._timer is not None
+    assert timer._timer.is_alive
+
+
+def test_a6_a_fork_has_no_thread_and_starts_its_own(local, monkeypatch):
+    assert timer.start()
+    before = timer._timer
+    assert before is not None
+    monkeypatch.setattr(before, "pid", before.pid + 1)  # as the child of a fork sees it
+    assert timer.start()
+    assert timer._timer is not before
+    before.stop()
 
 
 def test_a_deadline_of_a_wait_is_kept_by_the_timer(local):

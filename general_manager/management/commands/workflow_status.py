@@ -37,7 +37,8 @@ class Command(WorkflowCommand):
         for trouble in health.troubles:
             self.say(f"{self.style.ERROR(visible(trouble.message))} [{trouble.code}]")
             self.say(f"    {trouble.remedy}")
-        if get_workflow_settings().mode == "local":
+        settings = get_workflow_settings()
+        if settings.mode == "local":
             self.say("Local mode keeps events and executions in the process that has them:")
             self.say("only what is stored in tables is seen from here.")
         seen = health.overview
@@ -59,6 +60,8 @@ class Command(WorkflowCommand):
             f"{number(seen.claimed)} claimed{oldest}"
         )
         self.say(f"  dead letters  {number(seen.dead)}")
-        self.say(f"  Beat's tick   {tick}")
-        self.say(f"  Beat          {visible(', '.join(seen.beats)) or 'not running'}")
-        self.say(f"  workers       {visible(', '.join(seen.workers)) or 'none'}")
+        self.say(f"  last tick     {tick}")
+        if settings.beat_enabled:
+            self.say(f"  Beat          {visible(', '.join(seen.beats)) or 'not running'}")
+        if settings.run_async:
+            self.say(f"  workers       {visible(', '.join(seen.workers)) or 'none'}")

@@ -12,6 +12,7 @@ from django.utils.formats import date_format
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 
+from general_manager.conf import get_workflow_settings
 from general_manager.durations import in_words
 from general_manager.escaping import visible
 from general_manager.workflow.admin.base import APP, ReadOnlyAdmin
@@ -136,8 +137,9 @@ def _outbox_rows(seen: Seen, links: Links, reader: Reader) -> Iterator[Row]:
         yield Row(_("Being delivered"), number(seen.claimed), outbox)
     if reader.may_view(DeadLetter):
         yield Row(_("Dead letters"), number(seen.dead), links.to_list(DeadLetter))
-    yield Row(_("Last tick of Beat"), ago(seen.last_tick) if seen.last_tick else _("never"))
-    yield Row(_("Live workers"), visible(", ".join(seen.workers)) or _("none"))
+    yield Row(_("Last tick"), ago(seen.last_tick) if seen.last_tick else _("never"))
+    if get_workflow_settings().run_async:
+        yield Row(_("Live workers"), visible(", ".join(seen.workers)) or _("none"))
 
 
 def _waiting(details: Details, links: Links) -> list[Row]:
