@@ -9,7 +9,9 @@ from pathlib import Path
 
 import django
 import pytest
-from django.db import connection
+from django.core.management.color import no_style
+from django.db import connection, connections
+from django.test import TransactionTestCase
 
 from general_manager.workflow import (
     EventRegistry,
@@ -22,6 +24,25 @@ from general_manager.workflow import (
 )
 from general_manager.workflow.spacing import Spaced
 from tests.testapp.heard import heard
+
+KEPT = {"auth_permission", "django_content_type"}
+"""What Django makes anew after each flush, which takes longer than most tests; none changes it."""
+
+
+def _flush(case: TransactionTestCase) -> None:
+    for alias in case._databases_names(include_mirrors=False):  # type: ignore[attr-defined]
+        connection = connections[alias]
+        names = connection.introspection.django_table_names(only_existing=True, include_views=False)
+        tables = [name for name in names if name not in KEPT]
+        statements = connection.ops.sql_flush(no_style(), tables)
+        connection.ops.execute_sql_flush(statements)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _permissions_and_content_types_stay() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", _flush)
+        yield
 
 
 @pytest.fixture(autouse=True)
