@@ -26,6 +26,8 @@ LOGS = os.path.join(ENVIRONMENTS, "logs")
 """What each environment of `tests` printed last, a file each."""
 ALONE = ("bench",)
 """Environments that measure: nothing else runs beside them, and their output is shown."""
+WAITING = ("reliability",)
+"""Environments that wait more than they work: they take no place from the others."""
 SILENCE = 60
 """Seconds without a line after which the environments that still run are named."""
 USAGE = """usage: python3 run.py demo [--in-process | --production | --servers]
@@ -133,9 +135,12 @@ class Scheduler:
         waiting = collections.deque(names)
         is_live = len(names) == 1
         while self.running or (waiting and not self.is_stopped):
-            while waiting and not self.is_stopped and len(self.running) < parallel:
+            while waiting and not self.is_stopped and self.has_place(parallel):
                 self.start(waiting.popleft(), is_live)
             self.settle(is_live)
+
+    def has_place(self, parallel):
+        return len([name for name in self.running if name not in WAITING]) < parallel
 
     def start(self, name, is_live):
         result = ["--result-json", os.path.join(LOGS, name + ".json")]

@@ -93,6 +93,12 @@ def test_environments_run_beside_each_other_as_many_as_are_allowed(folder):
     assert third[0] > min(first[1], second[1])
 
 
+def test_an_environment_that_mostly_waits_takes_no_place(folder, monkeypatch):
+    monkeypatch.setattr(run, "WAITING", ("good-0.6",))
+    scheduled(folder, "good-0.6", "good-0.5", parallel=1)
+    assert span(folder, "good-0.5")[0] < span(folder, "good-0.6")[1]
+
+
 def test_benchmarks_run_beside_nothing_and_are_shown(folder, capsys):
     scheduled(folder, "bench", "good-0.3", "good-0.31", parallel=3)
     bench = span(folder, "bench")
