@@ -12,7 +12,7 @@ from django.utils.translation import ngettext
 from general_manager.conf import get_workflow_settings
 from general_manager.durations import in_words
 from general_manager.workflow.databases import outboxes
-from general_manager.workflow.engine import ACTIVE_STATES
+from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
 from general_manager.workflow.models import WorkflowOutbox
 from general_manager.workflow.models.counting import MOST
 from general_manager.workflow.overview import Overview, look
@@ -23,6 +23,8 @@ TICKS_MISSED: Final = 6
 """So many intervals without a tick of Beat are no coincidence."""
 
 LEAST_PATIENCE: Final = timedelta(seconds=60)
+NAMED: Final = 5
+"""Workers that a sentence has room for."""
 OLD: Final = timedelta(minutes=5)
 """Owed work that is older than this is stuck, or more than the workers can do."""
 
@@ -104,6 +106,8 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
         )
     if late:
         yield from _of_beat(seen, late)
+    if settings.run_async:
+        yield from _of_idle_workers(seen)
     age = seen.at - seen.oldest_owed if seen.oldest_owed is not None else timedelta(0)
     if age > OLD:
         yield Trouble(
@@ -153,6 +157,31 @@ def _troubles(seen: Overview) -> Iterator[Trouble]:
             40,
             seen.dead,
         )
+
+
+def _of_idle_workers(seen: Overview) -> Iterator[Trouble]:
+    """A worker's main process says that it lives; a child of it may wait for good."""
+    stuck_events = seen.late_deliveries and not seen.claimed
+    stuck_executions = seen.late_executions and not seen.states[WorkflowState.RUNNING]
+    is_idle = stuck_events or stuck_executions
+    if not (is_idle and seen.workers):
+        return
+    names = {"names": ", ".join(seen.workers[:NAMED])}
+    yield Trouble(
+        "idle-workers",
+        ngettext(
+            "Worker %(names)s is running and picks up nothing that is due.",
+            "Workers %(names)s are running and pick up nothing that is due.",
+            len(seen.workers),
+        )
+        % names,
+        _(
+            "Do they listen to the queue of general_manager.workflow.tasks.*? Does a process wait "
+            "for a database or broker that never answers (W017)? Look at its stack, restart it."
+        ),
+        80,
+        len(seen.workers),
+    )
 
 
 def _late_tick(seen: Overview) -> str:

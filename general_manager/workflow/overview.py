@@ -58,6 +58,8 @@ class Overview:
     dead: int
     late_executions: int
     long_deliveries: int
+    late_deliveries: int
+    """Due for `LATE`, and no worker has claimed them."""
     last_tick: datetime | None
     ticked_by: str
     workers: list[str]
@@ -74,6 +76,7 @@ class Overview:
             oldest_owed=min(ages, default=None),
             dead=self.dead + other.dead,
             long_deliveries=self.long_deliveries + other.long_deliveries,
+            late_deliveries=self.late_deliveries + other.late_deliveries,
         )
 
 
@@ -108,6 +111,7 @@ def look(using: str | None = None, tables: Tables | None = None) -> Overview:
         deliveries.filter(status=DeliveryStatus.DEAD_LETTER),
         executions.filter(wake_at__lt=now - LATE),
         entries.filter(status=OutboxStatus.CLAIMED, begun=True, claimed_at__lt=running_too_long),
+        entries.exclude(status=OutboxStatus.CLAIMED).filter(available_at__lt=now - LATE),
     ]
     counts = count_capped(parts, alias)
     # Since when it is owed, not when it is due: a rest after a failure cannot hide it.
@@ -124,6 +128,7 @@ def look(using: str | None = None, tables: Tables | None = None) -> Overview:
         dead=counts[8],
         late_executions=counts[9],
         long_deliveries=counts[10],
+        late_deliveries=counts[11],
         last_tick=tick.at if tick else None,
         ticked_by=tick.by if tick else "",
         workers=_alive(WORKER, beats.values(), alive),

@@ -14,7 +14,11 @@ from health_check.views import HealthCheckView
 from general_manager.workflow import PermanentFailure, WorkflowDefinition, WorkflowEvent
 from general_manager.workflow.health import check_health
 from general_manager.workflow.health_backend import WorkflowHealthCheck
-from general_manager.workflow.models import WorkflowHeartbeat, WorkflowOutbox
+from general_manager.workflow.models import (
+    WorkflowExecutionRecord,
+    WorkflowHeartbeat,
+    WorkflowOutbox,
+)
 from general_manager.workflow.overview import look
 from general_manager.workflow.sweep import tick
 from tests.testapp import flows
@@ -50,6 +54,28 @@ def test_a_healthy_project_answers_200_and_tells_strangers_no_more(outbox, clien
 def test_a_project_in_trouble_answers_503(outbox, client):
     response = client.get(URL)
     assert (response.status_code, response.json()) == (503, {"ok": False})
+
+
+def test_i14_a_worker_that_is_alive_and_does_nothing_is_named(outbox, celery_engine):
+    tick()
+    long_ago = timezone.now() - timedelta(minutes=3)
+    WorkflowHeartbeat.objects.create(duty="worker:celery@one", by="one:1")
+    outbox.publish(WorkflowEvent("1", "a.b", {}, event_name="x"))
+    assert codes() == []
+    WorkflowOutbox.objects.update(available_at=long_ago)
+    assert codes() == ["idle-workers"]
+    (trouble,) = check_health().troubles
+    assert trouble.message == "Worker celery@one is running and picks up nothing that is due."
+    WorkflowOutbox.objects.update(status="claimed")  # it is busy, with whatever
+    assert codes() == []
+    WorkflowOutbox.objects.all().delete()
+    celery_engine.start(WorkflowDefinition("w", handler=flows.ask))
+    WorkflowExecutionRecord.objects.update(wake_at=long_ago)
+    assert codes() == ["idle-workers", "late-executions"]
+
+
+def codes():
+    return [one.code for one in check_health().troubles]
 
 
 def test_a1_without_workers_health_says_that_no_process_does_what_is_due(celery_engine, client):

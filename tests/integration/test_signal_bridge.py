@@ -9,6 +9,7 @@ from django.test import override_settings
 from django.utils.functional import SimpleLazyObject
 
 from general_manager.manager import DataChange, FieldChange
+from general_manager.workflow import InMemoryEventRegistry
 from general_manager.workflow.signal_bridge import (
     SOURCE,
     connect_workflow_signal_bridge,
@@ -204,3 +205,18 @@ def test_connecting_by_hand_before_start_up_is_not_undone_by_it(events):
     listen()
     Person.create(name="Grace")
     assert len(events) == 1
+
+
+def test_a11_the_bridge_may_be_given_a_registry(event_registry):
+    own, heard_by_own = InMemoryEventRegistry(), []
+    own.register("manager_created", handler=lambda event: heard_by_own.append(event.event_name))
+    in_force = []
+    event_registry.register("manager_created", handler=in_force.append)
+    connect_workflow_signal_bridge(registry=own)
+    Person.create(name="Ada")
+    assert (heard_by_own, in_force) == (["manager_created"], [])
+    connect_workflow_signal_bridge()
+    Person.create(name="Bob")
+    assert len(in_force) == 1
+    with pytest.raises(TypeError, match="registry must be an EventRegistry or None"):
+        connect_workflow_signal_bridge(registry="shop.registry")  # type: ignore[arg-type]
