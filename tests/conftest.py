@@ -10,6 +10,7 @@ from pathlib import Path
 import django
 import pytest
 from django.core.management.color import no_style
+from django.core.management.sql import emit_post_migrate_signal
 from django.db import connection, connections
 from django.test import TransactionTestCase
 
@@ -26,7 +27,7 @@ from general_manager.workflow.spacing import Spaced
 from tests.testapp.heard import heard
 
 KEPT = {"auth_permission", "django_content_type"}
-"""What Django makes anew after each flush, which takes longer than most tests; none changes it."""
+"""What Django makes anew after each flush, which takes longer than most tests."""
 
 
 def _flush(case: TransactionTestCase) -> None:
@@ -36,6 +37,11 @@ def _flush(case: TransactionTestCase) -> None:
         tables = [name for name in names if name not in KEPT]
         statements = connection.ops.sql_flush(no_style(), tables)
         connection.ops.execute_sql_flush(statements)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM django_content_type WHERE app_label = 'general_manager'")
+            is_there = cursor.fetchone() or "auth_permission" not in names
+        if not is_there:  # the test took the app off
+            emit_post_migrate_signal(verbosity=0, interactive=False, db=alias)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -21,6 +21,16 @@ from general_manager.workflow.models import (
 )
 from general_manager.workflow.outbox import drain
 from general_manager.workflow.sweep import sweep
+from tests.testapp import flows
+
+
+@pytest.fixture(autouse=True)
+def _no_flow_of_another_test() -> Iterator[None]:
+    flows.calls.clear()
+    flows.troubles.clear()
+    yield
+    flows.calls.clear()
+    flows.troubles.clear()
 
 
 @contextmanager
