@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import django
+
 SECRET_KEY = "tests only"
 USE_TZ = True
 INSTALLED_APPS = [
@@ -103,5 +105,7 @@ else:
     _database = _sqlite
 DATABASES = {"default": _database("default"), "archive": _database("archive")}
 DATABASE_ROUTERS = ["tests.testapp.routers.ArchiveRouter"]
+if django.VERSION >= (6, 1):  # which warns where no mailer is named
+    MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 GENERAL_MANAGER = {"WORKFLOW_MODE": "local", "WORKFLOW_SIGNAL_BRIDGE": False}

@@ -15,14 +15,20 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "arch
 PRODUCTION = {"WORKFLOW_MODE": "production"}
 
 
+def active():
+    return list(_state._get_active_apps())  # type: ignore[attr-defined]
+
+
 @pytest.fixture(autouse=True)
 def _apps_end_here(monkeypatch):
     before = current_app._get_current_object()  # type: ignore[attr-defined]
-    known = set(_state._get_active_apps())  # type: ignore[attr-defined]
+    known = set(active())
     monkeypatch.setattr(dispatch, "_served", None)
+    # Those that other tests made live on until somebody collects them.
+    monkeypatch.setattr(dispatch, "_apps", lambda: [one for one in active() if one not in known])
     yield
     before.set_current()
-    for app in set(_state._get_active_apps()) - known:  # type: ignore[attr-defined]
+    for app in set(active()) - known:
         app.close()
         _state._deregister_app(app)  # type: ignore[attr-defined]
 
