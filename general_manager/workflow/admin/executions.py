@@ -35,6 +35,7 @@ from general_manager.workflow.admin.scope import Reader
 from general_manager.workflow.admin.seen import situation
 from general_manager.workflow.admin.telling import told
 from general_manager.workflow.engine import WorkflowState
+from general_manager.workflow.exceptions import WorkflowExecutionNotFoundError
 from general_manager.workflow.lookup import executions_like
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from general_manager.workflow.timeline import timeline_of_execution
@@ -188,7 +189,11 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
         if not may(request, act.permission):
             raise PermissionDenied
         self.complete([record], self.reader(request))
-        return act_page(self, request, record, act)
+        try:
+            return act_page(self, request, record, act)
+        except WorkflowExecutionNotFoundError:
+            # It was pruned just now; or its id is none that an engine makes or looks up.
+            raise Http404 from None
 
     def has_resume_execution_permission(self, request: HttpRequest) -> bool:
         return may(request, "resume_execution")
