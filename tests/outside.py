@@ -8,6 +8,6 @@ OUTSIDE = [
     "tests.testapp.flows.connection.cursor",  # through what a module imported
     "tests.testapp.flows.timedelta",
     "tests.testapp.models.models.Model",
-    "tests.testapp.flows",  # a module
+    "tests.outside",  # a module
     "celery.current_app.send_task",
 ]
