@@ -110,7 +110,7 @@ def test_after_the_steps_of_the_docs_nothing_of_ours_is_left(project):
     settings = project / "settings.py"
     settings.write_text(SETTINGS.replace('"general_manager", ', ""))
     run(project, "-m", "django", "migrate", "--verbosity=0")
-    with sqlite3.connect(project / "db.sqlite3") as database:
+    with closing(sqlite3.connect(project / "db.sqlite3")) as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master")]
         dump = "\n".join(database.iterdump())
     assert "billing_bill" in tables
