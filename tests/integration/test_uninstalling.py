@@ -4,6 +4,7 @@ import importlib.util
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from io import StringIO
 
 import pytest
