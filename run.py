@@ -23,13 +23,13 @@ ENVIRONMENTS = os.path.join(ROOT, ".environments")
 LEAST = (3, 11)
 INTERRUPTED = 130
 LOGS = os.path.join(ENVIRONMENTS, "logs")
-"""What each environment of `tests` printed last, a file each."""
+"""The latest output of each environment of `tests`, one file each."""
 ALONE = ("bench",)
-"""Environments that measure: nothing else runs beside them, and their output is shown."""
+"""Environments that measure: they run alone, and their output is shown."""
 WAITING = ("reliability",)
-"""Environments that wait more than they work: they take no place from the others."""
+"""Environments that mostly wait: they do not count against the limit."""
 SILENCE = 60
-"""Seconds without a line after which the environments that still run are named."""
+"""After so many seconds without output, the running environments are listed."""
 USAGE = """usage: python3 run.py demo [--in-process | --production | --servers]
                           [--no-serve] [--port PORT]
        python3 run.py tests [-e ENVIRONMENT,...] [-p PARALLEL] [-- PYTEST ARGUMENTS]"""
@@ -54,10 +54,11 @@ def main(arguments):
 
 
 def demo(arguments):
+    package = ["--editable", ".[schedules]"]
     if "--servers" in arguments:
-        python = environment("demo-servers", ["--editable", ".", *dependency_group("servers")])
+        python = environment("demo-servers", [*package, *dependency_group("servers")])
     else:
-        python = environment("demo", ["--editable", "."])
+        python = environment("demo", package)
     return call([python, os.path.join("example", "manage.py"), "demo", *arguments])
 
 
@@ -84,7 +85,7 @@ def tests(arguments):
 
 
 def parse_tests(arguments):
-    """The environments that were named, how many may run at once, and what is tox's."""
+    """The chosen environments, how many may run at once, and the arguments for tox."""
     chosen, parallel, options = [], os.cpu_count() or 1, []
     left = collections.deque(arguments)
     while left and left[0] != "--":
@@ -99,16 +100,16 @@ def parse_tests(arguments):
             chosen += [one for one in value.replace(",", " ").split() if one not in chosen]
         elif value != "auto":
             if not value.isdecimal() or not int(value):
-                raise ValueError("%s takes a whole number from 1 up, not %r." % (name, value))
+                raise ValueError("%s takes a whole number of at least 1, not %r." % (name, value))
             parallel = int(value)
     return chosen, parallel, options + list(left)
 
 
 class Scheduler:
-    """Runs tox for one environment at a time in each of *parallel* places, and says so.
+    """Runs tox for up to *parallel* environments at once, and reports progress.
 
-    What an environment prints goes to a file in `LOGS`. It is shown as it comes if the environment
-    runs alone, and at the end if it failed.
+    The output of an environment goes to a file in `LOGS`. It is shown live if the environment runs
+    alone, and at the end if it failed.
     """
 
     def __init__(self, tox, options, parallel):
@@ -120,8 +121,8 @@ class Scheduler:
         self.began = time.monotonic()
 
     def run(self, names):
-        """The exit status of each environment that was run to its end."""
-        # Ctrl-C reaches the environments as well as us: let them end in their own way.
+        """The exit status of each environment that ended."""
+        # Ctrl-C also reaches the environments: let them end on their own.
         signal.signal(signal.SIGINT, self.stop_starting)
         signal.signal(signal.SIGTERM, self.stop)
         together = [name for name in names if name not in ALONE]
@@ -145,7 +146,7 @@ class Scheduler:
     def start(self, name, is_live):
         result = ["--result-json", os.path.join(LOGS, name + ".json")]
         anew = ["--recreate"] if is_outdated(name) else []
-        # tox takes what follows `--` for pytest's, so its own options come first.
+        # tox passes arguments after `--` to pytest, so its own options come first.
         command = [*self.tox, "-e", name, *result, *anew, *self.options]
         process = subprocess.Popen(
             command,
@@ -159,7 +160,7 @@ class Scheduler:
         threading.Thread(target=self.copy, args=(name, process, is_live), daemon=True).start()
 
     def copy(self, name, process, is_live):
-        """What the environment prints, to its file, and to the terminal if it *is_live*."""
+        """Write the environment's output to its file, and to the terminal if it *is_live*."""
         try:
             with process.stdout as lines, open(log_of(name), "wb") as file:
                 for line in lines:
@@ -203,7 +204,7 @@ class Scheduler:
 
 
 def pins():
-    """A digest of what requirements/ holds, which tox itself does not watch."""
+    """A digest of requirements/, which tox itself does not watch."""
     found = hashlib.sha256()
     for path in sorted(glob.glob(os.path.join("requirements", "*.txt"))):
         with open(path, "rb") as file:
@@ -212,7 +213,7 @@ def pins():
 
 
 def is_outdated(name):
-    """Whether the environment was made of other pins than there are now."""
+    """Whether the environment was created from other pins than the current ones."""
     folder = os.path.join(".tox", name)
     try:
         with open(os.path.join(folder, "pins")) as file:
@@ -229,7 +230,7 @@ def keep_pins(name):
 
 
 def show(line):
-    """Bytes that another process printed, whatever encoding they and our terminal have."""
+    """Another process's output as text, whatever its encoding and our terminal's."""
     encoding = sys.stdout.encoding or "utf-8"
     text = line.decode("utf-8", "replace").encode(encoding, "replace").decode(encoding)
     sys.stdout.write(text.replace("\r\n", "\n"))
@@ -237,7 +238,7 @@ def show(line):
 
 
 def ending(name, status):
-    """How the environment ended, in a word: tox's status alone takes skipped for failed."""
+    """The environment's result in one word: tox's status alone counts skipped as failed."""
     if was_skipped(name):
         return "skipped"
     return "FAILED" if status else "passed"
@@ -254,7 +255,7 @@ def log_of(name):
 
 
 def read_details(name):
-    """What tox says of the environment, or `None` if it did not get so far."""
+    """The result that tox reports for the environment, or `None` if it did not get that far."""
     try:
         with open(os.path.join(LOGS, name + ".json")) as file:
             return json.load(file)["testenvs"].get(name)
@@ -263,20 +264,22 @@ def read_details(name):
 
 
 def wheel(python):
-    """The package, built once for all environments; returns the file."""
+    """Build the package once for all environments. Returns the file."""
     folder = os.path.join(ENVIRONMENTS, "wheel")
     shutil.rmtree(folder, ignore_errors=True)
     command = [python, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
-    # Newer pips read the one for what builds the package, older ones the other.
+    # Newer versions of pip read the first one for build requirements, older ones the second.
     pinned = dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), "requirements/ci.txt")
     status = call([*command, "--no-deps", "--wheel-dir", folder, "."], env={**os.environ, **pinned})
     if status:
-        raise SystemExit(fail("The package cannot be built.") if status != INTERRUPTED else status)
+        raise SystemExit(
+            fail("The package could not be built.") if status != INTERRUPTED else status
+        )
     return os.path.join(folder, os.listdir(folder)[0])
 
 
 def call(command, **options):
-    """Run *command* to its end. Ctrl-C reaches it as well as us: let it end in its own way."""
+    """Run *command* to its end. Ctrl-C also reaches it: let it end on its own."""
     interrupted = False
     with subprocess.Popen(command, **options) as process:
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -290,7 +293,7 @@ def call(command, **options):
 
 
 def environment(name, requirements):
-    """Make the virtual environment *name* with *requirements*; returns its interpreter."""
+    """Create the virtual environment *name* with *requirements*. Returns its interpreter."""
     folder = os.path.join(ENVIRONMENTS, name)
     scripts = "Scripts" if os.name == "nt" else "bin"
     python = os.path.join(folder, scripts, "python.exe" if os.name == "nt" else "python")
@@ -312,15 +315,15 @@ def environment(name, requirements):
 
 
 def dependency_group(name):
-    """What pyproject.toml lists under *name*; pip itself reads groups only since 25.1."""
-    import tomllib  # noqa: PLC0415 - an older Python must get as far as our own message
+    """The dependency group *name* of pyproject.toml; pip reads groups only since 25.1."""
+    import tomllib  # noqa: PLC0415 - an older Python must reach our own message
 
     with open("pyproject.toml", "rb") as file:
         return tomllib.load(file)["dependency-groups"][name]
 
 
 def create(folder, python):
-    """A virtual environment, also where Python was packaged without `ensurepip`."""
+    """Create a virtual environment, even if Python is packaged without `ensurepip`."""
     command = [sys.executable, "-m", "venv", "--clear"]
     made = subprocess.run([*command, folder], capture_output=True, text=True)
     if made.returncode == 0:
@@ -332,14 +335,14 @@ def create(folder, python):
             return
     raise SystemExit(
         fail(
-            "This Python can make no virtual environment:\n%s\nOn Debian and Ubuntu: "
+            "This Python cannot create a virtual environment:\n%s\nOn Debian and Ubuntu: "
             "apt install python3-venv" % (made.stdout + made.stderr).strip()
         )
     )
 
 
 def install(python, requirements):
-    """Install *requirements* and say what is coming in as it comes."""
+    """Install *requirements* and show progress."""
     command = [python, "-m", "pip", "install", "--disable-pip-version-check", *requirements]
     said = []
     with subprocess.Popen(
@@ -355,7 +358,7 @@ def install(python, requirements):
 
 
 def interpreters():
-    """Interpreters that pyenv keeps, whether or not it shows them to this shell."""
+    """Interpreters installed by pyenv, even if they are not on this shell's path."""
     roots = [os.environ.get("PYENV_ROOT", ""), os.path.expanduser("~/.pyenv")]
     roots += [
         os.path.dirname(entry)
@@ -369,7 +372,7 @@ def interpreters():
 
 
 def listed_environments(python):
-    """What tox.ini lists, and the interpreter that runs this if it does not list that one."""
+    """The environments in tox.ini, plus the current interpreter if it is not listed."""
     listed = subprocess.run(
         [python, "-m", "tox", "list", "-d", "--no-desc", "-q"], capture_output=True, text=True
     )
@@ -383,10 +386,10 @@ def listed_environments(python):
 
 
 def summarise(statuses, seconds, listed):
-    """Print what ran on what, what was skipped and why; returns the exit status.
+    """Print the results, and what was skipped and why. Returns the exit status.
 
-    *statuses* are tox's, by environment. *listed* is what should have run; empty if the caller
-    chose environments by hand.
+    *statuses* are tox's, by environment. *listed* are the environments that should have run; empty
+    if the caller chose them.
     """
     reports = {name: read_report(name) for name in statuses}
     ends = {name: ending(name, status) for name, status in statuses.items()}
@@ -410,7 +413,7 @@ def summarise(statuses, seconds, listed):
 
 
 def print_table(ends, reports):
-    """A line for each environment, and the reasons for which tests were skipped; the totals."""
+    """Print a line for each environment, the reasons for skips, and the totals."""
     total = {"passed": 0, "failed": 0, "skipped": 0}
     reasons = {}
     print("\n%-16s %-9s %-8s %-12s %s" % ("environment", "Python", "Django", "database", "result"))
@@ -431,7 +434,7 @@ def print_table(ends, reports):
 
 
 def outcome(ended, report):
-    """One environment's result in words, and what it adds to the totals."""
+    """One environment's result in words, and its contribution to the totals."""
     if ended == "skipped":
         return "skipped: this interpreter was not found", {"skipped": 1}
     ok = ended == "passed"

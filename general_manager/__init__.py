@@ -1,6 +1,6 @@
 """Event-driven, durable workflows on the Django and Celery that a team already runs.
 
-What is named here is imported on first use, so that importing this package needs no configured
+Public names are imported on first use, so importing this package does not need a configured
 Django.
 """
 

@@ -1,4 +1,4 @@
-"""Transactions that do not lose work in silence."""
+"""Transactions that do not lose work silently."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,11 +9,11 @@ from django.db.transaction import TransactionManagementError
 
 
 @contextmanager
-def honest_atomic(using: str) -> Iterator[None]:
-    """`transaction.atomic`, and an error where that would roll back without one.
+def strict_atomic(using: str) -> Iterator[None]:
+    """`transaction.atomic` that raises an error if it would roll back silently.
 
-    When code inside catches a database error, Django marks the transaction as broken, rolls back at
-    the end and says nothing: the caller would take for done what is gone.
+    If code inside catches a database error, Django marks the transaction as broken and rolls it
+    back at the end without an error, so the caller would take lost work for done.
     Raises `TransactionManagementError` in that case.
     """
     with transaction.atomic(using=using):
@@ -23,17 +23,17 @@ def honest_atomic(using: str) -> Iterator[None]:
 
 @contextmanager
 def writing_atomic(using: str, *, savepoint: bool = True) -> Iterator[None]:
-    """`honest_atomic` for code that reads first and then writes.
+    """`strict_atomic` for code that reads first and then writes.
 
-    SQLite begins a transaction with a read lock and refuses at once to make it a write lock when
-    another connection wrote in between. The outermost transaction therefore begins with the write
-    lock, for which SQLite waits as long as ``timeout`` says.
+    SQLite begins a transaction with a read lock, and refuses at once to upgrade it to a write lock
+    if another connection has written. The outermost transaction therefore begins with the write
+    lock, for which SQLite waits up to ``timeout``.
     Without *savepoint*, a failure inside breaks the caller's transaction, as a plain save does.
     """
     connection = connections[using]
     block: AbstractContextManager[Any] = transaction.atomic(using=using, savepoint=savepoint)
     if connection.vendor == "sqlite" and not connection.in_atomic_block:
-        connection.ensure_connection()  # which sets the mode that the settings ask for
+        connection.ensure_connection()  # it sets the mode from the settings
         block = _Immediate(connection, block)
     with block:
         yield
@@ -41,7 +41,7 @@ def writing_atomic(using: str, *, savepoint: bool = True) -> Iterator[None]:
 
 
 class _Immediate(AbstractContextManager[None]):
-    """Enters *block* with ``BEGIN IMMEDIATE``, unless the settings ask for a mode."""
+    """Enters *block* with ``BEGIN IMMEDIATE``, unless the settings define a mode."""
 
     def __init__(self, connection: Any, block: Any) -> None:
         self._connection = connection
@@ -62,6 +62,6 @@ class _Immediate(AbstractContextManager[None]):
 def _refuse_if_broken(using: str) -> None:
     if connections[using].needs_rollback:
         raise TransactionManagementError(
-            "A database error was caught inside this transaction, which cannot commit any "
-            "more. Put what may fail into a transaction.atomic() of its own."
+            "A database error was caught inside this transaction, so it cannot commit. "
+            "Wrap the code that may fail in its own transaction.atomic()."
         )

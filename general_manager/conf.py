@@ -1,14 +1,14 @@
-"""The settings: every key, its default in each mode, and what makes a value wrong.
+"""The settings: every key, its default in each mode, and the validation of its value.
 
-The only module that reads Django's settings. Nothing is read at import time; what was read is
-forgotten when a setting changes.
+The only module that reads Django's settings. Nothing is read at import time; cached values are
+dropped when a setting changes.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 from django.conf import settings as django_settings
@@ -35,7 +35,7 @@ CONTAINER: Final = "GENERAL_MANAGER"
 
 
 class Problem(NamedTuple):
-    """One thing wrong with the settings: the check's id, a sentence, what to do."""
+    """One mistake in the settings: the check's id, the message, the remedy."""
 
     id: str
     message: str
@@ -47,13 +47,13 @@ class Problem(NamedTuple):
 
 
 def _key(name: str, parse: Callable[[Any], Any], default: Any, *, production: Any = None) -> Any:
-    """A settings key: its *name*, what checks and converts it, its *default* in each mode."""
+    """A settings key: its *name*, its validator and converter, its *default* in each mode."""
     by_mode = {"local": default, "production": default if production is None else production}
     return field(metadata={"key": name, "parse": parse, "defaults": by_mode})
 
 
 class _SameAs(str):
-    """A default: whatever the key of this name has."""
+    """A default that is the value of another key."""
 
     __slots__ = ()
 
@@ -64,7 +64,7 @@ _REGISTRIES = "general_manager.workflow.event_registry"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowSettings:
-    """What is configured, checked and converted; a field for each key, durations as `timedelta`."""
+    """The validated settings: a field for each key, durations as `timedelta`."""
 
     mode: Literal["local", "production"] = _key("WORKFLOW_MODE", mode, "local")
     engine: Any = _key(
@@ -83,6 +83,9 @@ class WorkflowSettings:
     run_async: bool = _key("WORKFLOW_ASYNC", flag, False, production=True)
     outbox_batch_size: int = _key("WORKFLOW_OUTBOX_BATCH_SIZE", count(1), 100)
     outbox_process_chunk_size: int = _key("WORKFLOW_OUTBOX_PROCESS_CHUNK_SIZE", count(1), 50)
+    transport: Any = _key(
+        "WORKFLOW_TRANSPORT", backend, "general_manager.workflow.transport.broker.CeleryTransport"
+    )
     celery_app: str | None = _key("WORKFLOW_CELERY_APP", path_or_none, None)
     beat_enabled: bool = _key(
         "WORKFLOW_BEAT_ENABLED", flag, False, production=_SameAs("WORKFLOW_ASYNC")
@@ -108,6 +111,7 @@ class WorkflowSettings:
     execution_lease: timedelta = _key(
         "WORKFLOW_EXECUTION_LEASE_SECONDS", duration(unit="seconds"), 60
     )
+    synchronous_commit: bool = _key("WORKFLOW_SYNCHRONOUS_COMMIT", flag, True)
     step_result_max_bytes: int = _key("WORKFLOW_STEP_RESULT_MAX_BYTES", count(1), 1_000_000)
     event_max_bytes: int = _key("WORKFLOW_EVENT_MAX_BYTES", count(1), 1_000_000)
     base_url: str = _key("WORKFLOW_BASE_URL", base_url, "")
@@ -132,31 +136,31 @@ KEYS: Final = tuple(_PARSERS)
 
 
 def is_configured() -> bool:
-    """Whether there is a Django project around at all: events work in a bare script too."""
+    """Whether Django is configured: events also work in a script without a project."""
     return django_settings.configured
 
 
 def root_urlconf() -> str:
-    """The dotted path of the project's urls; empty if it has none, or has no path for them."""
+    """The dotted path of the project's URLconf; empty if it has none."""
     found = getattr(django_settings, "ROOT_URLCONF", None)
     return found if isinstance(found, str) else ""
 
 
 def require_time_zones(what: str) -> None:
-    """Raise `ImproperlyConfigured` if Django keeps times without their zone: leases need it."""
+    """Raise `ImproperlyConfigured` if USE_TZ is off: leases need aware times."""
     if not django_settings.USE_TZ:
         raise ImproperlyConfigured(
-            f"{what} compares times on the database's clock, which USE_TZ = False makes another "
-            "clock than the project's. Set USE_TZ = True."
+            f"{what} compares times with the database's clock, which differs from the project's "
+            "if USE_TZ = False. Set USE_TZ = True."
         )
 
 
 @cache
 def get_workflow_settings() -> WorkflowSettings:
-    """The settings in force.
+    """The current settings.
 
-    Raises `ImproperlyConfigured` with every wrong key in one message: nothing is guessed, so a
-    misspelt mode never turns into local mode.
+    Raises `ImproperlyConfigured` that names every wrong key. Nothing is guessed: a misspelt mode
+    never becomes local mode.
     """
     return load_settings(django_settings)
 
@@ -178,7 +182,7 @@ def load_settings(source: object) -> WorkflowSettings:
 
 
 def find_problems() -> list[Problem]:
-    """Everything wrong with the settings in force, for `manage.py check`."""
+    """All mistakes in the current settings, for `manage.py check`."""
     return read_settings(django_settings)[1]
 
 
@@ -222,11 +226,11 @@ def _parse(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     return parsed, problems
 
 
-_HINT: Final = "Correct the value, or remove the key to have the mode's default."
+_HINT: Final = "Correct the value, or remove the key to use the mode's default."
 _HINTS: Final = {
-    "WORKFLOW_MODE": "Without the key the mode is 'local'; a wrong one is never taken for it.",
+    "WORKFLOW_MODE": "Without the key the mode is 'local'. A wrong value never becomes local mode.",
     "WORKFLOW_MAX_RETRIES": "It counts delivery passes: 1 means one attempt and no retry.",
-    "WORKFLOW_RETENTION_DAYS": "Use None to keep finished rows for ever.",
+    "WORKFLOW_RETENTION_DAYS": "Use None to keep finished rows indefinitely.",
 }
 
 
@@ -261,21 +265,27 @@ def _unknown_keys(container: Mapping[Any, Any]) -> list[Problem]:
 
 
 def _near_misses(source: object) -> list[Problem]:
-    """Top-level settings that look like ours and are not; they may be another app's."""
+    """Top-level settings that look like misspelt ones of ours; they may be another app's."""
     problems = []
     for name in dir(source):
         if name in _PARSERS or name == CONTAINER or not name.isupper():
             continue
-        near = get_close_matches(name, (*KEYS, CONTAINER), n=1, cutoff=0.9)
+        near = _near(name)
         if near:
             problems.append(
-                Problem("W001", f"The setting {name} is not read.", f"Did you mean {near[0]}?")
+                Problem("W001", f"The setting {name} is not read.", f"Did you mean {near}?")
             )
     return problems
 
 
+@lru_cache(maxsize=1024)
+def _near(name: str) -> str | None:
+    """The one of our settings that *name* resembles; a project has hundreds that do not."""
+    return next(iter(get_close_matches(name, (*KEYS, CONTAINER), n=1, cutoff=0.9)), None)
+
+
 def is_ours(setting: str) -> bool:
-    """Whether what we read changes with Django's *setting*."""
+    """Whether our settings depend on Django's *setting*."""
     return setting == CONTAINER or setting in _PARSERS
 
 

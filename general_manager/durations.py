@@ -1,4 +1,4 @@
-"""How long, as people read it: the one way for pages, commands and messages."""
+"""Durations in words, in the same form on pages, in commands and in messages."""
 
 from datetime import timedelta
 
@@ -6,8 +6,8 @@ from datetime import timedelta
 def in_words(duration: timedelta) -> str:
     """``250 ms``, ``1.5 s``, ``45 s``, ``3 min``, ``5 h``, ``2 d``.
 
-    Rounded, in the largest unit of which there is one exactly, or two and more: ``1 h``, and
-    ``90 min``. Less than nothing is ``0 ms``.
+    Rounded, in the largest unit that gives exactly one or at least two: ``1 h``, but ``90 min``.
+    Negative durations are ``0 ms``.
     """
     seconds = max(0.0, duration.total_seconds())
     if seconds < 0.9995:

@@ -1,4 +1,4 @@
-"""Stored text on its way to a terminal, a log line or a page: what cannot be seen is escaped."""
+"""Escape invisible characters in stored text for terminals, log lines and pages."""
 
 import logging
 import re
@@ -7,25 +7,27 @@ from json import dumps
 from traceback import format_exception
 from typing import Any, Final
 
+from general_manager.guarding import attempt
+
 _INVISIBLE: Final = (
     "\x00-\x1f\x7f-\x9f"  # control characters: terminal escapes, forged lines
-    "\xad\u061c\u180e\u200b\u200e\u200f\u2060-\u2065\ufeff\ufff9-\ufffb"  # no width
+    "\xad\u061c\u180e\u200b\u200e\u200f\u2060-\u2065\ufeff\ufff9-\ufffb"  # zero width
     "\u2028\u2029"  # line and paragraph separators
     "\u202a-\u202e\u2066-\u206f"  # bidirectional overrides and isolates
-    "\ud800-\udfff"  # unpaired surrogates, which no encoder takes
+    "\ud800-\udfff"  # unpaired surrogates, which no encoder accepts
     "\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 )
-"""Joiners (U+200C, U+200D) are not among them: scripts and emoji need them."""
+"""Joiners (U+200C, U+200D) are not included: scripts and emoji need them."""
 _ANY: Final = re.compile(f"[{_INVISIBLE}]")
 _BUT_LINES: Final = re.compile(f"(?![\n\t])[{_INVISIBLE}]")
 MAX_TITLE: Final = 600
-"""Characters of what a row is called: two ids."""
+"""Characters of a row's title: two ids."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_NAMED: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_ESCAPES: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    r"""*text* with everything invisible as an escape: ``\x1b``, ``\u202e``, ``\n``.
+    r"""*text* with invisible characters escaped: ``\x1b``, ``\u202e``, ``\n``.
 
     With *lines*, line feeds and tabs stay: for blocks of text. ``\r`` never does, because a
     terminal writes over the line after it.
@@ -37,8 +39,8 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 def _escape(found: re.Match[str]) -> str:
     letter = found[0]
-    if letter in _NAMED:
-        return _NAMED[letter]
+    if letter in _ESCAPES:
+        return _ESCAPES[letter]
     code = ord(letter)
     if code < 0x100:
         return f"\\x{code:02x}"
@@ -46,24 +48,24 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def visible_json(value: object) -> str:
-    """Indented JSON for people and machines: what cannot be seen has JSON's own escapes."""
+    """Indented JSON for people and machines; invisible characters get JSON's own escapes."""
     text = dumps(value, indent=2, ensure_ascii=False, default=str)
     return _BUT_LINES.sub(lambda found: dumps(found[0])[1:-1], text)
 
 
 def is_storable(text: str) -> bool:
-    """Whether every database could hold it: PostgreSQL refuses to compare what it cannot store."""
+    """Whether every database can store it: PostgreSQL refuses to compare other texts."""
     return "\x00" not in text and (text.isascii() or not _SURROGATE.search(text))
 
 
 def cut(text: str, most: int, *, of: int | None = None) -> str:
-    """At most *most* characters of *text*, and its length: *of*, if it was read in part."""
+    """At most *most* characters of *text*, and its length: *of*, if only part was read."""
     length = len(text) if of is None else of
     return text if length <= most else f"{text[:most]}\n… ({length:,} characters in all)"
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger of a module, whose lines cannot be forged by the ids and texts in them."""
+    """A module's logger that ids and texts in its arguments cannot use to forge lines."""
     logger = logging.getLogger(name)
     if _escape_record not in logger.filters:
         logger.addFilter(_escape_record)
@@ -79,7 +81,7 @@ def _escape_record(record: logging.LogRecord) -> bool:
 
 
 def _escaped(argument: Any) -> Any:
-    """The argument itself where there is nothing to escape: formats and handlers may use it."""
+    """The argument itself if there is nothing to escape: formats and handlers may use it."""
     if argument is None or isinstance(argument, int | float):
         return argument
     text = str(argument)
@@ -88,10 +90,10 @@ def _escaped(argument: Any) -> Any:
 
 
 def _escape_traceback(record: logging.LogRecord, error: BaseException) -> None:
-    """Give the record the text of its traceback, where an exception's message could forge lines."""
+    """Set the record's traceback text if an exception's message could forge lines."""
     messages = [text for text in map(_text_of, _chain(error)) if not text.isprintable()]
     if not messages:
-        return  # formatters are free to show it as they like
+        return  # formatters may show it as they like
     text = "".join(format_exception(error)).rstrip("\n")
     for message in messages:
         text = text.replace(message, visible(message, lines=True).replace("\n", "\n    | "))
@@ -111,7 +113,4 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - user code; the traceback says the same in its own words
-        return ""
+    return attempt(lambda: str(error), "")  # its class is user code; the traceback shows the error

@@ -1,9 +1,9 @@
-"""The root of every error this package raises on its own account."""
+"""The base class of all errors that this package defines."""
 
 
 class GeneralManagerError(Exception):
-    """Catch this to catch whatever `general_manager` itself finds wrong.
+    """Catch this to catch every error that `general_manager` itself defines.
 
-    Subclasses pass their arguments to `Exception` unchanged and make their sentence in
-    `__str__`: so they survive pickling, and their arguments stay readable as attributes.
+    Subclasses pass their arguments to `Exception` unchanged and build the message in `__str__`,
+    so they can be pickled, and their arguments are available as attributes.
     """

@@ -1,4 +1,4 @@
-"""What a manager's inner ``Interface`` derives from."""
+"""Base classes of a manager's inner ``Interface``."""
 
 from general_manager.manager.interfaces import DatabaseInterface, ExistingModelInterface
 

@@ -1,4 +1,4 @@
-"""From a setting to one shared instance that is known to have what is asked of it."""
+"""Build one shared, validated instance from a setting."""
 
 from collections.abc import Callable, Iterable, Mapping
 from threading import RLock
@@ -14,12 +14,11 @@ T = TypeVar("T")
 
 
 class BackendSlot(Generic[T]):
-    """Holds the one instance that a setting describes, and builds it when it is first asked for.
+    """Holds the instance that a setting describes, and builds it on first use.
 
-    Under `override_settings` a changed setting gives a new instance, and afterwards the slot is as
-    it was before. *methods* is what an instance must have. *succeed*, given a new instance and the
-    one before it, lets the new one carry on what must not be lost; *first* is given an instance
-    that has none before it.
+    Under `override_settings` a changed setting gives a new instance; afterwards the slot returns
+    to the previous one. *methods* are the methods that an instance must have. *succeed* gets a new
+    instance and its predecessor, to hand over state; *first* gets an instance without one.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class BackendSlot(Generic[T]):
         setting_changed.connect(self._keep, weak=False)
 
     def get(self) -> T:
-        """The instance in force.
+        """The current instance.
 
         Raises `ImproperlyConfigured` that names the setting if it cannot be built.
         """
@@ -60,20 +59,20 @@ class BackendSlot(Generic[T]):
     def configure(self, instance: T | None) -> None:
         """Use *instance*, whatever the setting says; `None` goes back to the setting.
 
-        Raises `TypeError` if *instance* lacks what is asked of it.
+        Raises `TypeError` if *instance* lacks a required method.
         """
         if instance is not None:
             missing = self._missing(instance)
             if missing:
-                raise TypeError(f"{instance!r} has no {missing}, which {self._setting} needs")
+                raise TypeError(f"{instance!r} lacks {missing}, which {self._setting} requires")
         with self._lock:
             self._configured = instance
 
     def configure_from(self, source: object) -> T:
-        """Build what the settings-like object *source* describes, and use that.
+        """Build and use the instance that the settings-like object *source* describes.
 
-        *source* has settings as attributes, as `django.conf.settings` has. Raises
-        `ImproperlyConfigured`, and changes nothing, if it is wrong.
+        *source* has settings as attributes, like `django.conf.settings`. Raises
+        `ImproperlyConfigured` and changes nothing if a setting is wrong.
         """
         instance = self._build(self._read(load_settings(source)))
         self.configure(instance)
@@ -94,7 +93,7 @@ class BackendSlot(Generic[T]):
         return instance
 
     def _keep(self, *, setting: str, enter: bool, **_: object) -> None:
-        """An override begins or ends: remember what was current, or go back to it."""
+        """An override begins or ends: save the current instance, or restore it."""
         if not is_ours(setting):
             return
         with self._lock:
@@ -116,12 +115,12 @@ class BackendSlot(Generic[T]):
             instance = self._call(found, options)
         elif options:
             raise ImproperlyConfigured(
-                f"{self._setting} has options, and {found!r} is an instance that takes none."
+                f"{self._setting} has options, but {found!r} is an instance and takes none."
             )
         missing = self._missing(instance)
         if missing:
             raise ImproperlyConfigured(
-                f"{self._setting} gives {instance!r}, which has no {missing}."
+                f"{self._setting} gives {instance!r}, which lacks {missing}."
             )
         return cast(T, instance)
 

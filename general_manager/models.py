@@ -1,3 +1,3 @@
-"""Where Django looks for models."""
+"""The module in which Django looks for models."""
 
-from general_manager.workflow.models import *  # noqa: F403 - all of them
+from general_manager.workflow.models import *  # noqa: F403 - all models

@@ -1,4 +1,4 @@
-"""What a setting's value may be, and how to say that it may not."""
+"""Validation of settings values, with messages that name the expected value."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,9 +14,9 @@ _NO: Final = ("false", "0", "no", "off")
 
 
 class WrongValue(Exception):
-    """A value that its key cannot take; the text says what it should have been.
+    """A wrong value; the text names the expected one.
 
-    *nearest* is the legal value that is most like it, if there is one.
+    *nearest* is the closest valid value, if there is one.
     """
 
     def __init__(self, text: str, nearest: object = None) -> None:
@@ -43,7 +43,7 @@ def count(minimum: int) -> Callable[[Any], int]:
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             near = nearest_number(value)
             raise WrongValue(
-                f"a whole number from {minimum} up",
+                f"a whole number of at least {minimum}",
                 None if near is None else max(minimum, round(near)),
             )
         return value
@@ -77,7 +77,7 @@ def duration(*, unit: str, whole: bool = False, zero: bool = False) -> Callable[
 
 
 def days_or_none(value: Any) -> timedelta | None:
-    """No number is near a zero: that would delete what was to be kept, or the other way round."""
+    """Never suggest a number for zero: rows to keep might be deleted, or the reverse."""
     try:
         return None if value is None else duration(unit="days")(value)
     except WrongValue as wrong:
@@ -86,7 +86,7 @@ def days_or_none(value: Any) -> timedelta | None:
 
 
 def nearest_number(value: Any) -> float | None:
-    """The finite number that *value* is, or says that it is."""
+    """*value* as a finite number, or `None`."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
@@ -102,32 +102,32 @@ _WORD: Final = re.compile(
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a name, in lower case: split at anything but letters, at capitals and digits.
+    """The words of a name in lower case, split at capitals, digits and other non-letters.
 
-    ``X-Api-Key``, ``apiKey`` and ``api_key2`` all have the words ``api`` and ``key``.
+    ``X-Api-Key``, ``apiKey`` and ``api_key2`` all consist of ``api`` and ``key``.
     """
     plain = text if text.isascii() else normalize("NFKC", text)
     return tuple(one.casefold() for one in _WORD.findall(plain))
 
 
 def secret_names(value: Any) -> frozenset[tuple[str, ...]]:
-    """Names as their words: one word, or several that follow each other."""
+    """Names as tuples of words that must follow each other."""
     if not isinstance(value, list | tuple | set | frozenset) or not all(
         isinstance(one, str) and words(one) for one in value
     ):
-        raise WrongValue("a list of names, each of a word or of several, as in 'api key'")
+        raise WrongValue("a list of names of one or more words, such as 'api key'")
     return frozenset(words(one) for one in value)
 
 
 def modules_or_none(value: Any) -> frozenset[str] | None:
-    """Dotted names of modules or packages."""
+    """A list of dotted names of modules or packages."""
     if value is None:
         return None
     if not isinstance(value, list | tuple | set | frozenset) or not all(
         isinstance(one, str) and all(part.isidentifier() for part in one.split("."))
         for one in value
     ):
-        raise WrongValue("a list of dotted module names, as in ['shop', 'billing.workflows']")
+        raise WrongValue("a list of dotted module names, such as ['shop', 'billing.workflows']")
     return frozenset(value)
 
 
@@ -143,14 +143,14 @@ def path_or_none(value: Any) -> str | None:
 
 def base_url(value: Any) -> str:
     if not isinstance(value, str) or (value and not value.startswith(("http://", "https://"))):
-        raise WrongValue("the address of your site, as in 'https://example.com', or empty")
+        raise WrongValue("the address of your site, such as 'https://example.com', or empty")
     return value.rstrip("/")
 
 
 def backend(value: Any) -> Any:
     """A mapping with a class and options, a dotted path, a class, factory or instance."""
     if isinstance(value, str) and not value.strip():
-        raise WrongValue("a dotted path, and not empty text")
+        raise WrongValue("a non-empty dotted path")
     if isinstance(value, Mapping):
         return _backend_mapping(value)
     if isinstance(value, bool | int | float | bytes | list | tuple | set):
@@ -165,7 +165,7 @@ def _backend_mapping(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
     for key in value:
         if key not in known:
             raise WrongValue(
-                f"a mapping with 'class' and 'options' only; it has {key!r}"
+                f"a mapping with only 'class' and 'options'; it has {key!r}"
                 f"{did_you_mean(key, known)}"
             )
     if not value.get("class"):
@@ -174,7 +174,7 @@ def _backend_mapping(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
     if options is not None and not (
         isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
     ):
-        raise WrongValue("a mapping whose 'options' are a mapping with text keys")
+        raise WrongValue("a mapping whose 'options' are a mapping with string keys")
     return value
 
 
@@ -184,7 +184,7 @@ def nearest(name: object, known: tuple[str, ...]) -> str | None:
 
 
 def nearest_without_prefix(name: object, known: tuple[str, ...], prefix: str) -> str | None:
-    """The key that *name* would be nearest to if every key went without its *prefix*."""
+    """The key that is closest to *name* if the keys' *prefix* is ignored."""
     short = {one.removeprefix(prefix): one for one in known}
     near = get_close_matches(str(name).upper(), short, n=1, cutoff=0.7)
     return short[near[0]] if near else None
@@ -199,12 +199,12 @@ AGE_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "
 
 
 def age(text: str) -> timedelta:
-    """A duration as people type it: ``30d``, ``12h``, ``2w``."""
+    """A duration such as ``30d``, ``12h`` or ``2w``."""
     number, unit = text.strip()[:-1], text.strip()[-1:].lower()
     try:
         found = timedelta(**{AGE_UNITS[unit]: float(number)})
     except (KeyError, ValueError, OverflowError):
         found = timedelta(0)
     if found <= timedelta(0):
-        raise WrongValue("a number and a unit, as in 90s, 15m, 12h, 30d or 2w")
+        raise WrongValue("a number and a unit, such as 90s, 15m, 12h, 30d or 2w")
     return found

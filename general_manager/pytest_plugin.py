@@ -9,16 +9,16 @@ from general_manager.workflow.events import WorkflowEvent
 
 @pytest.fixture
 def drain_workflows() -> Callable[[], int]:
-    """`general_manager.workflow.testing.drain`, to be called in the test."""
-    from general_manager.workflow.testing.draining import drain  # noqa: PLC0415 - needs Django
+    """`general_manager.workflow.testing.drain`; call it in the test."""
+    from general_manager.workflow.testing.draining import drain
 
     return drain
 
 
 @pytest.fixture
 def published_events() -> Iterator[list[WorkflowEvent]]:
-    """The events that were published in this test, in order."""
-    from general_manager.workflow.testing.published import (  # noqa: PLC0415 - needs Django
+    """The events published in this test, in order."""
+    from general_manager.workflow.testing.published import (
         published,
     )
 

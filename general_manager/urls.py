@@ -1,9 +1,9 @@
-"""What a project includes in its urls: ``path("workflows/", include("general_manager.urls"))``."""
+"""URLs to include in a project: ``path("workflows/", include("general_manager.urls"))``."""
 
 from django.urls import path
 
-from general_manager.workflow.health_view import health_view
-from general_manager.workflow.links import resume_view
+from general_manager.workflow.operations.health_view import health_view
+from general_manager.workflow.resume_links import resume_view
 
 app_name = "general_manager"
 urlpatterns = [

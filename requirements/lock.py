@@ -26,7 +26,7 @@ DJANGOS = {"django52": "Django~=5.2.0", "django60": "Django<6.1", "django61": "D
 WITHOUT_BEAT = ("django61",)  # django-celery-beat 2.9 installs only below Django 6.1
 TESTED = ("tests", "docs")
 """The dependency groups whose floors are tested."""
-EXTRAS = ("health", "metrics", "postgres", "redis")
+EXTRAS = ("health", "metrics", "postgres", "redis", "schedules")
 
 Pins = dict[str, str]
 """Version by name."""

@@ -1,4 +1,4 @@
-"""What the databases must have: our tables, and for SQLite the right options."""
+"""The databases: our tables and migrations, isolation, autocommit, timeouts, SQLite options."""
 
 import sys
 from collections.abc import Sequence
@@ -10,11 +10,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 from django.db.migrations.loader import MigrationLoader
 
-from general_manager.checks.messages import PREFIX, warning
-from general_manager.conf import find_problems
-from general_manager.workflow.databases import aliases
+from general_manager.check_messages import warning
+from general_manager.conf import find_problems, get_workflow_settings
+from general_manager.names import APP_LABEL
 from general_manager.workflow.models import WorkflowHeartbeat
-from general_manager.workflow.sweep import keeps_rows_here
+from general_manager.workflow.models.databases import aliases
+from general_manager.workflow.workers.tick import keeps_rows_here
 
 TIMEOUTS: Final[dict[str, dict[str, object]]] = {
     "postgresql": {
@@ -25,15 +26,16 @@ TIMEOUTS: Final[dict[str, dict[str, object]]] = {
     },
     "mysql": {"connect_timeout": 10, "read_timeout": 600, "write_timeout": 600},
 }
-"""Options of the drivers that bound a wait, with values to begin with."""
+"""Driver options that limit a wait, with suggested values."""
 
 
 def check_tables(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
-    """W009, E007, W018: our migrations are applied, and the tables are ours; somebody does what is
-    due. Only with ``manage.py check --database``.
+    """W009, E007, W018: our migrations are applied, the tables are ours, due work is done.
+
+    Only with ``manage.py check --database``.
     """
     if sys.argv[1:2] == ["migrate"]:
-        return []  # it asks for checks before it does what this one would ask for
+        return []  # `migrate` runs the checks before it applies the migrations
     messages: list[CheckMessage] = []
     for alias in databases or ():
         if alias in aliases():
@@ -43,26 +45,26 @@ def check_tables(databases: Sequence[str] | None = None, **_: Any) -> list[Check
 
 def _check_migrations(alias: str) -> list[CheckMessage]:
     loader = MigrationLoader(connections[alias])
-    ours = {key for key in loader.graph.nodes if key[0] == PREFIX}
+    ours = {key for key in loader.graph.nodes if key[0] == APP_LABEL}
     missing = sorted(name for _, name in ours - set(loader.applied_migrations))
     if not missing:
         return []
     return [
         warning(
             "W009",
-            f"Database {alias!r} lacks migrations of {PREFIX}: {', '.join(missing)}.",
+            f"Database {alias!r} lacks these migrations of {APP_LABEL}: {', '.join(missing)}.",
             f"Run manage.py migrate --database={alias}.",
         )
     ]
 
 
 def _check_columns(alias: str) -> list[CheckMessage]:
-    """A table of the same name may be another package's, whose app had our label."""
+    """A table of the same name may belong to another package with our app label."""
     connection = connections[alias]
     messages: list[CheckMessage] = []
     with connection.cursor() as cursor:
         there = connection.introspection.table_names(cursor)
-        for model in apps.get_app_config(PREFIX).get_models():
+        for model in apps.get_app_config(APP_LABEL).get_models():
             if model._meta.proxy:
                 continue
             table = model._meta.db_table
@@ -79,12 +81,12 @@ def _check_columns(alias: str) -> list[CheckMessage]:
 
 def _not_ours(alias: str, table: str, missing: list[str]) -> CheckMessage:
     return Error(
-        f"Table {table!r} of database {alias!r} is not the one that {PREFIX}'s migrations make: it "
+        f"Table {table!r} of database {alias!r} was not created by {APP_LABEL}'s migrations: it "
         f"lacks {', '.join(missing)}.",
-        hint="It was made by another package, or another version, whose app has the same label. "
-        f"Rename or drop those tables and delete the rows of app {PREFIX!r} from "
+        hint="Another package, or another version, with the same app label created it. "
+        f"Rename or drop those tables and delete the rows of app {APP_LABEL!r} from "
         f"django_migrations, then run manage.py migrate --database={alias}.",
-        id=f"{PREFIX}.E007",
+        id=f"{APP_LABEL}.E007",
     )
 
 
@@ -102,15 +104,15 @@ def _check_timer(databases: Sequence[str]) -> list[CheckMessage]:
     return [
         warning(
             "W018",
-            "WORKFLOW_ASYNC is off, and no process has ever looked for work that is due.",
-            "Retries, sleeps and timeouts are done by a web server once it has had a request; or "
-            "run manage.py workflow_drain_outbox from cron.",
+            "WORKFLOW_ASYNC is off, and no process has ever processed due work.",
+            "A web server processes retries, sleeps and timeouts from its first request on. "
+            "Without one, run manage.py workflow_drain_outbox from cron.",
         )
     ]
 
 
 def check_sqlite() -> list[CheckMessage]:
-    """W004: several processes can write at once."""
+    """W004: several SQLite processes can write at once."""
     messages = []
     for alias in aliases():
         options = connections[alias].settings_dict.get("OPTIONS", {})
@@ -123,7 +125,7 @@ def check_sqlite() -> list[CheckMessage]:
                 warning(
                     "W004",
                     f"DATABASES[{alias!r}] is SQLite without write-ahead logging or immediate "
-                    "transactions: workers will meet 'database is locked'.",
+                    "transactions: workers will fail with 'database is locked'.",
                     'Set OPTIONS = {"timeout": 20, "transaction_mode": "IMMEDIATE", '
                     '"init_command": "PRAGMA journal_mode=WAL;"}.',
                 )
@@ -132,12 +134,12 @@ def check_sqlite() -> list[CheckMessage]:
 
 
 def check_timeouts() -> list[CheckMessage]:
-    """W017: a server that stops answering does not hold a worker for good."""
+    """W017: a database server that stops answering must not block a worker indefinitely."""
     messages = []
     for alias in aliases():
         settings = connections[alias].settings_dict
         if not settings.get("HOST") or str(settings["HOST"]).startswith("/"):
-            continue  # nothing lies in between
+            continue  # no network in between
         wanted = TIMEOUTS.get(connections[alias].vendor, {})
         missing = [name for name in wanted if name not in settings.get("OPTIONS", {})]
         if missing:
@@ -145,16 +147,16 @@ def check_timeouts() -> list[CheckMessage]:
             messages.append(
                 warning(
                     "W017",
-                    f"DATABASES[{alias!r}] has no {' and no '.join(missing)}: a server that takes "
-                    "what it is sent and never answers would hold a worker for good.",
-                    f"Add to its OPTIONS, with times that suit your longest statements: {example}.",
+                    f"DATABASES[{alias!r}]['OPTIONS'] has no {' and no '.join(missing)}: a server "
+                    "that takes a query and never answers would block a worker indefinitely.",
+                    f"Add there, with times that suit your longest statements: {example}.",
                 )
             )
     return messages
 
 
 def check_isolation() -> list[CheckMessage]:
-    """W015: transactions see what others have committed."""
+    """W015: transactions must see what others have committed."""
     messages = []
     for alias in aliases():
         level = connections[alias].settings_dict.get("OPTIONS", {}).get("isolation_level")
@@ -164,24 +166,56 @@ def check_isolation() -> list[CheckMessage]:
                 warning(
                     "W015",
                     f"DATABASES[{alias!r}] has the isolation level {name!r}.",
-                    "Leave it at READ COMMITTED, Django's default: under another level the renewal "
-                    "of a lease and the handler's own commit refuse each other, so what takes "
+                    "Use READ COMMITTED, Django's default. Under another level the renewal of a "
+                    "lease and the handler's own commit conflict, so a handler that takes "
                     "longer than a third of its lease can never complete.",
                 )
             )
     return messages
 
 
+def check_time_zones() -> list[CheckMessage]:
+    """W030: the database's clock is compared with what Django stores, so both must be in UTC."""
+    return [
+        warning(
+            "W030",
+            f"DATABASES[{alias!r}] has TIME_ZONE = {zone!r}: leases, delays and ages would be off "
+            "by its distance from UTC.",
+            "Remove TIME_ZONE, or keep general_manager's tables in a database without it. Your "
+            "other tables can stay where they are.",
+        )
+        for alias in aliases()
+        if (zone := connections[alias].settings_dict.get("TIME_ZONE")) not in {None, "UTC"}
+        and connections[alias].vendor != "postgresql"  # whose times carry their zone
+    ]
+
+
 def check_autocommit() -> list[CheckMessage]:
-    """W029: what a statement of ours writes is committed without another word."""
+    """W029: our statements outside transactions must be committed at once."""
     return [
         warning(
             "W029",
             f"DATABASES[{alias!r}] has AUTOCOMMIT = False: claims, checkpoints and outcomes of "
-            "workflows would never be committed.",
-            "Leave AUTOCOMMIT at True, Django's default, and use transaction.atomic(), or a second "
-            "alias of that database for code that manages its transactions itself.",
+            "workflows are never committed.",
+            "Set AUTOCOMMIT to True, Django's default. Code that manages its own transactions can "
+            "use transaction.atomic() or a second alias of that database.",
         )
         for alias in aliases()
         if not connections[alias].settings_dict.get("AUTOCOMMIT", True)
+    ]
+
+
+def check_synchronous_commit() -> list[CheckMessage]:
+    """W060: only PostgreSQL lets one commit not wait for the disk."""
+    if get_workflow_settings().synchronous_commit:
+        return []
+    return [
+        warning(
+            "W060",
+            f"WORKFLOW_SYNCHRONOUS_COMMIT is off, which has no effect on DATABASES[{alias!r}]: it "
+            f"is {connections[alias].display_name}, where every commit waits for the disk.",
+            "Remove the setting, or keep general_manager's tables on PostgreSQL.",
+        )
+        for alias in aliases()
+        if connections[alias].vendor != "postgresql"
     ]

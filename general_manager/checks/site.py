@@ -1,4 +1,4 @@
-"""What the admin's pages need from the project."""
+"""What the admin pages need from the project."""
 
 from typing import Any, Final
 
@@ -7,13 +7,13 @@ from django.core.checks import CheckMessage
 from django.template import engines
 from django.template.backends.django import DjangoTemplates
 
-from general_manager.checks.messages import warning
+from general_manager.check_messages import warning
 
 REQUEST: Final = "django.template.context_processors.request"
 
 
 def check_admin(**_: Any) -> list[CheckMessage]:
-    """W012: the admin's templates know the request."""
+    """W012: the admin's templates need the request."""
     if not apps.is_installed("django.contrib.admin"):
         return []
     if all(
@@ -25,8 +25,8 @@ def check_admin(**_: Any) -> list[CheckMessage]:
     return [
         warning(
             "W012",
-            f"The admin is installed, and TEMPLATES lacks {REQUEST}.",
-            "Add it to the context_processors in OPTIONS: the admin's navigation cannot show "
-            "where an operator is without it.",
+            f"The admin is installed, but TEMPLATES lacks the context processor {REQUEST}.",
+            "Add it to context_processors in OPTIONS. Without it the admin's navigation cannot "
+            "mark the current page.",
         )
     ]

@@ -1,4 +1,4 @@
-"""The names under which managers and tracked models are reported, and the fields they leave out."""
+"""The event names of managers and tracked models, and the fields they exclude."""
 
 from collections import defaultdict
 from typing import Any
@@ -7,13 +7,13 @@ from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model
 
-from general_manager.checks.messages import warning
+from general_manager.check_messages import warning
 from general_manager.manager import GeneralManager
 from general_manager.manager.trackers import trackers
 
 
 def check_names(**_: Any) -> list[CheckMessage]:
-    """W024: one name means one model, for a handler looks at the name."""
+    """W024: handlers rely on the name, so one name must mean one model."""
     models: dict[str, set[type[Model]]] = defaultdict(set)
     for model, tracker in trackers.items():
         models[tracker.name].add(model)
@@ -22,10 +22,10 @@ def check_names(**_: Any) -> list[CheckMessage]:
     return [
         warning(
             "W024",
-            f"Changes of {', '.join(sorted(one._meta.label for one in found))} are reported under "
-            f"one name, {name}.",
-            "Give all but one a name of its own: track_changes(Line, name='OrderLine'), or another "
-            "name for the manager. Until then handlers can look at the event's metadata['model'].",
+            f"{', '.join(sorted(one._meta.label for one in found))} emit events under the same "
+            f"name, {name}.",
+            "Give each its own name: track_changes(Line, name='OrderLine'), or rename the manager. "
+            "Until then handlers can check the event's metadata['model'].",
         )
         for name, found in sorted(models.items())
         if len(found) > 1
@@ -33,13 +33,13 @@ def check_names(**_: Any) -> list[CheckMessage]:
 
 
 def check_excluded(**_: Any) -> list[CheckMessage]:
-    """W025: a manager's ``exclude`` names fields that there are; a misspelt one is reported."""
+    """W025: the fields that a manager excludes must exist."""
     return [
         warning(
             "W025",
-            f"{manager.__name__} excludes {name!r} from its events, and {model._meta.label} has no "
+            f"{manager.__name__} excludes {name!r} from its events, but {model._meta.label} has no "
             "such field.",
-            "Correct the name: as it is, nothing is left out.",
+            "Correct the name. A field that does not match is not excluded.",
         )
         for manager, model in _managers()
         for name in sorted(manager.excluded_fields - _names_of_fields(model))
@@ -56,6 +56,6 @@ def _managers() -> list[tuple[type[GeneralManager], type[Model]]]:
         try:
             model = manager.get_model()
         except ImproperlyConfigured:
-            continue  # E006 says so
+            continue  # E006 reports it
         found.append((manager, model._meta.concrete_model or model))
     return found

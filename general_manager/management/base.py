@@ -1,4 +1,4 @@
-"""What our commands share: kinds of arguments, words on the way, one way to fail."""
+"""Shared by our commands: argument types, progress lines, error handling."""
 
 from argparse import Action, ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping
@@ -16,17 +16,17 @@ from django.utils.dateparse import parse_date, parse_datetime
 from general_manager.escaping import visible, visible_json
 from general_manager.parsing import WrongValue
 from general_manager.parsing import age as parse_age
-from general_manager.workflow.actors import acting_as
+from general_manager.workflow.core.actors import acting_as
 
-CANNOT_ASK: Final = 2
-"""The exit code of a command that could not reach the database or read the settings."""
+UNREACHABLE: Final = 2
+"""Exit code if the database cannot be reached or the settings cannot be read."""
 
-WORD_EVERY: Final = 10.0
-"""Seconds between two lines on the way, where they cannot replace each other."""
+PROGRESS_SECONDS: Final = 10.0
+"""Seconds between two progress lines, if they cannot overwrite each other."""
 
 
 class WorkflowCommand(BaseCommand):
-    """What it changes is recorded as done by ``manage.py`` and the command's name."""
+    """Records its changes as made by ``manage.py`` and the command's name."""
 
     def handle(self, *_: Any, **options: Any) -> None:
         options |= dict(self._parsed(options))
@@ -39,21 +39,21 @@ class WorkflowCommand(BaseCommand):
         except Error as error:
             reason = str(error).strip().rstrip(".") or type(error).__name__
             raise CommandError(
-                f"The database could not be asked: {visible(reason, lines=True)}. "
-                "Is it there, and migrated?",
-                returncode=CANNOT_ASK,
+                f"The database query failed: {visible(reason, lines=True)}. "
+                "Check that the database is running and migrated.",
+                returncode=UNREACHABLE,
             ) from error
         except ImproperlyConfigured as error:
-            raise CommandError(str(error), returncode=CANNOT_ASK) from error
+            raise CommandError(str(error), returncode=UNREACHABLE) from error
 
     def _parsed(self, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Our options as the command line gives them, whatever `call_command` was given.
+        """Our options, parsed as on the command line, also those given to `call_command`.
 
-        Django parses only texts of a command line. Raises `CommandError` that names the option.
+        Django itself parses only command-line texts. Raises a `CommandError` that names the option.
         """
         parser = CommandParser(prog=self.name, add_help=False)
         self.add_arguments(parser)
-        for action in parser._actions:  # noqa: SLF001 - as Django's call_command does
+        for action in parser._actions:  # noqa: SLF001 - Django's call_command reads it too
             name = max(action.option_strings, key=len, default=action.dest)
             try:
                 yield action.dest, _parse(action, options.get(action.dest))
@@ -67,15 +67,15 @@ class WorkflowCommand(BaseCommand):
     def name(self) -> str:
         return self.__module__.rpartition(".")[2]
 
-    def say_on_the_way(self, text: str) -> None:
-        """How far it is: one line that is overwritten, or now and then a line of plain text."""
+    def say_progress(self, text: str) -> None:
+        """Report progress: overwrite one line on a terminal, else print a line now and then."""
         if self._is_quiet:
             return
         if self.stdout.isatty():
             self.stdout.write(f"\r\x1b[2K{text}", ending="")
             self.stdout.flush()
             self._is_open = True
-        elif monotonic() - self._said > WORD_EVERY:
+        elif monotonic() - self._said > PROGRESS_SECONDS:
             self._said = monotonic()
             self.stdout.write(text)
 
@@ -91,7 +91,7 @@ class WorkflowCommand(BaseCommand):
 
 def add_format(parser: CommandParser) -> None:
     parser.add_argument(
-        "--format", choices=("text", "json"), default="text", help="for people or for machines"
+        "--format", choices=("text", "json"), default="text", help="output format (default: text)"
     )
 
 
@@ -108,17 +108,17 @@ def _parse(action: Action, value: Any) -> Any:
     return action.type(value) if callable(action.type) else _text(value)
 
 
-MOST: Final = 2**31 - 1
+LARGEST_NUMBER: Final = 2**31 - 1
 LONGEST: Final = timedelta(days=36_500)
 
 
 def count(value: str | int) -> int:
-    """From the command line a text; `call_command` may be given the number itself."""
+    """A whole number: text from the command line, or a number given to `call_command`."""
     number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ArgumentTypeError(f"{value!r} is not a whole number from 1 up")
-    if number > MOST:
-        raise ArgumentTypeError(f"{value} is more than {MOST:,}")
+        raise ArgumentTypeError(f"{value!r} is not a whole number of at least 1")
+    if number > LARGEST_NUMBER:
+        raise ArgumentTypeError(f"{value} is more than {LARGEST_NUMBER:,}")
     return number
 
 
@@ -133,11 +133,11 @@ def count_up_to(most: int) -> Callable[[str | int], int]:
 
 
 def age(value: str | timedelta) -> timedelta:
-    """A duration as people type it, or a `timedelta`."""
+    """A duration such as 30d or 12h, or a `timedelta`."""
     if isinstance(value, timedelta):
         found = value
         if found <= timedelta(0):
-            raise ArgumentTypeError(f"{value} is not more than nothing")
+            raise ArgumentTypeError(f"{value} is not longer than 0")
     else:
         try:
             found = parse_age(_text(value))
@@ -149,11 +149,11 @@ def age(value: str | timedelta) -> timedelta:
 
 
 def moment(value: str | date | timedelta) -> datetime:
-    """A date, a time, or how long ago that was."""
+    """A point in time: a date, a date and time, or an age such as 2h."""
     try:
         return _moment(value)
     except OverflowError:
-        raise ArgumentTypeError(f"{value} is a time that no calendar has") from None
+        raise ArgumentTypeError(f"{value} is outside the range of dates") from None
 
 
 def _moment(value: str | date | timedelta) -> datetime:
@@ -168,8 +168,8 @@ def _moment(value: str | date | timedelta) -> datetime:
             return timezone.now() - parse_age(_text(value))
         except (WrongValue, OverflowError):
             raise ArgumentTypeError(
-                f"{value!r} is neither a date and time, as in 2026-01-31 or 2026-01-31T12:00, "
-                "nor how long ago, as in 2h"
+                f"{value!r} is neither a date or time, such as 2026-01-31 or 2026-01-31T12:00, "
+                "nor an age, such as 2h"
             ) from None
     if not isinstance(found, datetime):
         found = datetime(found.year, found.month, found.day)  # noqa: DTZ001 - made aware below

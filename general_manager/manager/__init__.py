@@ -1,4 +1,4 @@
-"""Business objects: changed through one door, and every change reported."""
+"""Business objects with one API for changes, so that every change is reported."""
 
 from general_manager.manager.base import GeneralManager
 from general_manager.manager.bulk import PublishingQuerySet

@@ -1,4 +1,4 @@
-"""GeneralManager: a business object that is created, changed and deleted through one door."""
+"""GeneralManager: a business object with one API to create, change and delete it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -39,7 +39,7 @@ from general_manager.manager.verbs import alters_data
 
 
 class GeneralManager:
-    """One object, known by its `identification`; its values are read when they are first asked for.
+    """One object, identified by its `identification`; its values are loaded on first access.
 
     ::
 
@@ -52,11 +52,11 @@ class GeneralManager:
 
     `create`, `update` and `delete` each run in one transaction on the model's database, validate
     with the model's `full_clean`, and send `pre_data_change` and `post_data_change` inside it.
-    Attributes are read-only: what is not reported cannot start a workflow.
+    Attributes are read-only: an unreported change could not start a workflow.
 
-    Fields that no event may have are named beside the base:
-    ``class Account(GeneralManager, exclude=("totp_seed",))``. A user model's password is left out
-    by itself.
+    To keep fields out of events, exclude them in the class statement:
+    ``class Account(GeneralManager, exclude=("totp_seed",))``. A user model's password is always
+    excluded.
     """
 
     Interface: ClassVar[type[Interface]]
@@ -77,7 +77,7 @@ class GeneralManager:
         if not (isinstance(interface, type) and issubclass(interface, Interface)):
             raise TypeError(
                 f"{cls.__name__}.Interface must derive from DatabaseInterface or "
-                f"ExistingModelInterface, not be {interface!r}"
+                f"ExistingModelInterface, but is {interface!r}"
             )
         interface.attach(cls)
         GeneralManager.known_managers.append(cls)
@@ -90,7 +90,7 @@ class GeneralManager:
 
     @property
     def identification(self) -> dict[str, Any]:
-        """What the object is known by: its primary key, as a mapping of your own."""
+        """The object's primary key as a mapping; the caller gets a copy."""
         return dict(self._key)
 
     @classmethod
@@ -98,7 +98,7 @@ class GeneralManager:
         """The model behind this manager."""
         interface = getattr(cls, "Interface", None)
         if interface is None:
-            raise TypeError(f"{cls.__name__} has no Interface, so it has no values")
+            raise TypeError(f"{cls.__name__} has no Interface: declare a class Interface in it")
         model: type[Model] = interface.get_model()
         return model
 
@@ -109,14 +109,14 @@ class GeneralManager:
         *,
         creator_id: Any = None,
         history_comment: str | None = None,
-        ignore_permission: bool = False,  # noqa: ARG003 - GeneralManager code passes it
+        ignore_permission: bool = False,
         **values: Any,
     ) -> Self:
-        """Make a new object of *values* and report it.
+        """Create an object with *values* and report it.
 
-        *creator_id* and *history_comment* go to the signals; a model field ``creator_id`` is set
-        too. Raises `ValidationError`, or `TypeError` for a name that is not a field, with nothing
-        made.
+        *creator_id* and *history_comment* are passed to the signals; a model field ``creator_id``
+        is set too. Raises `ValidationError`, or `TypeError` for a name that is not a field; then
+        nothing is created.
         """
         model = cls.get_model()
         about = {"creator_id": creator_id, "history_comment": history_comment}
@@ -132,7 +132,7 @@ class GeneralManager:
                 relations = relate(instance, wanted.relations, using)
             stored = read_again(instance, using)
             manager = cls.of(instance if stored is None else stored)
-            if stored is not None:  # a receiver may have deleted it: then nothing was made
+            if stored is not None:  # a receiver may have deleted it: then nothing was created
                 new = {name: one.new for name, one in relations.items()}
                 report_manager(manager, "create", created(read_values(stored) | new), **about)
         return manager
@@ -143,14 +143,14 @@ class GeneralManager:
         *,
         creator_id: Any = None,
         history_comment: str | None = None,
-        ignore_permission: bool = False,  # noqa: ARG002 - GeneralManager code passes it
+        ignore_permission: bool = False,
         **values: Any,
     ) -> Self:
-        """Set *values*, and report what really changed; if nothing did, nothing is saved.
+        """Set *values* and report the actual changes; without a change nothing is saved.
 
-        The row is locked while it is compared, where the database can. Raises `ValidationError`,
-        the model's `DoesNotExist`, or `TypeError` for a name that is not a field, with nothing
-        changed.
+        Locks the row for the comparison if the database supports it. Raises `ValidationError`,
+        the model's `DoesNotExist`, or `TypeError` for a name that is not a field; then nothing
+        is changed.
         """
         model = self.get_model()
         about = {"creator_id": creator_id, "history_comment": history_comment}
@@ -187,9 +187,9 @@ class GeneralManager:
         *,
         creator_id: Any = None,
         history_comment: str | None = None,
-        ignore_permission: bool = False,  # noqa: ARG002 - GeneralManager code passes it
+        ignore_permission: bool = False,
     ) -> None:
-        """Delete the row and report it. Raises the model's `DoesNotExist` if it is gone."""
+        """Delete the row and report it. Raises the model's `DoesNotExist` if it does not exist."""
         model = self.get_model()
         using = router.db_for_write(model)
         about = {"using": using, "creator_id": creator_id, "history_comment": history_comment}
@@ -219,7 +219,7 @@ class GeneralManager:
 
     @classmethod
     def get(cls, *conditions: Any, **lookups: Any) -> Self:
-        """The one object that matches.
+        """The only object that matches.
 
         Raises the model's `DoesNotExist` or `MultipleObjectsReturned`.
         """
@@ -227,7 +227,7 @@ class GeneralManager:
 
     @classmethod
     def of(cls, instance: Model) -> Self:
-        """The manager of a model *instance* that is at hand."""
+        """The manager of a model *instance* that is already loaded."""
         manager = cls.__new__(cls)
         vars(manager).update(_key=identify(instance), _instance=instance)
         return manager
@@ -242,7 +242,7 @@ class GeneralManager:
             value = getattr(instance, name)
         except AttributeError as error:
             if error.obj is not instance or error.name != name:
-                raise  # an attribute of that name is there, and stumbled over something else
+                raise  # the attribute exists; its getter raised for another reason
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}") from None
         if isinstance(value, Model):
             manager = manager_of(type(value))
@@ -252,7 +252,7 @@ class GeneralManager:
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
-            f"{type(self).__name__}.{name} is read-only: call update({name}=...), "
+            f"{type(self).__name__}.{name} is read-only. Call update({name}=...), "
             "which saves the change and reports it"
         )
 
@@ -287,7 +287,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _instance_of(value: Any) -> Any:
     if isinstance(value, GeneralManager):
-        return value._loaded()  # noqa: SLF001 - this module's own class
+        return value._loaded()  # noqa: SLF001 - a class of this module
     if isinstance(value, ManagerQuery):
         return value.queryset
     if isinstance(value, list | tuple | set | Iterator):

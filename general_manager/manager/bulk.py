@@ -1,4 +1,4 @@
-"""Bulk changes that are reported because the caller says so, in a bounded number of statements."""
+"""Bulk changes that are reported on request, in a bounded number of statements."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,11 +18,11 @@ M = TypeVar("M", bound=Model)
 Rows = dict[tuple[Any, ...], StoredRow]
 
 CHUNK = 2_000
-"""Rows that are read, changed and reported together, where the database takes as many keys."""
+"""Rows per chunk, if the database accepts as many keys."""
 
 
 class PublishingQuerySet(QuerySet[M]):
-    """`update`, `bulk_create` and `bulk_update` with a report of each row that they change.
+    """`update`, `bulk_create` and `bulk_update` that report each row that they change.
 
     ::
 
@@ -32,13 +32,14 @@ class PublishingQuerySet(QuerySet[M]):
 
         Check.objects.filter(due__lt=now).update_and_publish(status="down")
 
-    Rows are reported as `track_changes` says for the model, or else whole and under the model's
-    name. Each verb runs in one transaction; a chunk of rows takes a fixed number of statements.
+    Rows are reported as configured by `track_changes`, else with all fields and under the
+    model's name. Each verb runs in one transaction and takes a fixed number of statements for
+    each chunk of rows.
     """
 
     @alters_data
     def update_and_publish(self, **values: Any) -> int:
-        """Change the rows that match, as `update` does, and report each that really changed."""
+        """Change the matching rows, as `update` does, and report those that actually changed."""
         if self.query.is_sliced:
             raise TypeError("Cannot update a query once a slice has been taken.")
         _refuse_keys(self.model, values)
@@ -50,7 +51,7 @@ class PublishingQuerySet(QuerySet[M]):
             for keys in _chunks(list(dict.fromkeys(ordered)), self.model, using):
                 changes = _Changes(self.model, using)
                 changes.read_before(keys)
-                # What was changed while the lock was waited for may not match any more.
+                # Rows that changed while we waited for the lock may no longer match.
                 matching = list(self.using(using).filter(pk__in=keys).values_list("pk", flat=True))
                 changes.announce("update", [values] * len(matching))
                 rows: QuerySet[M] = QuerySet(self.model, using=using).filter(pk__in=matching)
@@ -62,7 +63,7 @@ class PublishingQuerySet(QuerySet[M]):
     def bulk_update_and_publish(
         self, objs: Iterable[M], fields: Sequence[str], batch_size: int | None = None
     ) -> int:
-        """`bulk_update`, and a report of each row that really changed."""
+        """`bulk_update` that reports each row that actually changed."""
         self._for_write = True
         using = self.db
         changed = 0
@@ -77,10 +78,10 @@ class PublishingQuerySet(QuerySet[M]):
 
     @alters_data
     def bulk_create_and_publish(self, objs: Iterable[M], batch_size: int | None = None) -> list[M]:
-        """`bulk_create`, and a report of each new row.
+        """`bulk_create` that reports each new row.
 
-        Raises `NotSupportedError`, with nothing made, where the database does not say which keys it
-        gave. There is no ``ignore_conflicts``: it does not say which rows were made.
+        Raises `NotSupportedError`, with nothing created, if the database does not return the keys
+        of new rows. ``ignore_conflicts`` is not supported: it hides which rows were created.
         """
         self._for_write = True
         using = self.db
@@ -92,8 +93,8 @@ class PublishingQuerySet(QuerySet[M]):
                 created = self.using(using).bulk_create(chunk, batch_size)
                 if any(one.pk is None for one in created):
                     raise NotSupportedError(
-                        f"{connections[using].display_name} does not say which keys it gave to new "
-                        f"rows of {self.model._meta.label}: set the keys, or save one by one"
+                        f"{connections[using].display_name} does not return the keys of new "
+                        f"rows of {self.model._meta.label}. Set the keys, or save one by one."
                     )
                 changes.report_creations(created)
                 made += created
@@ -117,7 +118,7 @@ class PublishingQuerySet(QuerySet[M]):
 
 
 class _Changes:
-    """What happens to one chunk of rows."""
+    """The changes to one chunk of rows."""
 
     def __init__(self, model: type[Model], using: str) -> None:
         self._using = using

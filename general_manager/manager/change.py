@@ -1,4 +1,4 @@
-"""A change as a value: what was there before, what is there now."""
+"""A change as a value: old and new field values."""
 
 from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
@@ -20,12 +20,12 @@ class FieldChange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DataChange:
-    """What happened to one row, and only what really changed.
+    """The actual changes to one row.
 
-    *changes* maps field names to old and new values; after a create every old value is `None`,
-    after a delete every new one. A foreign key's values are keys, a many-to-many's are lists of
-    keys, a file's are names. *using* is the database alias, *manager* the name under which the
-    manager or the tracked model is reported, *model* the model's class.
+    *changes* maps field names to old and new values; every old value is `None` after a create,
+    every new one after a delete. Foreign keys are represented by keys, many-to-many fields by
+    lists of keys, files by names. *using* is the database alias, *manager* the name of the
+    manager or tracked model in events, *model* the model class.
     """
 
     action: Action
@@ -47,18 +47,18 @@ class DataChange:
 
 
 def identify(instance: Model, model: type[Model] | None = None) -> dict[str, Any]:
-    """The primary key as a mapping, one entry for each field it is made of.
+    """The primary key as a mapping, with one entry for each of its fields.
 
-    With *model*, an ancestor of the instance's class, the key by which that one knows it.
+    With *model*, an ancestor of the instance's class, the key in that model's table.
     """
     fields = (model or type(instance))._meta.pk_fields
     return {one.attname: getattr(instance, one.attname) for one in fields}
 
 
 def read_values(instance: Model, names: Collection[str] | None = None) -> dict[str, Any]:
-    """The values of the instance's fields without its primary key; only *names* if given.
+    """The instance's field values without its primary key; only *names* if given.
 
-    Fields that are not loaded are left out rather than fetched.
+    Deferred fields are omitted, not fetched.
     """
     return {
         one.name: kept(one.value_from_object(instance))
@@ -68,20 +68,20 @@ def read_values(instance: Model, names: Collection[str] | None = None) -> dict[s
 
 
 def kept(value: Any) -> Any:
-    """*value* as it is now, whatever is done to it later; of a file, its name."""
+    """A copy of *value* that later changes do not affect; for a file, its name."""
     if isinstance(value, FieldFile):
         return value.name
     return deepcopy(value) if isinstance(value, dict | list | set | bytearray) else value
 
 
 def value_fields(model: Model | type[Model]) -> Iterable["Field[Any, Any]"]:
-    """Fields with a column of their own that are no key, nor an ancestor's key."""
+    """Fields with their own column that are neither the key nor an ancestor's key."""
     keys = key_fields(model)
     return [one for one in model._meta.concrete_fields if one not in keys]
 
 
 def key_fields(model: Model | type[Model]) -> list["Field[Any, Any]"]:
-    """The primary key's fields, its ancestors' in multi-table inheritance, and the links."""
+    """The fields of the primary key, and of the ancestors' keys and parent links."""
     keys: list[Any] = []
     for ancestor in (model, *model._meta.all_parents):
         links = [link for link in ancestor._meta.parents.values() if link is not None]
@@ -100,7 +100,7 @@ def deleted(values: Mapping[str, Any]) -> dict[str, FieldChange]:
 def compare(
     before: Mapping[str, Any], after: Mapping[str, Any], model: type[Model] | None = None
 ) -> dict[str, FieldChange]:
-    """What differs, field by field; a field that only one of them has counts as `None` there."""
+    """The differences by field; a field missing on one side counts as `None` there."""
     names = [*before, *(name for name in after if name not in before)]
     fields = {one.name: one for one in model._meta.concrete_fields} if model else {}
     return {

@@ -1,7 +1,7 @@
-"""What is deleted of tracked models, also by querysets and cascades.
+"""Deletions of tracked rows, including those by querysets and cascades.
 
-Django's signals of deletions are sent inside the deletion's transaction, one for each row and each
-of its tables: what is read before, and what is reported after, is right there.
+Django sends its deletion signals inside the deletion's transaction, for each row and each of its
+tables, so a row can be read before and reported after at the right moments.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,12 @@ from django.db.models.signals import class_prepared, post_delete, pre_delete
 from general_manager.manager.change import deleted, identify, read_values
 from general_manager.manager.elsewhere import is_reported_elsewhere
 from general_manager.manager.reporting import announce, is_announced, report
-from general_manager.manager.saving import take_write_lock
-from general_manager.manager.stored import MISSING, Columns, StoredRow, key_values
+from general_manager.manager.stored import MISSING, Columns, StoredRow, key_values, take_write_lock
 from general_manager.manager.trackers import Tracker, trackers
 
 
 class _Going(NamedTuple):
-    """A row whose deletion is under way."""
+    """A row that is being deleted."""
 
     instance: ref[Model]
     origin: int
@@ -48,7 +47,7 @@ _here = _Here()
 
 
 def track_deletions(model: type[Model]) -> None:
-    """Have every deletion of *model*'s rows reported, through proxies too."""
+    """Report every deletion of *model*'s rows, also through proxies."""
     _listen(model)
     for known in _proxies(model):
         _listen(known)
@@ -64,7 +63,7 @@ def _proxies(model: type[Model]) -> list[type[Model]]:
 
 
 def _listen_to_proxy(sender: type[Model], **_: Any) -> None:
-    """Django names the proxy as the sender when an instance of a proxy is deleted."""
+    """Django sends the proxy as the sender if an instance of a proxy is deleted."""
     if sender._meta.proxy and sender._meta.concrete_model in trackers:
         _listen(sender)
 
@@ -78,21 +77,21 @@ def _listen(model: type[Model]) -> None:
 def before_delete(
     sender: type[Model], instance: Model, using: str, origin: Any = None, **_: Any
 ) -> None:
-    _forget(id(instance))  # of a deletion that failed
+    _forget(id(instance))  # left over from a deletion that failed
     tracker = trackers.get(sender._meta.concrete_model or sender)
     if tracker is None or is_reported_elsewhere(instance, using):
         return
     if instance.get_deferred_fields() or _is_the_callers(instance, origin):
         row = _read(tracker, instance, using, origin)
         if row is None:
-            return  # it is gone already
+            return  # already deleted
         values = row.values(tracker.fields)
         key = {
             one.attname: getattr(instance, one.attname) if value is MISSING else value
             for one in tracker.model._meta.pk_fields
             for value in (row.value(one),)
         }
-    else:  # it was read a moment ago
+    else:  # it has just been read
         values = read_values(instance, {one.name for one in tracker.fields})
         key = identify(instance, tracker.model)
     if not _remember(tracker, instance, origin, key, values):
@@ -113,9 +112,9 @@ def after_delete(sender: type[Model], instance: Model, using: str, **_: Any) -> 
 def _remember(
     tracker: Tracker, instance: Model, origin: object, key: dict[str, Any], values: dict[str, Any]
 ) -> bool:
-    """Keep *values* until the row is gone; false if the same deletion has the row already.
+    """Keep *values* until the row is deleted; false if this deletion already has the row.
 
-    Where a child inherits from a proxy, Django deletes the parent's row as both.
+    If a child inherits from a proxy, Django deletes the parent's row twice, once as each.
     """
     row = (tracker.model, repr(key))
     other = _here.going.get(_here.numbers.get(row, 0))
@@ -136,7 +135,7 @@ def _forget(number: int) -> _Going | None:
 
 
 def _is_the_callers(instance: Model, origin: Any) -> bool:
-    """Whether *instance*, or the child that it is a part of, is what the caller deletes."""
+    """Whether the caller deletes *instance* itself, or the child that it belongs to."""
     if origin is instance:
         return True
     model = instance._meta.concrete_model
@@ -158,7 +157,7 @@ def _read(tracker: Tracker, instance: Model, using: str, origin: Any) -> StoredR
     if not connections[using].in_atomic_block:
         return columns.read(using, key)
     take_write_lock(tracker.model, using)
-    # With dependents, Django locks those first: to lock the row before them can deadlock.
+    # Django locks dependents first: locking the row before them can deadlock.
     lock = "" if has_dependents(tracker.model) else "delete"
     return columns.read(using, key, lock=lock)
 
@@ -166,9 +165,9 @@ def _read(tracker: Tracker, instance: Model, using: str, origin: Any) -> StoredR
 def _take(
     columns: Columns, using: str, origin: QuerySet[Any], key: tuple[Any, ...]
 ) -> StoredRow | None:
-    """One of the rows that a queryset with deferred fields deletes: one statement reads them all.
+    """One of the rows that a queryset with deferred fields deletes; one statement reads all.
 
-    A row is taken once. One that is not there any more belongs to a deletion that came later.
+    Each row is returned once. A row that is missing belongs to a later deletion.
     """
     batch = _here.batch
     if batch is None or batch.origin() is not origin or key not in batch.rows:
@@ -187,7 +186,7 @@ def _read_all(columns: Columns, using: str, origin: QuerySet[Any]) -> dict[Any, 
 
 
 def has_dependents(model: type[Model]) -> bool:
-    """Whether rows of other tables are deleted or changed before a row of *model* is."""
+    """Whether deleting a row of *model* first deletes or changes rows of other tables."""
     meta = model._meta
     if meta.parents or any(hasattr(one, "bulk_related_objects") for one in meta.private_fields):
         return True

@@ -1,7 +1,7 @@
-"""Rows whose change a manager reports, so that tracking must not.
+"""Rows whose changes a manager reports, so that tracking must not report them too.
 
-Kept in the thread, not on the instance: whatever the instance's class does with attributes, and
-however it is copied or pickled, there is nothing of ours to find.
+Kept in the thread, not on the instance: an instance may be copied or pickled, and its class may
+restrict attributes.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _here = _Here()
 
 @contextmanager
 def reported_by_manager(instance: Model, using: str) -> Iterator[None]:
-    """Meanwhile a manager reports what happens to the instance's row, through any instance."""
+    """In this block a manager reports changes of the instance's row, made by any instance."""
     _here.reported.append((using, instance))
     try:
         yield
@@ -39,7 +39,7 @@ def is_reported_elsewhere(instance: Model, using: str) -> bool:
 
 
 def _is_same_row(one: Model, other: Model) -> bool:
-    """Whether both stand for one row of a table that they share, as parent and child do too."""
+    """Whether both represent the same row of a shared table; parent and child can, too."""
     shared = [model for model in _tables(one) if model in _tables(other)]
     return any(_key(one, model) == _key(other, model) != () for model in shared)
 
@@ -50,7 +50,7 @@ def _tables(instance: Model) -> list[type[Model]]:
 
 
 def _key(instance: Model, model: type[Model]) -> tuple[Any, ...]:
-    """The key by which *model* knows the row; nothing while it has none."""
+    """The row's key in *model*'s table; nothing if it has none yet."""
     values = []
     for field in model._meta.pk_fields:
         value = getattr(instance, field.attname)

@@ -1,4 +1,4 @@
-"""Whether two values of a field are the same value, whatever their class thinks of ``==``."""
+"""Equality of two values of a field, independent of their class's ``==``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +7,10 @@ from django.db.models import Field
 
 
 def same(old: Any, new: Any, field: "Field[Any, Any] | None" = None) -> bool:
-    """Whether *old* and *new* are one value to the database.
+    """Whether *old* and *new* are the same value to the database.
 
-    NaN is the same as NaN. What ``==`` does not find equal, or cannot compare, is compared as
-    *field* would store it. A comparison that raises, or gives no boolean, means a change.
+    NaN equals NaN. Values that ``==`` finds unequal, or cannot compare, are compared in the form
+    that *field* stores. A comparison that raises, or returns no boolean, counts as a change.
     """
     if old is new or _equal(old, new):
         return True
@@ -22,7 +22,7 @@ def same(old: Any, new: Any, field: "Field[Any, Any] | None" = None) -> bool:
         return False
     try:
         stored = field.get_prep_value(old), field.get_prep_value(new)
-    except Exception:  # noqa: BLE001 - the field is the user's code
+    except Exception:  # noqa: BLE001 - the field is user code
         return False
     return _equal(*stored)
 
@@ -30,12 +30,12 @@ def same(old: Any, new: Any, field: "Field[Any, Any] | None" = None) -> bool:
 def _equal(old: Any, new: Any) -> bool:
     try:
         return (old == new) is True
-    except Exception:  # noqa: BLE001 - the values' classes are the user's code
+    except Exception:  # noqa: BLE001 - the values' classes are user code
         return False
 
 
 def _equal_with_nan(old: Any, new: Any) -> bool:
-    """Equal, where a NaN inside counts as equal to a NaN."""
+    """Equality in which a nested NaN equals NaN."""
     if type(old) is not type(new):
         return False
     if isinstance(old, Mapping):

@@ -1,4 +1,4 @@
-"""Where a manager's values live: in a model that it declares, or in one that is there already."""
+"""Where a manager's values are stored: in a model that it declares, or in an existing one."""
 
 from copy import deepcopy
 from types import CellType
@@ -12,7 +12,7 @@ from general_manager.manager.rebinding import Rebinding
 
 
 class Interface:
-    """The side of a manager that knows its model; use one of the subclasses."""
+    """Connects a manager with its model; use one of the subclasses."""
 
     model: ClassVar[Any]
 
@@ -23,13 +23,13 @@ class Interface:
                 one.__name__ for one in cls.__bases__ if issubclass(one, models.Model)
             )
             raise TypeError(
-                f"{cls.__qualname__} cannot derive from {', '.join(bases)}: write a model "
-                "that does, and name it in an ExistingModelInterface"
+                f"{cls.__qualname__} cannot derive from {', '.join(bases)}. Write a model "
+                "that does, and name it in an ExistingModelInterface."
             )
 
     @classmethod
     def attach(cls, manager: type) -> None:
-        """Called once, when the class *manager* is made with this interface inside."""
+        """Called once, when the class *manager* with this interface is created."""
         raise TypeError(
             f"{manager.__name__}.Interface must derive from DatabaseInterface or "
             "ExistingModelInterface"
@@ -45,7 +45,7 @@ class DatabaseInterface(Interface):
 
     The model gets the manager's name and belongs to the app whose module the manager is in, so
     define the manager in that app's ``models.py`` or a module it imports; ``makemigrations`` then
-    finds it as usual. The model itself is ``Project.Interface.model``.
+    finds it as usual. The model is available as ``Project.Interface.model``.
     """
 
     @classmethod
@@ -64,12 +64,12 @@ class DatabaseInterface(Interface):
             if getattr(attributes.get("Meta"), option, False):
                 raise TypeError(
                     f"{manager.__name__}.Interface.Meta.{option} leaves the manager without a "
-                    "table of its own: share fields by a class that derives from "
-                    "DatabaseInterface, and wrap a model that is there by ExistingModelInterface"
+                    "table. To share fields, use a class that derives from "
+                    "DatabaseInterface; to wrap an existing model, use ExistingModelInterface."
                 )
         attributes |= {
             "__module__": manager.__module__,
-            # Where pickle finds it: the manager has the name that the model goes by.
+            # Pickle must find the model here: the manager takes the model's own name.
             "__qualname__": f"{manager.__qualname__}.Interface.model",
             "__doc__": cls.__doc__ if cls.__dict__.get("__doc__") else manager.__doc__,
         }
@@ -84,7 +84,7 @@ class DatabaseInterface(Interface):
 
 
 class ExistingModelInterface(Interface):
-    """Wraps a model that is there already: ``model = "billing.Invoice"``, or the class."""
+    """Wraps an existing model: ``model = "billing.Invoice"``, or the class."""
 
     @classmethod
     def attach(cls, manager: type) -> None:
@@ -99,7 +99,7 @@ class ExistingModelInterface(Interface):
 
     @classmethod
     def get_model(cls) -> type[models.Model]:
-        """The model; raises `ImproperlyConfigured` if no installed app has it."""
+        """The model. Raises `ImproperlyConfigured` if no installed app has it."""
         if isinstance(cls.model, str):
             try:
                 cls.model = apps.get_model(cls.model)
@@ -111,7 +111,7 @@ class ExistingModelInterface(Interface):
 
 
 class ModelException:
-    """A class attribute of a manager: its model's exception of that *name*, for ``except``."""
+    """A class attribute of a manager: its model's exception class of that *name*."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -121,7 +121,7 @@ class ModelException:
 
 
 def manager_of(model: type[models.Model]) -> type | None:
-    """The manager that declares *model*, if one does."""
+    """The manager that declares *model*, or `None`."""
     return _managers.get(model)
 
 

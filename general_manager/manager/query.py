@@ -1,4 +1,4 @@
-"""Several managers: a queryset that gives managers instead of instances."""
+"""A queryset of managers instead of model instances."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, Self, TypeVar, overload
@@ -9,9 +9,9 @@ M = TypeVar("M")
 
 
 class ManagerQuery(Generic[M]):
-    """Lazy like a queryset, which it wraps: nothing is read until it is iterated or counted.
+    """Wraps a queryset and is as lazy: nothing is read until it is iterated or counted.
 
-    *wrap* makes a manager of each instance, *unwrap* what the ORM knows of a manager in a filter.
+    *wrap* turns an instance into a manager; *unwrap* turns a manager in a filter into an instance.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ManagerQuery(Generic[M]):
         return type(self)(self._wrap, self._unwrap, queryset)
 
     def _plain(self, conditions: Iterable[Any]) -> list[Any]:
-        """Conditions with instances in place of managers, inside `Q` objects too."""
+        """Conditions with managers replaced by instances, also inside `Q` objects."""
         return [self._condition(one) for one in conditions]
 
     def _condition(self, condition: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Methods that were written in one class and work in another, ``super()`` included.
+"""Move methods from one class to another, with a working ``super()``.
 
-``super()`` looks into a cell of the function's closure for the class it was written in. A method
-that is moved needs that cell exchanged, however deep below decorators the function is.
+``super()`` finds the class that defines a method in a cell of the function's closure. A method
+that moves needs another cell, however many decorators wrap the function.
 """
 
 from collections.abc import Collection, Iterator
@@ -23,15 +23,15 @@ _CELL: Final = "__class__"
 
 
 class Rebinding:
-    """Makes copies of methods of the *written_in* classes that belong to what *cell* will hold."""
+    """Copies methods of the *written_in* classes for the class that *cell* will contain."""
 
     def __init__(self, cell: CellType, written_in: Collection[type]) -> None:
         self._cell = cell
         self._written_in = written_in
         self._made: dict[int, Any] = {}
 
-    def __call__(self, value: Any) -> Any:  # noqa: PLR0911 - one branch a kind
-        """*value*, or a copy of it whose ``super()`` starts from the other class."""
+    def __call__(self, value: Any) -> Any:  # noqa: PLR0911 - one branch per kind
+        """*value*, or a copy of it whose ``super()`` uses the new class."""
         if not self._leads_to_super(value, set()):
             return value
         if id(value) in self._made:
@@ -63,7 +63,7 @@ class Rebinding:
         function = FunctionType(
             value.__code__, value.__globals__, value.__name__, value.__defaults__, closure
         )
-        self._made[id(value)] = function  # which its own closure may hold
+        self._made[id(value)] = function  # its own closure may contain it
         for name, cell, new in cells:
             if new is not cell and not self._is_ours(name, cell):
                 new.cell_contents = self(cell.cell_contents)
@@ -93,12 +93,12 @@ class Rebinding:
 def _contents(cell: CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # it is empty yet
+    except ValueError:  # still empty
         return None
 
 
 def _parts(value: Any) -> list[Any]:
-    """Where a decorator may keep the function that it is around."""
+    """Attributes in which a decorator may keep the wrapped function."""
     if isinstance(value, classmethod | staticmethod):
         return [value.__func__]
     if isinstance(value, property):

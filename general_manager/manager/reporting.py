@@ -22,12 +22,12 @@ _here = _Here()
 
 
 def reported_so_far() -> int:
-    """How many changes of tracked rows this thread has reported."""
+    """The number of changes to tracked rows that this thread has reported."""
     return _here.reported
 
 
 def is_announced(model: type[Model]) -> bool:
-    """Whether anybody listens before a change of *model*'s rows."""
+    """Whether a receiver is connected for changes of *model*'s rows."""
     return pre_data_change.has_listeners(model)
 
 
@@ -52,7 +52,7 @@ def report(
     changes: Mapping[str, FieldChange],
     **about: Any,
 ) -> None:
-    """Send what became of a tracked row; *about* has its ``instance`` and ``using``."""
+    """Send the change of a tracked row; *about* contains ``instance`` and ``using``."""
     _here.reported += 1
     change = DataChange(
         action,
@@ -75,7 +75,7 @@ def report(
 def report_manager(
     manager: Any, action: Action, changes: Mapping[str, FieldChange], *, using: str, **about: Any
 ) -> None:
-    """Report what became of a `GeneralManager`'s object; nothing, if only hidden fields changed."""
+    """Report the change of a `GeneralManager` object, unless only excluded fields changed."""
     kind, model = type(manager), manager.get_model()
     hidden = kind.excluded_fields | secrets_of(model)
     shown = {name: one for name, one in changes.items() if name not in hidden}
@@ -103,10 +103,10 @@ def report_row(
     using: str,
     **more: Any,
 ) -> None:
-    """Report what became of a row, if its own columns changed.
+    """Report the change of a row if its own columns changed.
 
-    Without *before* it is new; without *after* it is out of the writer's sight, and the instance
-    says what was written.
+    Without *before* the row is new. Without *after* the writer cannot read the row, so the
+    instance's values count.
     """
     action: Action = "create" if before is None else "update"
     if before is not None:
@@ -120,17 +120,17 @@ def report_row(
 
 
 class Batch:
-    """The changes of one bulk verb: what a receiver does for each, it may do for all together."""
+    """The changes of one bulk verb: receivers may collect items and handle them together."""
 
     def __init__(self, using: str) -> None:
         self._using = using
         self._kept: dict[Callable[[list[Any], str], None], list[Any]] = {}
 
     def keep(self, finish: Callable[[list[Any], str], None], item: Any) -> None:
-        """Have *finish* called once, with all items in order and the database alias."""
+        """Add an item; *finish* is called once with all items in order and the database alias."""
         self._kept.setdefault(finish, []).append(item)
 
     def finish(self) -> None:
-        """Do what was kept, in the transaction of the changes."""
+        """Call the collected functions, in the transaction of the changes."""
         for finish, items in self._kept.items():
             finish(items, self._using)

@@ -1,4 +1,4 @@
-"""What changing one row takes beyond `save`: how it is found, validated, related and deleted."""
+"""Helpers to find, validate, relate, save and delete one row."""
 
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
@@ -15,9 +15,9 @@ from general_manager.manager.stored import key_values, lock_for_update, plain_ro
 def find_locked(
     model: type[Model], key: Mapping[str, Any], using: str, *, to_delete: bool = False
 ) -> Model:
-    """The row of that *key*, locked as the write will lock it. Raises the model's `DoesNotExist`.
+    """The row with *key*, locked as the write will lock it. Raises the model's `DoesNotExist`.
 
-    A row that others depend on is not locked before it is deleted: Django locks those first.
+    A row with dependents is not locked before its deletion: Django locks the dependents first.
     """
     rows = plain_rows(model, using)
     if not to_delete:
@@ -29,12 +29,12 @@ def find_locked(
 
 
 def find(model: type[Model], key: Mapping[str, Any], using: str) -> Model | None:
-    """The row of that *key*, whatever the model's managers leave out."""
+    """The row with *key*, even if the model's managers filter it out."""
     return plain_rows(model, using).filter(**key).first()
 
 
 def read_again(instance: Model, using: str) -> Model | None:
-    """The row as the database has it: rounded, computed, defaulted and truncated as it will be.
+    """The row as stored: rounded, computed, defaulted and truncated by the database.
 
     `None` if a receiver has deleted it; *instance* itself if its key cannot be looked up.
     """
@@ -45,18 +45,18 @@ def read_again(instance: Model, using: str) -> Model | None:
     try:
         rows = plain_rows(model, using).filter(**key)
         rows.query.get_compiler(using).as_sql()
-    except Exception:  # noqa: BLE001 - a field that does not take back what it gave is the user's
+    except Exception:  # noqa: BLE001 - a user's field that does not accept its own value
         return instance
     return rows.first()
 
 
 def validate(instance: Model) -> None:
-    """`full_clean`, leaving out what only the database can compute. Raises `ValidationError`."""
+    """`full_clean` without the fields that the database computes. Raises `ValidationError`."""
     instance.full_clean(exclude=_expressions(instance))
 
 
 def needs_save(instance: Model, before: Mapping[str, Any]) -> bool:
-    """Whether *instance* is not what was read *before*, or has a file that is not stored yet."""
+    """Whether *instance* differs from the row read *before*, or has an unsaved file."""
     if compare(before, read_values(instance), type(instance)):
         return True
     return any(
@@ -67,7 +67,7 @@ def needs_save(instance: Model, before: Mapping[str, Any]) -> bool:
 
 
 def call_as_written(method: Callable[..., Any], **options: Any) -> Any:
-    """Call a model's *method* with those *options* that it takes: it may override Django's."""
+    """Call a model's *method* with those *options* that it accepts: it may be an override."""
     parameters = signature(method).parameters.values()
     if not any(one.kind is Parameter.VAR_KEYWORD for one in parameters):
         taken = {one.name for one in parameters if one.kind is not Parameter.POSITIONAL_ONLY}
@@ -78,7 +78,7 @@ def call_as_written(method: Callable[..., Any], **options: Any) -> Any:
 def relate(
     instance: Model, relations: Mapping[str, list[Any]], using: str
 ) -> dict[str, FieldChange]:
-    """Set the many-to-many fields; returns what changed, as lists of keys."""
+    """Set the many-to-many fields. Returns the changes, as lists of keys."""
     changes = {}
     for name, items in relations.items():
         old = _keys(instance, name, using)
@@ -98,7 +98,7 @@ def _expressions(instance: Model) -> set[str]:
 
 
 def _keys(instance: Model, name: str, using: str) -> list[Any]:
-    """Keys of related objects, read where they are written and whatever managers leave out."""
+    """Keys of related objects, read from the database of the write and unfiltered."""
     field: Any = instance._meta.get_field(name)
     through = plain_rows(field.remote_field.through, using)
     links = through.filter(**{field.m2m_field_name(): instance})

@@ -1,10 +1,11 @@
-"""What became of a row that was read before and after."""
+"""Compare a row as read before and after a write."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from django.db.models import Field, Model
 
+from general_manager.guarding import attempt
 from general_manager.manager.change import FieldChange, read_values
 from general_manager.manager.equality import same
 from general_manager.manager.stored import MISSING, StoredRow
@@ -15,7 +16,7 @@ Fields = Sequence["Field[Any, Any]"]
 def written_values(
     fields: Fields, after: StoredRow | None, instance: Model | None
 ) -> dict[str, Any]:
-    """What the row has now, by field name; where it cannot be read, what the instance says."""
+    """The row's current values by field name; the instance's where it cannot be read."""
     if after is not None:
         return after.values(fields)
     return {} if instance is None else read_values(instance, {one.name for one in fields})
@@ -24,9 +25,9 @@ def written_values(
 def changed_values(
     fields: Fields, before: StoredRow, after: StoredRow | None, instance: Model | None
 ) -> dict[str, FieldChange]:
-    """By field name; what cannot be read is left out.
+    """The values by field name, without unreadable ones.
 
-    Columns that the driver gives back as they were are not converted at all.
+    Columns whose raw value is unchanged are not converted.
     """
     if after is None:
         written = written_values(fields, None, instance)
@@ -48,7 +49,7 @@ def changed_values(
 def identity(
     key: Sequence[tuple[str, "Field[Any, Any]"]], row: StoredRow | None, instance: Model | None
 ) -> dict[str, Any]:
-    """The row's key as the database has it; `None` where the database did not say what it made."""
+    """The row's stored key; `None` if the database did not return the generated key."""
     found = {}
     for name, field in key:
         value = MISSING if row is None else row.value(field)
@@ -61,7 +62,4 @@ def identity(
 def _is_untouched(old: Any, new: Any) -> bool:
     if type(old) is not type(new):
         return False
-    try:
-        return (old == new) is True
-    except Exception:  # noqa: BLE001 - a driver's adapter may give values of any class
-        return False
+    return attempt(lambda: (old == new) is True, otherwise=False)  # values of any class

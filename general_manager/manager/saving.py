@@ -1,23 +1,25 @@
-"""What a save of a tracked model changes, read and reported in the transaction of its statements.
+"""The changes of a tracked model's save, read and reported in the save's transaction.
 
-Django's `save_base` sends `pre_save`, saves one table after the other through `_save_table`, and
-sends `post_save`. Only the tables are in a transaction, here as without tracking: the receivers of
-Django's signals run outside of it.
+Django's `save_base` sends `pre_save`, saves each table through `_save_table`, and sends
+`post_save`. Only the tables are saved in a transaction, with tracking as without: receivers of
+Django's own signals run outside it.
 """
 
 from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from threading import local
-from typing import Any
+from typing import Any, Final
 
 from django.db import connections, router
 from django.db.models import Model
 
 from general_manager.atomic import writing_atomic
+from general_manager.cursors import shared_cursor
 from general_manager.manager.change import Action, read_values
 from general_manager.manager.elsewhere import is_reported_elsewhere
 from general_manager.manager.reporting import announce, is_announced, report_row, reported_so_far
-from general_manager.manager.stored import Columns, StoredRow, key_values
+from general_manager.manager.returning import Returned, may_return
+from general_manager.manager.stored import Columns, StoredRow, key_values, take_write_lock
 from general_manager.manager.trackers import NOTHING, Plan, plan_for
 
 SaveTable = Callable[..., Any]
@@ -30,26 +32,34 @@ class _Here(local):
 
 _here = _Here()
 _wrappers: set[Any] = set()
+_DJANGO: Final[Any] = Model
+_of_django: set[Any] = {_DJANGO._save_table, _DJANGO._do_update}
+"""Django's own methods, and ours that call nothing else."""
 
 
 def track_saves(model: type[Model]) -> None:
-    """Have every save of *model*'s instances reported."""
+    """Report every save of *model*'s instances."""
     tracked: Any = model
-    if tracked.save_base not in _wrappers:  # which a parent may have
+    if tracked.save_base not in _wrappers:  # a parent may have it
         tracked.save_base = _around_save(model, tracked.save_base)
         _wrappers.add(tracked.save_base)
-    if tracked._save_table not in _wrappers:  # noqa: SLF001 - Django's door
-        tracked._save_table = _around_table(tracked._save_table)  # noqa: SLF001 - Django's door
-        _wrappers.add(tracked._save_table)  # noqa: SLF001 - Django's door
+    for name, around in (("_save_table", _around_table), ("_do_update", _around_update)):
+        method = getattr(tracked, name)
+        if method in _wrappers:
+            continue
+        setattr(tracked, name, around(method))
+        _wrappers.add(getattr(tracked, name))
+        if method in _of_django:
+            _of_django.add(getattr(tracked, name))
 
 
 def _around_save(model: type[Model], save_base: Callable[..., None]) -> Callable[..., None]:
     @wraps(save_base)
-    def tracked_save_base(  # noqa: PLR0917 - Django's own signature
+    def tracked_save_base(
         instance: Model,
-        raw: bool = False,  # noqa: FBT001, FBT002 - Django's own signature
-        force_insert: Any = False,  # noqa: FBT002 - the same
-        force_update: bool = False,  # noqa: FBT001, FBT002 - the same
+        raw: bool = False,
+        force_insert: Any = False,
+        force_update: bool = False,
         using: str | None = None,
         update_fields: Iterable[str] | None = None,
     ) -> None:
@@ -67,7 +77,7 @@ def _around_save(model: type[Model], save_base: Callable[..., None]) -> Callable
         if raw:
             return save()
         if current is not None and current.instance is instance and model not in current.around:
-            current.around.add(model)  # this class and its parent are both tracked: it is one save
+            current.around.add(model)  # one save, though class and parent are tracked
             return save()
         ways = (force_insert, force_update, update_fields)
         _here.saves.append(_Save(model, instance, ways, using))
@@ -83,7 +93,7 @@ def _around_table(save_table: SaveTable) -> SaveTable:
     @wraps(save_table)
     def tracked_save_table(
         instance: Model,
-        raw: bool = False,  # noqa: FBT001, FBT002 - Django's own signature
+        raw: bool = False,
         cls: Any = None,
         *arguments: Any,
         **options: Any,
@@ -99,12 +109,37 @@ def _around_table(save_table: SaveTable) -> SaveTable:
     return tracked_save_table
 
 
+def _around_update(do_update: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(do_update)
+    def tracked_do_update(
+        instance: Model,
+        base_qs: Any,
+        using: str,
+        pk_val: Any,
+        values: Any,
+        update_fields: Any,
+        forced_update: Any,
+        *returning: Any,
+    ) -> Any:
+        def update() -> Any:
+            return do_update(
+                instance, base_qs, using, pk_val, values, update_fields, forced_update, *returning
+            )
+
+        current = _here.saves[-1] if _here.saves else None
+        if current is None or current.instance is not instance or current.returned is None:
+            return update()
+        return current.update(update, is_simple=bool(values) and not any(returning))
+
+    return tracked_do_update
+
+
 class _Save:
-    """One save of one instance, which may go to several tables."""
+    """One save of one instance, possibly to several tables."""
 
     __slots__ = (
         "around", "before", "begun", "force_insert", "force_update", "in_table", "instance",
-        "model", "outermost", "plan", "update_fields", "using",
+        "model", "outermost", "plan", "returned", "update_fields", "using",
     )  # fmt: skip
 
     def __init__(
@@ -123,9 +158,10 @@ class _Save:
         self.begun = self.in_table = False
         self.plan: Plan = NOTHING
         self.before: tuple[StoredRow | None, ...] = ()
+        self.returned: Returned | None = None
 
     def save_table(self, cls: type[Model], save: Callable[[], Any]) -> Any:
-        """Save one of the tables, with what comes before the first and after the last."""
+        """Save one of the tables; begin before the first and finish after the last."""
         self.in_table = True
         try:
             is_first, self.begun = not self.begun, True
@@ -134,9 +170,9 @@ class _Save:
                 self.plan = plan_for(self.model, names)
             if not self.plan.parts:
                 return save()
-            if self.model._meta.parents:  # Django itself has one transaction for all tables
+            if self.model._meta.parents:  # Django itself uses one transaction for all tables
                 return self._save_table(save, is_first=is_first, is_last=cls is self.model)
-            with writing_atomic(self.using, savepoint=False):
+            with writing_atomic(self.using, savepoint=False), shared_cursor(self.using):
                 return self._save_table(save, is_first=True, is_last=True)
         finally:
             self.in_table = False
@@ -149,8 +185,22 @@ class _Save:
             self._finish()
         return result
 
+    def update(self, update: Callable[[], Any], *, is_simple: bool) -> Any:
+        """Update the row, which has not been read; *is_simple* if the UPDATE can return it."""
+        if self.returned is None or not is_simple:
+            self.returned = None
+            self.before = self._read_before()
+            return update()
+        result = self.returned.during(update)
+        self.before = (self.returned.before,)
+        return result
+
     def _begin(self) -> None:
-        """Read what is there, and announce what is about to be made of it."""
+        """Read the row and send `pre_data_change`."""
+        if self._will_return():
+            self.returned = Returned(self.plan.columns, self.using)
+            self.before = (None,)
+            return
         self.before = self._read_before()
         reported = reported_so_far()
         for part, row in zip(self.plan.parts, self.before, strict=True):
@@ -159,15 +209,15 @@ class _Save:
             values = read_values(self.instance, {one.name for one in part.fields})
             action: Action = "create" if row is None else "update"
             announce(part.tracker.model, self.instance, action, values, self.using)
-        if reported != reported_so_far():  # by a receiver's doing: perhaps of this row
+        if reported != reported_so_far():  # a receiver made changes, perhaps to this row
             self.before = self._read_before()
 
     def _finish(self) -> None:
-        """Read what is there now, and report what changed."""
+        """Read the row again and report the changes."""
         after = self._read_after()
         state = self.instance._state
         kept = (state.adding, state.db)
-        state.adding, state.db = False, self.using  # as Django does next; receivers may save it
+        state.adding, state.db = False, self.using  # Django does it next; receivers may save it
         try:
             for place, part in enumerate(self.plan.parts):
                 rows = self.before[place], after[place]
@@ -175,6 +225,19 @@ class _Save:
         except BaseException:
             state.adding, state.db = kept
             raise
+
+    def _will_return(self) -> bool:
+        """Whether the UPDATE returns the row, so that nothing is read before it."""
+        if len(self.plan.parts) > 1 or self.model._meta.parents or self.model._meta.select_on_save:
+            return False
+        kind: Any = type(self.instance)
+        [part] = self.plan.parts
+        return (
+            {kind._save_table, kind._do_update} <= _of_django
+            and self._may_be_there(part.tracker.model)
+            and not is_announced(part.tracker.model)
+            and may_return(self.model, self.plan.columns, self.using)
+        )
 
     def _read_before(self) -> tuple[StoredRow | None, ...]:
         parts = self.plan.parts
@@ -190,15 +253,17 @@ class _Save:
             return (row,) * len(parts)
         if len(parts) == 1 and all(there):
             return (None,)
-        # A child is added to a parent's row that was there before.
+        # A child is added to an existing parent row.
         return tuple(
             self._read(part.tracker.columns, lock="update") if may else None
             for part, may in zip(parts, there, strict=True)
         )
 
     def _read_after(self) -> tuple[StoredRow | None, ...]:
-        # To MariaDB, a row that an UPDATE left as it was is as old as the caller's snapshot; a
-        # locking read sees what the one before saw.
+        if self.returned is not None and self.returned.after is not None:
+            return (self.returned.after,)
+        # If an UPDATE does not change the row, MariaDB still reads it from the caller's snapshot;
+        # a locking read sees the same row as the read before.
         updated = any(row is not None for row in self.before)
         lock = "update" if updated and connections[self.using].vendor == "mysql" else ""
         row = self._read(self.plan.columns, lock=lock)
@@ -209,12 +274,12 @@ class _Save:
         return None if key is None else columns.read(self.using, key, lock=lock)
 
     def _looks_first(self) -> bool:
-        """Whether Django asks for the row before it updates, so that it need not be allowed to."""
+        """Whether Django selects the row before its UPDATE, so that a missing row needs no lock."""
         is_forced = self.force_update or self.update_fields is not None
         return self.model._meta.select_on_save and not self.model._meta.parents and not is_forced
 
     def _may_be_there(self, model: type[Model]) -> bool:
-        """Whether a save may find a row of *model*: what Django asks before it tries an UPDATE."""
+        """Whether a save may find an existing row: Django's own condition to try an UPDATE."""
         if self.force_update or self.update_fields is not None:
             return True
         meta = model._meta
@@ -225,23 +290,9 @@ class _Save:
         if key_values(self.instance, model) is None:
             if adding or len(meta.pk_fields) > 1 or not meta.pk_fields[0].has_default():
                 return False
-            # The next thing that Django does, and it then looks for a row of this key.
+            # Django does this next and then looks for a row with this key.
             key: Any = meta.pk_fields[0]
             setattr(self.instance, key.attname, key.get_pk_value_on_save(self.instance))
             return key_values(self.instance, model) is not None
         defaulted = all(one.has_default() or one.has_db_default() for one in meta.pk_fields)
         return not (adding and defaulted)
-
-
-def take_write_lock(model: type[Model], using: str) -> None:
-    """On SQLite, make the transaction that Django has begun a writing one before it reads.
-
-    Afterwards SQLite refuses that at once, if another connection wrote in between.
-    """
-    connection = connections[using]
-    if connection.vendor != "sqlite" or not model._meta.managed:
-        return
-    if connection.transaction_mode is None:  # type: ignore[attr-defined]  # SQLite's own
-        table = connection.ops.quote_name(model._meta.db_table)
-        with connection.cursor() as cursor:
-            cursor.execute(f"DELETE FROM {table} WHERE 0")  # noqa: S608 - the table's own name

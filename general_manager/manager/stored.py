@@ -1,7 +1,7 @@
-"""A row as the database has it, read as plainly as it is written.
+"""A stored row, read without any manager of its model.
 
-By primary key, on the write's connection, through no manager of the model's: without its filters,
-joins, ordering, deferral and annotations, and without making an instance.
+Reads by primary key on the write's connection: no filters, joins, ordering, deferral or
+annotations of a manager, and no instance.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from django.db import connections
 from django.db.models import Field, Model, Q, QuerySet
 from django.db.models.sql import Query
 
+from general_manager.cursors import cursor_on
 from general_manager.escaping import get_logger
 
 logger = get_logger(__name__)
@@ -20,25 +21,25 @@ _unreadable: set[tuple[str, str]] = set()
 _views: dict[tuple[str, str], bool] = {}
 
 SMALL = 2**31
-"""Keys below it are in the range of every integer field."""
+"""Every integer field accepts smaller keys."""
 
 MISSING: Any = object()
-"""What a value is that its field cannot make of the column."""
+"""Stands for a column that its field cannot convert."""
 
 
 def plain_rows(model: type[Model], using: str) -> QuerySet[Any]:
-    """All rows of *model*, whatever its managers and its `Meta` make of them."""
+    """All rows of *model*, regardless of its managers and `Meta`."""
     return QuerySet(model, using=using).order_by()
 
 
 def lock_for_update(query: Query, using: str) -> None:
-    """Lock what *query* reads as its UPDATE will, where the database can."""
+    """Lock the rows of *query* as its UPDATE will, if the database can."""
     query.select_for_update = True
     query.select_for_no_key_update = connections[using].features.has_select_for_no_key_update
 
 
 def is_view(model: type[Model], using: str) -> bool:
-    """Whether *model* stands on a view: only a model that Django does not create can."""
+    """Whether *model* reads a database view: only an unmanaged model can."""
     if model._meta.managed:
         return False
     name = (using, model._meta.db_table)
@@ -51,14 +52,28 @@ def is_view(model: type[Model], using: str) -> bool:
 
 
 def key_values(instance: Model, model: type[Model]) -> dict[str, Any] | None:
-    """The key by which *model* knows *instance*; `None` if it has none yet."""
+    """The key of *instance* in *model*'s table; `None` if it has none yet."""
     key = {one.attname: getattr(instance, one.attname) for one in model._meta.pk_fields}
     unknown = any(one is None or hasattr(one, "resolve_expression") for one in key.values())
     return None if unknown else key
 
 
+def take_write_lock(model: type[Model], using: str) -> None:
+    """On SQLite, upgrade Django's transaction to a write transaction before it reads.
+
+    After a read SQLite refuses the upgrade at once if another connection has written.
+    """
+    connection = connections[using]
+    if connection.vendor != "sqlite" or not model._meta.managed:
+        return
+    if connection.transaction_mode is None:  # type: ignore[attr-defined]  # SQLite only
+        table = connection.ops.quote_name(model._meta.db_table)
+        with connection.cursor() as cursor:
+            cursor.execute(f"DELETE FROM {table} WHERE 0")  # noqa: S608 - a quoted table name
+
+
 class Columns:
-    """Some columns of one model's rows, and how to read them."""
+    """Reads some columns of one model's rows."""
 
     def __init__(self, model: type[Model], fields: Sequence["Field[Any, Any]"]) -> None:
         self.model = model
@@ -72,9 +87,9 @@ class Columns:
         return rows.values_list(*(one.attname for one in self.fields)).query
 
     def read(self, using: str, key: Mapping[str, Any], *, lock: str = "") -> "StoredRow | None":
-        """The row of that *key*; `None` if there is none, or if its fields refuse the key.
+        """The row with *key*; `None` if there is none, or if its fields reject the key.
 
-        *lock* is ``"update"`` or ``"delete"``, for what will be done to the row.
+        *lock* is ``"update"`` or ``"delete"``, according to the write that follows.
         """
         connection = connections[using]
         parameters = self._parameters(key, connection)
@@ -86,20 +101,20 @@ class Columns:
                 return None
             sql, compiled_parameters = compiled
             if parameters is not None and tuple(compiled_parameters) == parameters:
-                self._by_key[statement] = sql  # any other key changes the parameters alone
+                self._by_key[statement] = sql  # other keys change only the parameters
             parameters = tuple(compiled_parameters)
-        with connection.cursor() as cursor:
+        with cursor_on(connection) as cursor:
             cursor.execute(sql, parameters)
             raw = cursor.fetchone()
         return None if raw is None else StoredRow(self, connection, raw)
 
     def _parameters(self, key: Mapping[str, Any], connection: Any) -> tuple[Any, ...] | None:
-        """What stands for *key* in the statement; `None` for what only Django's compiler knows."""
+        """The statement's parameters for *key*; `None` if only Django's compiler can tell."""
         found = []
         for field in self.model._meta.pk_fields:
             value = key[field.attname]
             if isinstance(value, int) and not -SMALL < value < SMALL:
-                return None  # there may be no row with such a key, and no statement then
+                return None  # no row can have such a key, so there is no statement
             try:
                 found.append(field.get_db_prep_value(value, connection, prepared=False))
             except Exception:  # noqa: BLE001 - the field is the user's code
@@ -120,7 +135,7 @@ class Columns:
     def _compile(self, using: str, condition: Q, lock: str) -> Any:
         query = self._query.chain()
         if lock and is_view(self.model, using):
-            lock = ""  # what its triggers or rules change, they lock
+            lock = ""  # its triggers or rules lock what they change
         if lock == "update":
             lock_for_update(query, using)
         elif lock:
@@ -131,12 +146,12 @@ class Columns:
         except EmptyResultSet:
             return None
         except Exception:
-            # A key that its own field does not take back: the write itself may have taken it.
-            logger.debug("No look-up in %s by %s", self.model._meta.label, condition, exc_info=True)
+            # The field rejects its own key; the write itself may have accepted it.
+            logger.debug("Cannot find %s by %s", self.model._meta.label, condition, exc_info=True)
             return None
 
     def convert(self, raw: Any, place: int, connection: Any) -> Any:
-        """What the field makes of the *raw* column; `MISSING` if it cannot, with a warning once."""
+        """The converted *raw* column; `MISSING` and one warning if the field cannot convert it."""
         expression: Any = self._query.select[place]
         try:
             for converter in (
@@ -149,7 +164,7 @@ class Columns:
             if about not in _unreadable:
                 _unreadable.add(about)
                 logger.warning(
-                    "%s.%s cannot be read back from the database; events leave it out",
+                    "%s.%s cannot be converted from its stored value; events omit the field",
                     *about,
                     exc_info=True,
                 )
@@ -158,7 +173,7 @@ class Columns:
 
 
 class StoredRow:
-    """One row as the driver gave it; a value is converted when it is asked for."""
+    """One row as the driver returned it; values are converted on access."""
 
     __slots__ = ("_columns", "_connection", "_raw")
 
@@ -168,16 +183,16 @@ class StoredRow:
         self._raw = raw
 
     def raw(self, fields: Sequence["Field[Any, Any]"]) -> list[Any]:
-        """What the driver gave for *fields*, not converted."""
+        """The raw values of *fields*."""
         raw, places = self._raw, self._columns.places
         return [raw[places[one.attname]] for one in fields]
 
     def value(self, field: "Field[Any, Any]") -> Any:
-        """What *field* makes of its column; `MISSING` if it cannot."""
+        """The converted value of *field*; `MISSING` if it cannot be converted."""
         place = self._columns.places[field.attname]
         return self._columns.convert(self._raw[place], place, self._connection)
 
     def values(self, fields: Sequence["Field[Any, Any]"]) -> dict[str, Any]:
-        """By field name, without what cannot be read."""
+        """The values by field name, without unreadable ones."""
         found = ((one.name, self.value(one)) for one in fields)
         return {name: value for name, value in found if value is not MISSING}

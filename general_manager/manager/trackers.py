@@ -1,8 +1,8 @@
-"""Which classes are tracked, and what each of them reports of a row.
+"""The tracked classes, and the columns that each of them reports.
 
-One rule for inheritance: each tracked class is reported under one name, once for each change of a
-column that is its own. Its own are the columns of its table, and those of its parents that no
-tracked parent reports. A proxy counts as its concrete model.
+The rule for inheritance: each tracked class has one name and is reported once for each change of
+its own columns. Its own columns are those of its table, and those of its parents that no tracked
+parent reports. A proxy counts as its concrete model.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from general_manager.manager.stored import Columns
 
 AnyField: TypeAlias = "Field[Any, Any]"
 trackers: dict[type[Model], "Tracker"] = {}
-"""By concrete model: nothing of ours is an attribute of the user's class."""
+"""By concrete model, so that user classes get no attributes of ours."""
 
 
 class Tracker:
-    """What is reported of one concrete model."""
+    """What one concrete model reports."""
 
     def __init__(
         self, model: type[Model], names: frozenset[str] | None, exclude: frozenset[str], name: str
@@ -32,7 +32,7 @@ class Tracker:
 
     @cached_property
     def fields(self) -> tuple[AnyField, ...]:
-        """The fields that events have."""
+        """The fields in its events."""
         if self.names is not None:
             return tuple(one for one in value_fields(self.model) if one.name in self.names)
         hidden = self.exclude.union(*(one.exclude for one in self._above), secrets_of(self.model))
@@ -40,18 +40,18 @@ class Tracker:
 
     @cached_property
     def own(self) -> frozenset[AnyField]:
-        """Of these, the fields whose change makes an event of this class."""
+        """Those fields whose change emits an event of this class."""
         if self.names is not None:
             return frozenset(self.fields)
         return frozenset(self.fields).difference(*(one.fields for one in self._above))
 
     @cached_property
     def columns(self) -> Columns:
-        """To read all that is reported of one row."""
+        """Reads all reported columns of a row."""
         return Columns(self.model, [*self.model._meta.pk_fields, *self.fields])
 
     def forget(self) -> None:
-        """Another class is tracked now, which may be a parent of this one."""
+        """Forget cached values: another class, perhaps a parent, is tracked now."""
         for name in ("fields", "own", "columns"):
             vars(self).pop(name, None)
 
@@ -61,7 +61,7 @@ class Tracker:
 
 
 class Part(NamedTuple):
-    """What one tracker reports of a row that is read with those of its relatives."""
+    """The part of one tracker in a row that is read together with its relatives' columns."""
 
     tracker: Tracker
     key: tuple[tuple[str, AnyField], ...]
@@ -70,14 +70,14 @@ class Part(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a save reads: *columns*, in one statement, for all *parts*; parents come first."""
+    """The reads of a save: *columns* in one statement for all *parts*, parents first."""
 
     columns: Columns
     parts: tuple[Part, ...]
 
 
 NOTHING = Plan(Columns(Model, ()), ())
-"""The plan of a save by which nothing that is reported can change."""
+"""The plan of a save that cannot change any reported column."""
 
 
 def add_tracker(tracker: Tracker) -> None:
@@ -96,7 +96,7 @@ def trackers_of(model: type[Model]) -> tuple[Tracker, ...]:
 
 @lru_cache(maxsize=4096)
 def plan_for(model: type[Model], update_fields: frozenset[str] | None) -> Plan:
-    """What a save of the concrete *model* reads; `NOTHING` if nothing reported can change."""
+    """The plan of a save of the concrete *model*; `NOTHING` if no reported column can change."""
     found = trackers_of(model)
     if update_fields is None:
         wanted = [(one, one.fields, one.own) for one in found]
@@ -127,7 +127,7 @@ def plan_for(model: type[Model], update_fields: frozenset[str] | None) -> Plan:
 
 
 def plan_for_bulk(model: type[Model]) -> Plan:
-    """What a bulk change of *model* reads; a model that is not tracked is reported whole."""
+    """The plan of a bulk change of *model*; an untracked model reports all columns."""
     concrete = model._meta.concrete_model or model
     plan = plan_for(concrete, None)
     if plan.parts:
@@ -141,14 +141,14 @@ def _part(
 ) -> Part:
     names = [one.attname for one in tracker.model._meta.pk_fields]
     keys = list(tracker.model._meta.pk_fields)
-    if not issubclass(base, tracker.model):  # a parent's table is read alone, by its own key
+    if not issubclass(base, tracker.model):  # a parent's table is read separately, by its own key
         keys = list(base._meta.pk_fields)
     return Part(tracker, tuple(zip(names, keys, strict=True)), tuple(fields), own)
 
 
 def secrets_of(model: type[Model]) -> frozenset[str]:
-    """Fields that are reported only if they are asked for by name: a user's password."""
-    # Not at import time: the module defines a model, which takes apps that are being loaded.
-    from django.contrib.auth.base_user import AbstractBaseUser  # noqa: PLC0415
+    """Fields that are reported only if named explicitly: a user's password."""
+    # Not at import time: the module defines a model, so the app registry must be loading.
+    from django.contrib.auth.base_user import AbstractBaseUser  # noqa: PLC0415 - needs an app that may be absent
 
     return frozenset({"password"}) if issubclass(model, AbstractBaseUser) else frozenset()

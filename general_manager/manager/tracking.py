@@ -1,4 +1,4 @@
-"""Plain models, saved as usual, whose changes are reported like managers' changes."""
+"""Report the changes of plain models, saved as usual, like those of managers."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, overload
@@ -13,7 +13,7 @@ from general_manager.manager.trackers import Tracker, add_tracker, trackers
 
 M = TypeVar("M", bound=Model)
 _LATER: Any = object()
-"""The model comes in a second call: it is decorated."""
+"""The call returns a class decorator."""
 
 
 @overload
@@ -38,7 +38,7 @@ def track_changes(
     exclude: Iterable[str] = (),
     name: str | None = None,
 ) -> Any:
-    """Report every `save` and `delete` of *model*'s instances; a function, or a class decorator.
+    """Report every `save` and `delete` of *model*'s instances; a function or class decorator.
 
     ::
 
@@ -49,11 +49,11 @@ def track_changes(
         class Line(models.Model): ...
 
     Only *fields* are read and reported, or all but *exclude*; the password of a user model only if
-    *fields* names it. *name* is what events call the model, instead of its class's name. A proxy
-    counts as its concrete model. Tracking a model again replaces what was said before.
+    *fields* names it. *name* replaces the class name in events. A proxy counts as its concrete
+    model. Tracking a model again replaces its options.
 
     ``docs/managers.md`` lists which changes emit events and which do not. Raises `TypeError` for
-    what cannot be tracked, and `FieldDoesNotExist` for a name without a column to track.
+    a class that cannot be tracked, and `FieldDoesNotExist` for a name without a column to track.
     """
     if model is _LATER:
         return lambda decorated: track_changes(decorated, fields=fields, exclude=exclude, name=name)
@@ -61,9 +61,9 @@ def track_changes(
     names = None if fields is None else _names(concrete, "fields", fields)
     hidden = _names(concrete, "exclude", exclude)
     if names is not None and hidden:
-        raise TypeError("Give track_changes() fields or exclude, not both")
+        raise TypeError("Pass either fields or exclude to track_changes(), not both")
     if name is not None and (not isinstance(name, str) or not name):
-        raise TypeError(f"name must be a text that is not empty, not {name!r}")
+        raise TypeError(f"name must be a non-empty string, not {name!r}")
     is_new = concrete not in trackers
     add_tracker(Tracker(concrete, names, hidden, name or concrete.__name__))
     if is_new:
@@ -75,23 +75,23 @@ def track_changes(
 def _trackable(model: Any) -> type[Model]:
     is_model = isinstance(model, type) and issubclass(model, Model) and model is not Model
     if not is_model or model._meta.abstract:
-        raise TypeError(f"track_changes() takes a model that has a table, not {model!r}")
+        raise TypeError(f"track_changes() takes a model with a table, not {model!r}")
     concrete: type[Model] = model._meta.concrete_model
     if concrete._meta.auto_created:
         raise TypeError(
-            f"{concrete._meta.label} is the table that Django made for a many-to-many field, and "
-            "Django sends no signals for it: declare a model and name it in the field's through="
+            f"{concrete._meta.label} is the automatic table of a many-to-many field, and Django "
+            "sends no signals for it. Declare a model and name it in the field's through="
         )
     if concrete._meta.swapped:
         raise TypeError(
-            f"{concrete._meta.label} is swapped for {concrete._meta.swapped}: track that model"
+            f"{concrete._meta.label} is swapped for {concrete._meta.swapped}; track that model"
         )
     return concrete
 
 
 def _names(model: type[Model], argument: str, given: Iterable[str]) -> frozenset[str]:
     if isinstance(given, str):
-        raise TypeError(f"{argument} must be several names, not the text {given!r}")
+        raise TypeError(f"{argument} must be a list of names, not the string {given!r}")
     names = frozenset(given)
     if not names:
         return names

@@ -1,4 +1,4 @@
-"""What a caller may give to create, update and filter, checked before anything is touched."""
+"""Checks the arguments of create, update and filter before anything is changed."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -12,16 +12,16 @@ from general_manager.manager.change import key_fields, value_fields
 
 class Values(NamedTuple):
     columns: dict[str, Any]
-    """What the row itself holds, by field name or attribute name."""
+    """Values of the row's own columns, by field name or attribute name."""
     relations: dict[str, list[Any]]
-    """What many-to-many fields are set to, once the row is there."""
+    """Values of many-to-many fields, set once the row exists."""
 
 
 def sort_values(model: type[Model], values: Mapping[str, Any], *, may_identify: bool) -> Values:
     """Check the names in *values* against the model's fields.
 
-    Raises `TypeError` for a name that is no field, or that may not be set: a generated column,
-    or the primary key where *may_identify* is false.
+    Raises `TypeError` for a name that is not a field, or that cannot be set: a generated column,
+    or the primary key if *may_identify* is false.
     """
     meta = model._meta
     columns = {name for one in value_fields(model) for name in (one.name, one.attname)}
@@ -38,30 +38,30 @@ def sort_values(model: type[Model], values: Mapping[str, Any], *, may_identify: 
         if name not in columns and name not in keys:
             raise TypeError(_no_field(model, name, columns | relations))
         if name in columns and getattr(meta.get_field(name), "generated", False):
-            raise TypeError(f"{model.__name__}.{name} is computed by the database, not set")
+            raise TypeError(f"{model.__name__}.{name} is set by the database and cannot be changed")
         sorted_values.columns[name] = value
     return sorted_values
 
 
 def own_fields(model: type[Model], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what the caller says about a change, that for which *model* has a field."""
+    """Those details about a change for which *model* has a field."""
     names = {name for one in value_fields(model) for name in (one.name, one.attname)}
     return {name: value for name, value in about.items() if value is not None and name in names}
 
 
 def excluded_names(manager: type, given: Iterable[str]) -> frozenset[str]:
-    """Names of fields that a manager's events leave out; whether they exist, the check says."""
+    """Names of fields excluded from a manager's events; a system check verifies them."""
     if isinstance(given, str):
         raise TypeError(
-            f"{manager.__name__}: exclude must be several names, not the text {given!r}"
+            f"{manager.__name__}: exclude must be a list of names, not the string {given!r}"
         )
     return frozenset(given)
 
 
 def identification_of(model: type[Model], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The primary key that *given* spells, converted to the fields' types.
+    """The primary key in *given*, converted to the fields' types.
 
-    Raises `TypeError` for missing or unknown names and `ValueError` for values of a wrong type.
+    Raises `TypeError` for missing or unknown names, `ValueError` for values of a wrong type.
     """
     fields = list(model._meta.pk_fields)
     given = dict(given)
@@ -93,7 +93,7 @@ def _converted(model: type[Model], one: "Field[Any, Any]", value: Any) -> Any:
 
 def _items(model: type[Model], name: str, value: Any) -> list[Any]:
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
-        raise TypeError(f"{model.__name__}.{name} takes several objects or keys, not {value!r}")
+        raise TypeError(f"{model.__name__}.{name} takes a list of objects or keys, not {value!r}")
     return list(value)
 
 

@@ -1,4 +1,4 @@
-"""What every method that changes data has in common: no template may call it."""
+"""Mark methods that change data, so that no template can call them."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,6 +7,6 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
 def alters_data(verb: Verb) -> Verb:
-    """Keep templates from calling *verb*: ``{{ project.delete }}`` shows nothing instead."""
+    """Keep templates from calling *verb*: ``{{ project.delete }}`` renders as nothing."""
     vars(verb)["alters_data"] = True
     return verb

@@ -1,4 +1,4 @@
-"""Named actions: what workflows do to the world, looked up by name so that it can be exchanged."""
+"""Named actions: side effects of workflows, looked up by name so that they can be replaced."""
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -6,9 +6,9 @@ from inspect import signature
 from threading import Lock
 from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 
+from general_manager.workflow.core.ids import require_id
+from general_manager.workflow.core.populations import code_of, current_population
 from general_manager.workflow.exceptions import ActionAlreadyRegisteredError, ActionNotFoundError
-from general_manager.workflow.ids import require_id
-from general_manager.workflow.populations import code_of, current_population
 
 __all__ = [
     "Action",
@@ -24,17 +24,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @runtime_checkable
 class Action(Protocol):
-    """An object that acts: *context* says on whose behalf or in which run, *params* what to do."""
+    """An object that acts: *context* is the user or run, *params* are the arguments."""
 
     def execute(self, context: Any, params: Mapping[str, Any]) -> Any: ...
 
 
 ActionCallable = Callable[..., Any]
-"""An action may also be anything that is callable with keyword arguments."""
+"""An action may also be any callable that takes keyword arguments."""
 
 
 class ActionRegistry:
-    """Actions by name; safe to use from several threads.
+    """Actions by name. Thread-safe.
 
     An action is a function that takes keyword arguments, or an object with
     ``execute(context, params)``; `run` and `execute` call either.
@@ -58,11 +58,11 @@ class ActionRegistry:
     def register(
         self, name: str, action: Action | ActionCallable, *, replace: bool = False
     ) -> None:
-        """Make *action* known as *name*.
+        """Register *action* as *name*.
 
         Registering the same action again changes nothing. Raises `ActionAlreadyRegisteredError`
-        if another one has the name, unless *replace* is true. What the same code makes anew, while
-        Django's apps are populated once more, is no other.
+        if another action has the name, unless *replace* is true. An action that the same code
+        creates again while Django repopulates its apps counts as the same.
         """
         require_id("An action's name", name)
         if not _is_action(action) and not callable(action):
@@ -91,7 +91,7 @@ class ActionRegistry:
         return register
 
     def get(self, name: str) -> Any:
-        """Return the action, or raise `ActionNotFoundError` with the nearest name there is."""
+        """Return the action, or raise `ActionNotFoundError` with the closest name."""
         try:
             return self._actions[name]
         except KeyError:
@@ -99,13 +99,13 @@ class ActionRegistry:
             raise ActionNotFoundError(name, near[0] if near else None) from None
 
     def run(self, name: str, /, **arguments: Any) -> Any:
-        """Call the action with *arguments*; an object that executes gets them as its params."""
+        """Call the action with *arguments*; an object with `execute` gets them as its params."""
         return self.execute(name, params=arguments)
 
     def execute(
         self, name: str, *, context: Any = None, params: Mapping[str, Any] | None = None
     ) -> Any:
-        """Have the action act on *params* in *context*.
+        """Execute the action with *params* in *context*.
 
         A function gets *params* as keyword arguments, and *context* too if one is given and it
         has a parameter of that name.
@@ -126,16 +126,16 @@ class ActionRegistry:
 
 
 def _is_action(action: object) -> TypeGuard[Action]:
-    # A class is called like a function: its `execute` has no object to act for.
+    # A class is called like a function: its `execute` needs an instance.
     return not isinstance(action, type) and isinstance(action, Action)
 
 
 def _takes_context(function: ActionCallable) -> bool:
     try:
         return "context" in signature(function).parameters
-    except (TypeError, ValueError):  # something built in, which does not say
+    except (TypeError, ValueError):  # a built-in without a signature
         return False
 
 
 action_registry = ActionRegistry()
-"""One registry for projects that need no more than one."""
+"""A ready-made registry, enough for most projects."""

@@ -1,9 +1,9 @@
-"""The engine in force: what `WORKFLOW_ENGINE` says, built once."""
+"""The current engine: built once from `WORKFLOW_ENGINE`."""
 
 from typing import Final
 
 from general_manager.loading import BackendSlot
-from general_manager.workflow.engine import WorkflowEngine
+from general_manager.workflow.backends.base import WorkflowEngine
 
 __all__ = [
     "configure_workflow_engine",
@@ -19,9 +19,9 @@ _slot: Final[BackendSlot[WorkflowEngine]] = BackendSlot(
 
 
 def get_workflow_engine() -> WorkflowEngine:
-    """Return the engine that the settings name, the same one each time.
+    """Return the engine that the settings name; always the same instance.
 
-    Raises `ImproperlyConfigured` that says what is wrong with `WORKFLOW_ENGINE`.
+    Raises `ImproperlyConfigured` if `WORKFLOW_ENGINE` is wrong.
     """
     return _slot.get()
 

@@ -1,13 +1,15 @@
-"""What a workflow is and what an engine must be able to do: plain types, no machinery."""
+"""Workflow definitions, execution snapshots and the engine protocol: plain types only."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from inspect import iscoroutinefunction
-from random import uniform
-from typing import Any, Final, Protocol, runtime_checkable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from general_manager.workflow.core.ids import require_id, require_queue
+from general_manager.workflow.core.limits import Limit, Rate, declare
+from general_manager.workflow.core.spreading import spread
 from general_manager.workflow.exceptions import (
     WorkflowCancelledError,
     WorkflowError,
@@ -15,13 +17,14 @@ from general_manager.workflow.exceptions import (
     WorkflowInvalidStateError,
     WorkflowWaitMismatchError,
 )
-from general_manager.workflow.ids import require_id
+
+if TYPE_CHECKING:
+    from general_manager.workflow.backends.base import WorkflowEngine
 
 __all__ = [
     "ACTIVE_STATES",
     "TERMINAL_STATES",
-    "HistoryEntry",
-    "HistoryKind",
+    "ChildCount",
     "Retry",
     "WorkflowCancelledError",
     "WorkflowDefinition",
@@ -35,70 +38,34 @@ __all__ = [
     "WorkflowWaitMismatchError",
 ]
 
-WorkflowHandler = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+Output = Mapping[str, Any] | None
+WorkflowHandler = Callable[[dict[str, Any]], Output | Awaitable[Output]]
 
 
-LONGEST_REST: Final = timedelta(days=365)
-"""No retry is put off for longer, whatever was asked for."""
+LONGEST_DELAY: Final = timedelta(days=365)
+"""The maximum delay of a retry."""
+LONGEST_LIFETIME: Final = timedelta(days=36_500)
+"""The maximum deadline: later dates are past the calendar's end."""
+
+MAX_PRIORITY: Final = 100
+"""The highest priority of a workflow."""
 
 
 class WorkflowState(StrEnum):
+    """The states of an execution; the last three are terminal."""
+
     PENDING = "pending"
+    """To run: now, or after the delay before its next attempt."""
     RUNNING = "running"
+    """A worker is calling its handler."""
     WAITING = "waiting"
+    """Suspended by `wait_for` or `sleep`."""
     COMPLETED = "completed"
+    """Its handler returned."""
     FAILED = "failed"
+    """Its handler raised, and is not retried."""
     CANCELLED = "cancelled"
-
-
-class HistoryKind(StrEnum):
-    """What can happen to an execution or a delivery out of the ordinary."""
-
-    RECOVERED = "recovered"
-    """Its worker died."""
-    ATTEMPT_FAILED = "attempt_failed"
-    OVERDUE = "overdue"
-    """A run took longer than the workflow's timeout."""
-    STRAYED = "strayed"
-    """A process that lacks the handler left it to another."""
-    INTERRUPTED = "interrupted"
-    """The database was lost, or undid what a run did; another run goes on."""
-    RESUMED = "resumed"
-    WAIT_TIMED_OUT = "wait_timed_out"
-    """Nobody answered in time."""
-    WAIT_ENDED = "wait_ended"
-    """Somebody timed a wait out before its time."""
-    WOKEN = "woken"
-    """A rest or a sleep was ended early."""
-    CANCELLED = "cancelled"
-    RESOLVED = "resolved"
-    """Somebody said what became of a step in doubt."""
-    CONTINUED = "continued"
-    """Failed or cancelled, and continued by a fresh execution."""
-    CONTINUES = "continues"
-    """Fresh, and continues a failed or cancelled one."""
-    FORGOTTEN = "forgotten"
-    """Fresh, and without these steps and answers of the one that it continues."""
-    REPLAYED = "replayed"
-    """A dead delivery is owed again."""
-    DISCARDED = "discarded"
-    """A dead delivery was given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
-    """One thing out of the ordinary: *by* whom is empty where nobody said.
-
-    A failed attempt has its *number*, and the *step* in which it failed unless it failed outside of
-    one; an answer and the end of a wait have the wait's name as *step*.
-    """
-
-    kind: HistoryKind
-    at: datetime
-    by: str = ""
-    detail: str = ""
-    step: str = ""
-    number: int | None = None
+    """Stopped by `cancel`."""
 
 
 ACTIVE_STATES: Final = (WorkflowState.PENDING, WorkflowState.RUNNING, WorkflowState.WAITING)
@@ -111,11 +78,11 @@ TERMINAL_STATES: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """How often a failing workflow is tried, and how long it rests in between.
+    """How often a failing workflow is attempted, and the delay between attempts.
 
-    The n-th rest is ``base * factor ** (n - 1)`` seconds, at most *maximum*, spread by ±*jitter*
-    (a share from 0 to 1). Exceptions of the types in *stop_on* are not retried. The count starts
-    anew whenever a step completes: an execution that makes progress is not poison.
+    The n-th delay is ``base * factor ** (n - 1)`` seconds, at most *maximum*, spread by ±*jitter*
+    (a share from 0 to 1). Exceptions of the types in *stop_on* are not retried. The count resets
+    whenever a step completes: an execution that makes progress is not poison.
     """
 
     max_attempts: int = 5
@@ -135,16 +102,18 @@ class Retry:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise TypeError(f"Retry.{name} must be a number, not {value!r}")
             if not lowest <= value < float("inf"):
-                raise ValueError(f"Retry.{name} must be a finite number from {lowest} up")
+                raise ValueError(
+                    f"Retry.{name} must be a finite number of at least {lowest}, not {value!r}"
+                )
         if self.jitter > 1:
-            raise ValueError(f"Retry.jitter is a share from 0 to 1, not {self.jitter!r}")
+            raise ValueError(f"Retry.jitter must be a share from 0 to 1, not {self.jitter!r}")
         if not isinstance(self.stop_on, tuple) or not all(
             isinstance(kind, type) and issubclass(kind, Exception) for kind in self.stop_on
         ):
             raise TypeError(f"Retry.stop_on must be a tuple of exceptions, not {self.stop_on!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """The policy as it is kept with an execution, so that a deploy does not change it."""
+        """The policy as stored with an execution, so that a deploy does not change it."""
         return {
             "max_attempts": self.max_attempts,
             "base": self.base,
@@ -155,23 +124,28 @@ class Retry:
         }
 
     def delay(self, attempts: int) -> timedelta:
-        """How long to rest after *attempts* failures in a row."""
+        """The delay after *attempts* consecutive failures."""
         try:
             seconds = min(self.maximum, self.base * self.factor ** (attempts - 1))
         except OverflowError:
             seconds = self.maximum
-        seconds = min(seconds, LONGEST_REST.total_seconds())
-        return timedelta(seconds=seconds * uniform(1 - self.jitter, 1 + self.jitter))  # noqa: S311 - spread, not secrecy
+        seconds = min(seconds, LONGEST_DELAY.total_seconds())
+        return timedelta(seconds=spread(seconds, 1 - self.jitter, 1 + self.jitter))
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowDefinition:
     """What to run, under which name.
 
-    *handler* takes the input as one dict and returns a mapping or `None`. Without one, a dotted
+    *handler*, which may be async, takes the input as one dict and returns a mapping or `None`.
+    Without one, a dotted
     path in ``metadata["handler_path"]`` may name it; without either an execution completes at once.
-    *retry* is `None` for one attempt. A run that takes longer than *timeout* is given up as a
-    failed attempt; waiting and resting are no part of a run.
+    *retry* is `None` for one attempt. A run that takes longer than *timeout* counts as a failed
+    attempt; waits and delays are not part of a run. An execution that does not end within
+    *deadline* after its start fails, whatever it is doing. *queue* names the workers that run it,
+    empty for the project's own routing. Each step of *priority* lets it overtake work that came up
+    to a minute before it. Of its executions at most as many run at once as *limit* says, and start
+    within a period as *rate* says; the others wait in line.
     """
 
     workflow_id: str
@@ -181,6 +155,11 @@ class WorkflowDefinition:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     retry: Retry | None = None
     timeout: timedelta | None = None
+    deadline: timedelta | None = None
+    queue: str = ""
+    priority: int = 0
+    limit: Limit | None = None
+    rate: Rate | None = None
 
     def __post_init__(self) -> None:
         require_id("workflow_id", self.workflow_id)
@@ -190,38 +169,67 @@ class WorkflowDefinition:
                 f"The handler of workflow {self.workflow_id!r} must be callable, "
                 f"not {self.handler!r}"
             )
-        if iscoroutinefunction(self.handler):
-            raise TypeError(
-                f"The handler of workflow {self.workflow_id!r} is async, and nothing here would "
-                "await it: wrap it in asgiref.sync.async_to_sync"
-            )
         if not isinstance(self.metadata, Mapping):
             raise TypeError(f"metadata must be a mapping, not {self.metadata!r}")
+        require_queue(self.queue)
+        if isinstance(self.priority, bool) or not isinstance(self.priority, int):
+            raise TypeError(f"priority must be a whole number, not {self.priority!r}")
+        if not 0 <= self.priority <= MAX_PRIORITY:
+            raise ValueError(f"priority must be from 0 to {MAX_PRIORITY}, not {self.priority}")
         if self.retry is not None and not isinstance(self.retry, Retry):
             raise TypeError(f"retry must be a Retry or None, not {self.retry!r}")
-        if self.timeout is not None:
-            if not isinstance(self.timeout, timedelta):
-                raise TypeError(f"timeout must be a timedelta or None, not {self.timeout!r}")
-            if not timedelta(0) < self.timeout <= LONGEST_REST:
-                raise ValueError(
-                    f"timeout must be more than nothing and at most a year, not {self.timeout!r}"
-                )
+        _check_limit("timeout", self.timeout, LONGEST_DELAY, "a year")
+        _check_limit("deadline", self.deadline, LONGEST_LIFETIME, "a hundred years")
+        for name, kind in (("limit", Limit), ("rate", Rate)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"{name} must be a {kind.__name__} or None, not {value!r}")
+        declare(self.workflow_id, self.limit, self.rate)
+
+    def deadline_from(self, start: datetime) -> datetime | None:
+        """When an execution that starts then must have ended; `None` without a deadline."""
+        return None if self.deadline is None else start + self.deadline
 
 
-def check_start(workflow: object, correlation_id: object) -> None:
-    """What every engine asks of `start`: raises `TypeError` or `ValueError`."""
+def _check_limit(name: str, value: object, longest: timedelta, in_words: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, timedelta):
+        raise TypeError(f"{name} must be a timedelta or None, not {value!r}")
+    if not timedelta(0) < value <= longest:
+        raise ValueError(f"{name} must be longer than 0 and at most {in_words}, not {value!r}")
+
+
+def check_start(workflow: object, correlation_id: object, at: object = None) -> None:
+    """Validate the arguments of `start` for every engine. Raises `TypeError` or `ValueError`."""
     if not isinstance(workflow, WorkflowDefinition):
         raise TypeError(f"start() takes a WorkflowDefinition, not {workflow!r}")
     if correlation_id is not None and correlation_id != "":
         require_id("correlation_id", correlation_id)
+    if at is not None:
+        if not isinstance(at, datetime):
+            raise TypeError(f"at must be a datetime or None, not {at!r}")
+        if at.utcoffset() is None:
+            raise ValueError(f"at must have a time zone: {at!r}")
+
+
+class ChildCount(NamedTuple):
+    """The children of the gather *name* that an execution waits for: "3 of 10" are *over*."""
+
+    name: str
+    over: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.over} of {self.total}"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowExecution:
-    """An execution as it was at one moment; ask the engine's `status` for the next.
+    """A snapshot of an execution; call the engine's `status` for a newer one.
 
-    *error* is the text of the failure, or the reason of a cancellation; *traceback* is of the
-    failure alone, and empty without one.
+    *error* is the text of the failure, or the reason of a cancellation; *traceback* belongs to the
+    failure and is empty without one.
     """
 
     execution_id: str
@@ -236,17 +244,37 @@ class WorkflowExecution:
     metadata: dict[str, Any] = field(default_factory=dict)
     traceback: str = field(default="", repr=False)
     waiting_for: str | None = None
-    """The name of the open `wait_for`, if there is one."""
+    """The name of the open `wait_for`, or `None`."""
     waiting_since: datetime | None = None
     """When that wait, or the sleep, began."""
     waiting_until: datetime | None = None
-    """When it ends by itself."""
+    """When it ends on its own."""
+    starts_at: datetime | None = None
+    """When it starts, if `start` was given a later time and it has not run yet."""
+    deadline: datetime | None = None
+    """When it fails unless it has ended; `None` without a deadline, and once it has ended."""
+    subject: str | None = None
+    """The business object that it is about, such as ``Invoice 7``, or `None`."""
+    attributes: dict[str, Any] = field(default_factory=dict)
+    """Values given to `start`, by which executions are looked up."""
+    paused_since: datetime | None = None
+    """Since when it is parked, although it could run, because its workflow is paused; or `None`."""
+    parent_id: str | None = None
+    """The execution that started it as its child, or `None`."""
+    root_id: str | None = None
+    """The first of its ancestors, or `None`."""
+    depth: int = 0
+    """How many ancestors it has."""
+    children: ChildCount | None = None
+    """How many children are over of those that it waits for; given by the engine's `status`."""
+    in_line_for: str | None = None
+    """The limit of which it waits for a slot, such as ``orders: customer_id=7``, or `None`."""
 
 
 def waiting_values(
     state: str, waiting_for: str | None, since: datetime | None, until: datetime | None
 ) -> dict[str, Any]:
-    """The snapshot's last three fields, if it waits, sleeps, or is just sending its question."""
+    """The snapshot's last three fields, if it waits, sleeps, or is sending its question."""
     is_suspended = state == WorkflowState.WAITING
     if not is_suspended and waiting_for is None:
         return {}
@@ -257,33 +285,7 @@ def waiting_values(
     }
 
 
-@runtime_checkable
-class WorkflowEngine(Protocol):
-    """What `WORKFLOW_ENGINE` must name. Each verb returns a snapshot."""
-
-    def start(
-        self,
-        workflow: WorkflowDefinition,
-        input_data: Mapping[str, Any] | None = None,
-        *,
-        correlation_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> WorkflowExecution:
-        """Ask for an execution.
-
-        While one with the same workflow id and *correlation_id* is active or completed, that one
-        is returned and nothing is started. An empty *correlation_id* never matches.
-        """
-        ...
-
-    def resume(
-        self, execution_id: str, signal: Any = None, *, wait: str | None = None
-    ) -> WorkflowExecution:
-        """Answer what the execution waits for; *wait* makes sure that it waits for that."""
-        ...
-
-    def cancel(self, execution_id: str, *, reason: str | None = None) -> WorkflowExecution:
-        """Stop an active execution for good."""
-        ...
-
-    def status(self, execution_id: str) -> WorkflowExecution: ...
+def __getattr__(name: str) -> Any:
+    if name == "WorkflowEngine":  # the documented path; it imports the records of steps
+        return import_module("general_manager.workflow.backends.base").WorkflowEngine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

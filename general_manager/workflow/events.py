@@ -1,11 +1,11 @@
-"""What happened: the event as a plain value, and the three constructors for managers' changes.
+"""Events as plain values, and the three constructors for managers' changes.
 
 Nothing here needs Django to be configured, so events can be built and tested anywhere.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -13,9 +13,12 @@ from json import dumps, loads
 from typing import Any, Final
 from uuid import uuid4
 
-from general_manager.workflow.ids import MAX_ID_LENGTH, require_id
+from general_manager.workflow.core.ids import MAX_ID_LENGTH, require_id
 
 __all__ = [
+    "EXECUTION_CANCELLED",
+    "EXECUTION_COMPLETED",
+    "EXECUTION_FAILED",
     "MANAGER_CREATED",
     "MANAGER_DELETED",
     "MANAGER_UPDATED",
@@ -25,6 +28,9 @@ __all__ = [
     "manager_updated_event",
 ]
 
+EXECUTION_COMPLETED: Final = "general_manager.execution.completed"
+EXECUTION_FAILED: Final = "general_manager.execution.failed"
+EXECUTION_CANCELLED: Final = "general_manager.execution.cancelled"
 MANAGER_CREATED: Final = "general_manager.manager.created"
 MANAGER_UPDATED: Final = "general_manager.manager.updated"
 MANAGER_DELETED: Final = "general_manager.manager.deleted"
@@ -32,14 +38,16 @@ MANAGER_DELETED: Final = "general_manager.manager.deleted"
 
 @dataclass(frozen=True, slots=True)
 class WorkflowEvent:
-    """One thing that happened, told once.
+    """One thing that happened.
 
-    *event_id* makes it unique: a registry that has seen the id does nothing the second time.
-    *event_type* is canonical and has a dot (``shop.order.paid``); *event_name* is what people
-    call it (``order_paid``); handlers may be registered for either.
-    *payload* and *metadata* are mappings that JSON can hold once encoded; *occurred_at* is aware.
+    *event_id* makes it unique: a registry ignores an id that it has seen before.
+    *event_type* is canonical and has a dot (``shop.order.paid``); *event_name* is a readable name
+    without one (``order_paid``). Handlers may be registered for either.
+    *payload* and *metadata* are mappings that can be encoded as JSON; *occurred_at* is aware.
+    Events with the same *ordering_key*, such as ``order:7``, reach a handler that is registered
+    with ``in_order=True`` one after the other; a manager's events have its identification as key.
 
-    Raises `TypeError` or `ValueError`, naming the argument, for anything else.
+    Raises `TypeError` or `ValueError` that names the wrong argument.
     """
 
     event_id: str
@@ -49,6 +57,7 @@ class WorkflowEvent:
     source: str | None = None
     occurred_at: datetime | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    ordering_key: str | None = None
 
     def __post_init__(self) -> None:
         require_id("event_id", self.event_id)
@@ -59,15 +68,17 @@ class WorkflowEvent:
             require_id("source", self.source)
         _require_mapping("payload", self.payload)
         _require_mapping("metadata", self.metadata)
+        if self.ordering_key is not None:
+            require_id("ordering_key", self.ordering_key)
         if self.occurred_at is not None:
             _require_aware(self.occurred_at)
 
 
 def subject_of(payload: Mapping[str, Any]) -> str | None:
-    """What an event is about, in one line: ``Invoice 7``; `None` if its payload does not say.
+    """The subject of an event, such as ``Invoice 7``; `None` if its payload has none.
 
-    Made of the payload's ``manager`` and ``identification``: an identification of one entry gives
-    its value, any other its JSON with sorted keys. This is what people search by.
+    Built from the payload's ``manager`` and ``identification``: an identification with one entry
+    is written as its value, any other as JSON with sorted keys. Operators search by it.
     """
     manager, identification = payload.get("manager"), payload.get("identification")
     if not isinstance(manager, str) or not manager.strip() or identification in (None, "", {}, []):
@@ -82,10 +93,13 @@ def subject_of(payload: Mapping[str, Any]) -> str | None:
     return f"{subject[: MAX_ID_LENGTH - len(digest) - 1]}~{digest}"
 
 
+def ordering_key_of(event: WorkflowEvent) -> str | None:
+    """The key whose events are delivered in order; `None` if the event has none."""
+    return event.ordering_key or subject_of(event.payload)
+
+
 def subjects_in(term: str) -> set[str]:
-    """How the business object may be written that *term* names: ``Invoice 7``,
-    ``Invoice:7``, ``Invoice {"id": 7}``.
-    """
+    """The subjects that *term* may mean: ``Invoice 7``, ``Invoice:7``, ``Invoice {"id": 7}``."""
     found = {term}
     parts = re.match(r"([^\s:#]+)[\s:#]+(\S.*)$", term, re.DOTALL)
     if parts is None:
@@ -105,13 +119,32 @@ def _as_json(value: Any) -> str:
 
 
 def stored_event(*fields: Any) -> WorkflowEvent:
-    """The event with these *fields*, in order, which a table holds: they were checked on their way
-    in, and what another program stored must not make its row undeliverable.
+    """The event with these stored *fields*, in order, without validation.
+
+    They were validated before; values that another program stored must not prevent a delivery.
     """
     event = object.__new__(WorkflowEvent)
     for name, value in zip(_NAMES, fields, strict=True):
         object.__setattr__(event, name, value)
     return event
+
+
+def event_with(
+    event: WorkflowEvent, payload: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> WorkflowEvent:
+    """A copy of *event* with these mappings; its other fields are already validated."""
+    if type(event) is not WorkflowEvent:
+        return replace(event, payload=payload, metadata=metadata)
+    return stored_event(
+        event.event_id,
+        event.event_type,
+        payload,
+        event.event_name,
+        event.source,
+        event.occurred_at,
+        metadata,
+        event.ordering_key,
+    )
 
 
 _NAMES: Final = tuple(one.name for one in dataclass_fields(WorkflowEvent))
@@ -128,7 +161,7 @@ def manager_created_event(
     occurred_at: datetime | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> WorkflowEvent:
-    """A *manager* came to be, with these *values* by field name."""
+    """A *manager* was created with these *values* by field name."""
     _require_mapping("values", values)
     return _manager_event(
         MANAGER_CREATED,
@@ -155,10 +188,10 @@ def manager_updated_event(
     occurred_at: datetime | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> WorkflowEvent:
-    """A *manager* changed: *changes* holds the new values, *old_values* what they replaced.
+    """A *manager* was updated: *changes* are the new values, *old_values* the previous ones.
 
-    The payload keeps both, field by field: ``{"status": {"old": "draft", "new": "active"}}``.
-    An old value that is not given is `None`.
+    The payload contains both by field: ``{"status": {"old": "draft", "new": "active"}}``.
+    A missing old value is `None`.
     """
     _require_mapping("changes", changes)
     if old_values is None:
@@ -191,7 +224,7 @@ def manager_deleted_event(
     occurred_at: datetime | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> WorkflowEvent:
-    """A *manager* is gone; *values*, in the payload only if given, is what was there."""
+    """A *manager* was deleted; *values*, in the payload only if given, are its last values."""
     if values is not None:
         _require_mapping("values", values)
     return _manager_event(
@@ -248,10 +281,10 @@ def _require_aware(value: object) -> None:
         raise TypeError(f"occurred_at must be a datetime, not {value!r}")
     if value.utcoffset() is None:
         raise ValueError(
-            f"occurred_at must say its time zone, and {value!r} does not: "
-            "use django.utils.timezone.now()"
+            f"occurred_at must have a time zone, but {value!r} has none. "
+            "Use django.utils.timezone.now()."
         )
     try:
         value.astimezone(UTC)
     except OverflowError:
-        raise ValueError(f"occurred_at is {value!r}, which no calendar has in UTC") from None
+        raise ValueError(f"occurred_at {value!r} is out of range in UTC") from None

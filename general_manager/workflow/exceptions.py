@@ -1,8 +1,9 @@
-"""What workflows, events and steps complain about, and the verdicts a handler may pass."""
+"""The errors of workflows, events and steps, and the verdicts that a handler may raise."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from reprlib import Repr
+from typing import Final
 
 from general_manager.exceptions import GeneralManagerError
 
@@ -26,8 +27,8 @@ __all__ = [
     "WorkflowWaitMismatchError",
 ]
 
-LONGEST_REST_SECONDS = 365 * 24 * 3600.0
-"""No retry is put off for more than a year: later dates leave the calendar of some databases."""
+LONGEST_DELAY_SECONDS = 365 * 24 * 3600.0
+"""The maximum delay of a retry, one year: some databases cannot store much later dates."""
 
 
 _shortened = Repr()
@@ -35,11 +36,11 @@ _shortened.maxstring = _shortened.maxother = 80
 
 
 class WorkflowError(GeneralManagerError):
-    """The root of the errors of `general_manager.workflow`."""
+    """The base class of the errors of `general_manager.workflow`."""
 
 
 class EncodingError(WorkflowError, ValueError):
-    """A value that JSON, or a database, cannot hold; *path* says where it sits."""
+    """A value that JSON or a database cannot store; *path* says where it is."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -51,13 +52,13 @@ class EncodingError(WorkflowError, ValueError):
 
 
 class PermanentFailure(WorkflowError):
-    """Raised by a handler: do not try this again, it cannot succeed."""
+    """Raised by a handler that cannot succeed: do not retry."""
 
 
 class RetryAfter(WorkflowError):
-    """Raised by a handler: not now; try again in *seconds* (a number or a `timedelta`).
+    """Raised by a handler to be retried after *seconds* (a number or a `timedelta`).
 
-    It counts as an attempt like any other failure; it only says how long to wait.
+    It counts as an attempt like any other failure and only sets the delay.
     """
 
     def __init__(self, seconds: float | timedelta, reason: str = "") -> None:
@@ -66,9 +67,9 @@ class RetryAfter(WorkflowError):
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             raise TypeError(f"RetryAfter takes seconds or a timedelta, not {seconds!r}")
         if not 0 <= seconds < float("inf"):
-            raise ValueError(f"RetryAfter takes a finite time from zero up, not {seconds!r}")
+            raise ValueError(f"RetryAfter takes a finite time of at least 0, not {seconds!r}")
         super().__init__(seconds, reason)
-        self.seconds = min(float(seconds), LONGEST_REST_SECONDS)
+        self.seconds = min(float(seconds), LONGEST_DELAY_SECONDS)
         self.reason = reason
 
     def __str__(self) -> str:
@@ -77,7 +78,7 @@ class RetryAfter(WorkflowError):
 
 
 def parts(error: BaseException) -> Iterator[BaseException]:
-    """*error* itself; of an exception group, what is in it at any depth as well."""
+    """*error* itself and, for an exception group, its members at any depth."""
     yield error
     if isinstance(error, BaseExceptionGroup):
         for one in error.exceptions:
@@ -85,21 +86,21 @@ def parts(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Whether *error* is a `PermanentFailure`, or a group with one: that part cannot succeed."""
+    """Whether *error* is a `PermanentFailure`, or a group that contains one."""
     return any(isinstance(one, PermanentFailure) for one in parts(error))
 
 
 def wanted_delay(error: BaseException) -> timedelta | None:
-    """What a `RetryAfter` asks for, the longest of those in a group; `None` if none is there."""
+    """The delay of a `RetryAfter`, the longest one in a group; `None` without any."""
     asked = [one.seconds for one in parts(error) if isinstance(one, RetryAfter)]
     return timedelta(seconds=max(asked)) if asked else None
 
 
 def ends_the_process(error: BaseException) -> bool:
-    """Whether *error* is not a failure of the code that raised it: the process is to end.
+    """Whether *error* means that the process must end, rather than a failure of the code.
 
-    Everything else is one, `asyncio.CancelledError` and `GeneratorExit` included; a group is one
-    unless it holds nothing else.
+    Everything else is a failure, including `asyncio.CancelledError` and `GeneratorExit`; so is a
+    group that contains any failure.
     """
     if isinstance(error, BaseExceptionGroup):
         return all(ends_the_process(one) for one in error.exceptions)
@@ -107,7 +108,7 @@ def ends_the_process(error: BaseException) -> bool:
 
 
 class WorkflowExecutionNotFoundError(WorkflowError, LookupError):
-    """No execution has this id, or nothing could have it: *execution_id* is what was given."""
+    """No execution has this id; *execution_id* is the value that was passed."""
 
     def __init__(self, execution_id: object) -> None:
         super().__init__(execution_id)
@@ -115,6 +116,17 @@ class WorkflowExecutionNotFoundError(WorkflowError, LookupError):
 
     def __str__(self) -> str:
         return f"There is no workflow execution {_shortened.repr(self.execution_id)}."
+
+
+_PARTICIPLES: Final = {
+    "cancel": "cancelled", "continue": "continued", "resume": "resumed",
+    "read the result of": "asked for it", "signal": "signalled",
+    "time out": "timed out", "wake": "woken",
+}  # fmt: skip
+
+
+def _listed(states: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(states[:-1]), *states[-1:])))
 
 
 class WorkflowInvalidStateError(WorkflowError):
@@ -138,42 +150,43 @@ class WorkflowInvalidStateError(WorkflowError):
     def __str__(self) -> str:
         if self.state in self.allowed:
             return f"Cannot {self.verb} workflow execution {self.execution_id} now. {self.detail}"
+        done = _PARTICIPLES.get(self.verb, self.verb)
         sentence = (
-            f"Cannot {self.verb} workflow execution {self.execution_id}: it is {self.state}, "
-            f"and {self.verb} is for {' or '.join(self.allowed)} executions."
+            f"Cannot {self.verb} workflow execution {self.execution_id}: it is {self.state}. "
+            f"Only {_listed(self.allowed)} executions can be {done}."
         )
         return f"{sentence} {self.detail}" if self.detail else sentence
 
 
 class WorkflowCancelledError(WorkflowInvalidStateError):
-    """The execution was cancelled, and a cancelled execution stays so."""
+    """The execution is cancelled, which is final."""
 
 
 class WorkflowWaitMismatchError(WorkflowInvalidStateError):
-    """An answer to a question that the execution is not asking."""
+    """An answer to a wait that is not open."""
 
 
 class ChangedMeanwhileError(WorkflowError):
-    """What was confirmed is no longer so; nothing was done."""
+    """The situation that was confirmed has changed; nothing was done."""
 
 
 class WaitTimeout(WorkflowError):
-    """Raised inside a handler by `wait_for`: nobody answered in time."""
+    """Raised by `wait_for` inside a handler: the wait timed out."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name
 
     def __str__(self) -> str:
-        return f"Nobody answered {self.name!r} in time."
+        return f"Wait {self.name!r} timed out without an answer."
 
 
 class StepUsageError(WorkflowError):
-    """`step`, `wait_for` or `sleep` called in a way that could not be continued later."""
+    """`step`, `wait_for` or `sleep` was called in a way that cannot be continued later."""
 
 
 class TransactionLeftOpen(WorkflowError):
-    """User code returned with a transaction open; what it wrote there was rolled back."""
+    """User code returned with an open transaction; its writes there were rolled back."""
 
     def __init__(self, what: str, databases: Collection[str]) -> None:
         super().__init__(what, databases)
@@ -182,14 +195,14 @@ class TransactionLeftOpen(WorkflowError):
 
     def __str__(self) -> str:
         return (
-            f"{self.what} returned with a transaction open on database "
-            f"{', '.join(map(repr, self.databases))}, and what it had not committed there was "
-            "rolled back. Use transaction.atomic(), or commit and set autocommit back."
+            f"{self.what} returned with an open transaction on database "
+            f"{', '.join(map(repr, self.databases))}. Its uncommitted writes there were "
+            "rolled back. Use transaction.atomic(), or commit and restore autocommit."
         )
 
 
 class HandlerNotAllowedError(WorkflowError, ImportError):
-    """A dotted path that leads out of the project."""
+    """A dotted path that leads outside the project."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -198,12 +211,12 @@ class HandlerNotAllowedError(WorkflowError, ImportError):
     def __str__(self) -> str:
         return (
             f"{self.handler_path!r} is not in the project's own modules, so it is not run as a "
-            "workflow. Add its package to WORKFLOW_HANDLER_MODULES if it is meant."
+            "workflow. If it is intended, add its package to WORKFLOW_HANDLER_MODULES."
         )
 
 
 class HandlerNotImportableError(PermanentFailure):
-    """The handler exists in the process that started it only, and could not be continued."""
+    """The handler exists only in the process that started it, so no other can continue it."""
 
     def __init__(self, workflow_id: str, handler: str) -> None:
         super().__init__(workflow_id, handler)
@@ -213,14 +226,14 @@ class HandlerNotImportableError(PermanentFailure):
     def __str__(self) -> str:
         return (
             f"The handler {self.handler} of workflow {self.workflow_id!r} cannot be imported by a "
-            "worker, or by a later run: use a function at the top level of a module."
+            "worker or by a later run. Use a function at the top level of a module."
         )
 
 
 class StepInDoubt(WorkflowError):
-    """A `once=True` step began and nobody recorded how it ended.
+    """A `once=True` step started, but its outcome was not recorded.
 
-    It may or may not have had its effect; running it again could have it twice.
+    It may have had its effect, and running it again could repeat that.
     """
 
     def __init__(self, execution_id: str, name: str) -> None:
@@ -230,8 +243,9 @@ class StepInDoubt(WorkflowError):
 
     def __str__(self) -> str:
         return (
-            f"Step {self.name!r} of workflow execution {self.execution_id} began and did not "
-            "finish, so its effect may have happened. It is marked once=True and is not run again."
+            f"Step {self.name!r} of workflow execution {self.execution_id} started but did not "
+            "finish, so its effect may have happened. It is marked once=True and is not run again: "
+            "resolve it."
         )
 
 
@@ -246,12 +260,12 @@ class ExecutionOverdue(WorkflowError):
     def __str__(self) -> str:
         return (
             f"Workflow execution {self.execution_id} ran longer than its timeout of "
-            f"{self.timeout.total_seconds():g} s. What it still did then was not written."
+            f"{self.timeout.total_seconds():g} s. Its later writes were discarded."
         )
 
 
 class WorkerDied(WorkflowError):
-    """What ran here took its worker process down with it, *crashes* times."""
+    """This work has killed its worker process *crashes* times."""
 
     def __init__(self, what: str, crashes: int) -> None:
         super().__init__(what, crashes)
@@ -260,8 +274,8 @@ class WorkerDied(WorkflowError):
 
     def __str__(self) -> str:
         return (
-            f"{self.what} was running when its worker died, {self.crashes} times; "
-            "it is not tried again (WORKFLOW_MAX_CRASHES)."
+            f"{self.what} was running when its worker died, {self.crashes} times. "
+            "It is not retried (WORKFLOW_MAX_CRASHES)."
         )
 
 
@@ -282,4 +296,4 @@ class ActionAlreadyRegisteredError(WorkflowError, ValueError):
         self.name = name
 
     def __str__(self) -> str:
-        return f"Another action is registered as {self.name!r}; pass replace=True to replace it."
+        return f"Another action is registered as {self.name!r}. Pass replace=True to replace it."

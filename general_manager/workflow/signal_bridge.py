@@ -1,4 +1,4 @@
-"""A manager's change becomes an event: the only place where managers and workflows meet."""
+"""Turns managers' changes into events; the only link between managers and workflows."""
 
 import json
 import sys
@@ -11,7 +11,8 @@ from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
 from general_manager.manager import Batch, DataChange
 from general_manager.manager.signals import post_data_change
-from general_manager.workflow.encoding import encode, storable_text
+from general_manager.workflow.core.bridging import force, is_on
+from general_manager.workflow.core.encoding import encode, storable_text
 from general_manager.workflow.event_registry import EventRegistry, get_event_registry
 from general_manager.workflow.events import (
     WorkflowEvent,
@@ -26,47 +27,57 @@ logger = get_logger(__name__)
 
 SOURCE = "general_manager.manager.signals.post_data_change"
 TEXT_LIMIT = 2_000
-"""Characters kept of a value that had to be turned into text by its own class."""
+"""Characters kept of a value that its own class converts to text."""
 
 OMITTED: Final = "omitted_bytes"
-"""The one key of what stands for a value that is too large; its size is beside it."""
+"""The key of the marker that replaces a value that is too large, beside its size."""
 
 _DJANGOS_OWN: Any = Field.value_to_string
 _warned: set[tuple[str, str]] = set()
-"""Fields whose values were found not to be JSON: one warning for each is enough."""
+"""Fields with values that are not JSON; each is logged once."""
 
 _UID = "general_manager.workflow.signal_bridge"
-_forced: bool | None = None
 _registry: EventRegistry | None = None
 
 
 def listen() -> None:
-    """Hear of changes; called at start-up. Whether they are published is asked each time."""
+    """Connect to changes at start-up. The setting is read at each change.
+
+    It is the first receiver, so that changes that other receivers make to the row are published
+    after the change that caused them.
+    """
     post_data_change.connect(publish_change, dispatch_uid=_UID)
+    with post_data_change.lock:  # keys are pairs of receiver and sender ids
+        ours = [one for one in post_data_change.receivers if one[0][0] == _UID]
+        others = [one for one in post_data_change.receivers if one[0][0] != _UID]
+        post_data_change.receivers = ours + others
 
 
 def follow_the_setting() -> None:
-    """Forget `connect_...` and `disconnect_...`: `WORKFLOW_SIGNAL_BRIDGE` decides again."""
-    global _forced, _registry
-    _forced = _registry = None
+    """Undo `connect_...` and `disconnect_...`: `WORKFLOW_SIGNAL_BRIDGE` decides again."""
+    global _registry
+    _registry = None
+    force(None)
 
 
 def connect_workflow_signal_bridge(registry: EventRegistry | None = None) -> None:
-    """Publish managers' changes from now on, whatever the setting says.
+    """Publish managers' changes from now on, regardless of the setting.
 
-    To *registry*, or to the one in force.
+    Publishes to *registry*, by default to the current one.
     """
-    global _forced, _registry
+    global _registry
     if registry is not None and not isinstance(registry, EventRegistry):
         raise TypeError(f"registry must be an EventRegistry or None, not {registry!r}")
-    _forced, _registry = True, registry
+    _registry = registry
+    force(True)
     listen()
 
 
 def disconnect_workflow_signal_bridge() -> None:
-    """Publish no managers' changes from now on, whatever the setting says."""
-    global _forced, _registry
-    _forced, _registry = False, None
+    """Stop publishing managers' changes, regardless of the setting."""
+    global _registry
+    _registry = None
+    force(False)
 
 
 def publish_change(
@@ -76,11 +87,11 @@ def publish_change(
     batch: Batch | None = None,
     **_: Any,
 ) -> None:
-    """Publish *change* as part of its own transaction; one of a *batch* together with the others.
+    """Publish *change* in its own transaction, or with the other changes of its *batch*.
 
-    With a registry that is not in the database, handlers run once that transaction commits.
+    With a registry outside the database, handlers run once that transaction commits.
     """
-    if not (_forced or (_forced is None and get_workflow_settings().signal_bridge)):
+    if not is_on():
         return
     if batch is None:
         registry = _registry or get_event_registry()
@@ -93,17 +104,17 @@ def _publish_all(events: list[WorkflowEvent], using: str) -> None:
     registry: Any = _registry or get_event_registry()
     if hasattr(registry, "publish_many_with_changes"):
         registry.publish_many_with_changes(events, using=using)
-    else:  # a registry of the project's own, written to less
+    else:  # a project's own registry with fewer methods
         for event in events:
             registry.publish_with_change(event, using=using)
 
 
 def event_of(change: DataChange) -> WorkflowEvent:
-    """The event that reports *change*, with every value encoded.
+    """The event for *change*, with every value encoded.
 
-    A change that is valid to the database must not fail because of what listens to it: a value
-    that cannot be JSON becomes what Django's serializers make of it, or else its text, and one that
-    makes the event too large is left out; the log says so.
+    A change that the database accepts must not fail because of its event. A value that is not JSON
+    is converted by Django's serializers or else to text, and values that make the event too large
+    are omitted; both are logged.
     """
     metadata: dict[str, Any] = {"action": change.action}
     if change.model is not None:
@@ -135,7 +146,7 @@ def event_of(change: DataChange) -> WorkflowEvent:
 
 
 def leave_out_the_largest(change: DataChange, *values: dict[str, Any]) -> None:
-    """Put markers in place of the largest of *values* while all of them are too many bytes."""
+    """Replace the largest *values* by markers until all of them fit."""
     limit = get_workflow_settings().event_max_bytes
     if sum(_upper_bound(value) for group in values for value in group.values()) <= limit:
         return
@@ -148,8 +159,7 @@ def leave_out_the_largest(change: DataChange, *values: dict[str, Any]) -> None:
         total += len(json.dumps(marker)) - size
         group[name] = marker
         logger.warning(
-            "%s.%s has %d bytes; its event leaves the value out, because WORKFLOW_EVENT_MAX_BYTES "
-            "is %d",
+            "%s.%s has %d bytes; its event omits the value, because WORKFLOW_EVENT_MAX_BYTES is %d",
             change.manager,
             name,
             size,
@@ -160,7 +170,7 @@ def leave_out_the_largest(change: DataChange, *values: dict[str, Any]) -> None:
 
 
 def _upper_bound(encoded: Any) -> int:
-    """At least as many bytes as JSON takes; exact only where that is quickly found out."""
+    """An upper bound of the bytes as JSON; exact only if that is cheap."""
     if isinstance(encoded, str):
         return 6 * len(encoded) + 2
     if isinstance(encoded, dict | list):
@@ -169,15 +179,17 @@ def _upper_bound(encoded: Any) -> int:
 
 
 def _encode_both(change: DataChange, name: str, old: Any, new: Any, root: str) -> tuple[Any, Any]:
-    """Both sides of a field's change in one form: where one cannot be JSON, neither is taken so."""
+    """Both sides of a field's change in the same form: if one is not JSON, both are converted."""
     try:
         return encode(old, root=root), encode(new, root=root)
-    except Exception as error:  # noqa: BLE001 - a lazy value's code is the user's
+    except Exception as error:  # noqa: BLE001 - a lazy value runs user code
         field = _field_of(change, name)
         about = (change.manager, name)
         if field is None or about not in _warned:
             _warned.add(about)
-            logger.warning("%s cannot become JSON (%s); events have it as text", root, error)
+            logger.warning(
+                "%s cannot be encoded as JSON (%s); events contain its text", root, error
+            )
     return _serialized(old, field, root), _serialized(new, field, root)
 
 
@@ -189,7 +201,7 @@ def _field_of(change: DataChange, name: str) -> "Field[Any, Any] | None":
 
 
 def _serialized(value: Any, field: "Field[Any, Any] | None", root: str) -> Any:
-    """What Django's serializers write for *value*, or what *field* stores, or its text."""
+    """*value* as Django's serializers write it, or as *field* stores it, or as text."""
     if value is None:
         return None
     try:
@@ -198,26 +210,28 @@ def _serialized(value: Any, field: "Field[Any, Any] | None", root: str) -> Any:
         written: Any
         if type(field).value_to_string is not _DJANGOS_OWN:
             written = field.value_to_string(cast(Model, SimpleNamespace(**{field.attname: value})))
-        else:  # Django's own is str(), which need not say everything
+        else:  # Django's own is str(), which may be incomplete
             written = field.get_prep_value(value)
         if isinstance(written, str):
             return storable_text(written, limit=sys.maxsize)
         return encode(written, root=root)
-    except Exception:  # noqa: BLE001 - the field is the user's code
+    except Exception:  # noqa: BLE001 - the field is user code
         return _text(value)
 
 
 def _encode_or_text(value: Any, root: str) -> Any:
     try:
         return encode(value, root=root)
-    except Exception as error:  # noqa: BLE001 - a lazy value's code is the user's
-        logger.warning("%s cannot become JSON (%s); the event has it as text", root, error)
+    except Exception as error:  # noqa: BLE001 - a lazy value runs user code
+        logger.warning(
+            "%s cannot be encoded as JSON (%s); the event contains its text", root, error
+        )
         return _text(value)
 
 
 def _text(value: Any) -> str:
     try:
         text = str(value)
-    except Exception:  # noqa: BLE001 - a value's __str__ is the user's code
+    except Exception:  # noqa: BLE001 - a value's __str__ is user code
         text = f"<{type(value).__name__}>"
     return storable_text(text, limit=TEXT_LIMIT)

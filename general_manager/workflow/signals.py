@@ -1,5 +1,5 @@
-"""What observers may listen to. Control never depends on a receiver: remove them all and
-each event still arrives, each workflow still runs. A receiver that raises harms nobody.
+"""Signals for observers. Nothing depends on a receiver: without any, each event still arrives
+and each workflow still runs. The exception of a receiver is only logged.
 """
 
 from django.dispatch import Signal
@@ -20,25 +20,38 @@ Sender: the registry's class.
 """
 
 event_failed = Signal()
-"""A handler failed and will be tried again.
+"""A handler failed and will be retried.
 
 Arguments: ``event``, ``registration``, ``exception``. Sender: the registry's class.
 """
 
 event_dead = Signal()
-"""A handler failed for the last time.
+"""A handler failed for good.
 
 Arguments: ``event``, ``registration``, ``exception``. Sender: the registry's class.
 """
 
 execution_changed = Signal()
-"""An execution entered a state; the same states in the same order from every engine.
+"""An execution entered a state. Every engine sends the same states in the same order.
 
-First the state that it was started in: ``pending``, or what it ended in at once (``completed``
-without a handler, ``failed`` if the handler cannot be found). Then ``running`` as each run of its
-handler begins, and as that run ends ``completed``, ``failed``, ``waiting``, or ``pending`` if there
-is another. ``cancelled`` ends the run under way. If a worker dies, ``pending`` follows when its
-execution is recovered. What makes a waiting execution go on shows in its next ``running``.
+The first is the state after the start: ``pending``, or ``completed`` at once without a handler, or
+``failed`` if the handler cannot be found. Each run of the handler begins with ``running`` and ends
+with ``completed``, ``failed``, ``waiting``, or with ``pending`` if it will be retried.
+``cancelled`` ends a run in progress. If a worker dies, ``pending`` follows when its execution is
+recovered. After a wait the next state is ``running``.
 
-Arguments: ``execution`` (a `WorkflowExecution` as it now is). Sender: `WorkflowExecution`.
+Arguments: ``execution`` (a `WorkflowExecution` snapshot). Sender: `WorkflowExecution`.
+"""
+
+schedule_fired = Signal()
+"""Slots of a schedule came.
+
+Arguments: ``schedule`` (its name), ``slot`` (the last one), ``outcome``: ``started``, ``skipped``
+(an execution was active) or ``missed`` (no tick ran in time); ``execution_id``, or `None`;
+``count`` of slots. Sender: `Schedule`.
+"""
+execution_signalled = Signal()
+"""A signal for an execution was accepted; a wait takes it now, later, or never.
+
+Arguments: ``execution_id``, ``workflow_id``, ``name``. Sender: `WorkflowExecution`.
 """

@@ -1,4 +1,4 @@
-"""Do in this process what workers would do, until nothing is due."""
+"""Do the workers' work in this process until nothing is due."""
 
 from itertools import islice
 from typing import Any
@@ -7,26 +7,26 @@ from django.core.management.base import CommandParser
 from django.utils.translation import ngettext
 
 from general_manager.management.base import WorkflowCommand, count
-from general_manager.workflow.sweep import Turn, work_off
+from general_manager.workflow.workers.tick import Turn, run_inline
 
 
 class Command(WorkflowCommand):
     help = (
         "Deliver every event that is due and run every execution that is ready, in this process, "
-        "until nothing is left; also what dead workers and lost messages left behind."
+        "until nothing is left. Also recovers the work of dead workers and lost messages."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--once", action="store_true", help="stop after one batch")
         parser.add_argument(
-            "--limit", type=count, help="deliver at most so many events, run so many executions"
+            "--limit", type=count, help="at most so many events and so many executions"
         )
 
     def act(self, options: dict[str, Any]) -> None:
         done = Turn()
-        for turn in islice(work_off(limit=options["limit"]), 1 if options["once"] else None):
+        for turn in islice(run_inline(limit=options["limit"]), 1 if options["once"] else None):
             done += turn
-            self.say_on_the_way(_in_words(done))
+            self.say_progress(_in_words(done))
         self.say(_in_words(done))
 
 

@@ -7,9 +7,9 @@ from django.utils.translation import ngettext
 
 from general_manager.conf import get_workflow_settings
 from general_manager.management.base import WorkflowCommand, age, count_up_to
-from general_manager.workflow.pruning import (
-    BATCH,
+from general_manager.workflow.workers.pruning import (
     MOST_AT_ONCE,
+    PRUNE_BATCH,
     Pruned,
     count_prunable,
     find_kept,
@@ -19,32 +19,32 @@ from general_manager.workflow.pruning import (
 
 class Command(WorkflowCommand):
     help = (
-        "Delete events that were delivered and executions that ended long enough ago, with all "
-        "that hangs on them. What is owed or active is never touched."
+        "Delete events delivered and executions ended before a given age, with their deliveries, "
+        "steps and history. Undelivered events and active executions are never deleted."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--older-than", type=age, help="as in 30d or 12h; default: WORKFLOW_RETENTION_DAYS"
+            "--older-than", type=age, help="such as 30d or 12h (default: WORKFLOW_RETENTION_DAYS)"
         )
         parser.add_argument(
             "--include-failed",
             action="store_true",
-            help="also dead letters and failed executions, which are kept otherwise",
+            help="also delete dead letters and failed executions",
         )
         parser.add_argument(
             "--batch-size",
             type=count_up_to(MOST_AT_ONCE),
-            default=BATCH,
-            help=f"rows of each kind in one transaction ({BATCH})",
+            default=PRUNE_BATCH,
+            help=f"rows of each kind in one transaction (default: {PRUNE_BATCH})",
         )
-        parser.add_argument("--dry-run", action="store_true", help="only say how many")
+        parser.add_argument("--dry-run", action="store_true", help="only count the rows")
 
     def act(self, options: dict[str, Any]) -> None:
         older_than = options["older_than"] or get_workflow_settings().retention
         if older_than is None:
             raise CommandError(
-                "How old must a row be? Say --older-than 30d, or set WORKFLOW_RETENTION_DAYS."
+                "No age is given. Pass --older-than, such as 30d, or set WORKFLOW_RETENTION_DAYS."
             )
         which = {"include_failed": options["include_failed"]}
         if options["dry_run"]:
@@ -54,13 +54,18 @@ class Command(WorkflowCommand):
         done = Pruned()
         for pruned in prune(older_than, batch_size=options["batch_size"], **which):
             done += pruned
-            self.say_on_the_way(f"{_in_words(done)} deleted")
+            self.say_progress(f"{_in_words(done)} deleted")
         self.say(f"{_in_words(done)} deleted.")
         self._name_kept(find_kept(older_than, **which))
 
     def _name_kept(self, kept: dict[str, int]) -> None:
         for who, count in kept.items():
-            self.say(f"{count:,} kept because of {who}: rows of the project refer to them.")
+            text = ngettext(
+                "%(count)s row kept because of %(who)s, which refers to it.",
+                "%(count)s rows kept because of %(who)s, which refers to them.",
+                count,
+            )
+            self.say(text % {"count": f"{count:,}", "who": who})
 
 
 def _in_words(pruned: Pruned) -> str:

@@ -1,4 +1,4 @@
-"""Who listens to what in this process."""
+"""List the registrations of this process."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from django.core.management.base import CommandParser
 
 from general_manager.escaping import visible
 from general_manager.management.base import WorkflowCommand, add_format
-from general_manager.workflow.registrations import listeners
+from general_manager.workflow.operations.listeners import listeners
 
 
 class Command(WorkflowCommand):
-    help = "List the handlers that this process has registered for events."
+    help = "List the handlers that are registered in this process, by event."
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_format(parser)
@@ -21,7 +21,7 @@ class Command(WorkflowCommand):
             self.say_json([one.to_json() for one in found])
             return
         if not found:
-            self.say("Nothing is registered. Registrations belong in an app's workflows.py.")
+            self.say("No handler is registered. Register handlers in an app's workflows.py.")
         key = None
         for one in found:
             if one.key != key:
@@ -31,6 +31,6 @@ class Command(WorkflowCommand):
             if not one.is_importable:
                 options_.append("not importable")
             if one.is_fragile:
-                options_.append("its id may change: give it a registration_id")
+                options_.append("its id may change: pass registration_id")
             self.say("  ".join([f"  {visible(one.handler)}", *map(visible, options_)]))
             self.say(f"    {visible(one.id)}")

@@ -6,8 +6,8 @@ from django.core.management.base import CommandError, CommandParser
 
 from general_manager.escaping import visible
 from general_manager.management.base import WorkflowCommand, add_format
-from general_manager.workflow.story import Found, find_all, find_story
-from general_manager.workflow.timeline import in_zone
+from general_manager.workflow.operations.moments import in_zone
+from general_manager.workflow.operations.trace import Found, find_all, find_trace
 
 
 class Command(WorkflowCommand):
@@ -17,41 +17,43 @@ class Command(WorkflowCommand):
         parser.add_argument(
             "id",
             metavar="WHAT",
-            # Not required by argparse: call_command(..., id=...) fails inside Django for what is.
+            # Not required: call_command(..., id=...) fails inside Django for required positionals.
             nargs="?",
-            help="the id of an event or execution, or the beginning of one; a correlation id; or a "
-            "business object, such as Invoice:7",
+            help="an event id or execution id, or its beginning; a correlation id; or a business "
+            "object, such as Invoice:7",
         )
         add_format(parser)
 
     def act(self, options: dict[str, Any]) -> None:
         term = options["id"]
         if not term:
-            raise CommandError("Which one? Give the id of an event or an execution.")
-        story = find_story(term)
-        if story is None:
+            raise CommandError(
+                "No id is given. Pass the id of an event, execution or business object."
+            )
+        trace = find_trace(term)
+        if trace is None:
             found = find_all(term)
             if len(found) > 1:
                 self._list(found, as_json=options["format"] == "json")
                 return
-            story = find_story(found[0].id) if found else None
-        if story is None:
+            trace = find_trace(found[0].id) if found else None
+        if trace is None:
             raise CommandError(
-                f"There is no event and no execution with the id {term!r}, with that correlation "
-                "id, or about such an object. Was it pruned, or is it kept by another process, as "
-                "in local mode?"
+                f"No event and no execution matches {term!r}, neither by id, correlation id nor "
+                "business object. It may have been pruned, or exist only in the memory of another "
+                "process (local mode)."
             )
         if options["format"] == "json":
-            self.say_json(story.to_json())
+            self.say_json(trace.to_json())
             return
-        for line in story.lines():
+        for line in trace.lines():
             self.say(line)
 
     def _list(self, found: list[Found], *, as_json: bool) -> None:
         if as_json:
             self.say_json({"found": [one.to_json() for one in found]})
             return
-        self.say("Several match; trace one of them by its id:")
+        self.say("Several match. Trace one of them by its id:")
         for one in found:
             at = f"{in_zone(one.at):%Y-%m-%d %H:%M:%S}"
             self.say(f"  {at}  {one.kind:<9}  {visible(one.id)}  {visible(one.about)}")

@@ -1,11 +1,11 @@
-"""What to know, and to clear away, before the app is taken off."""
+"""Show what removing the app would lose, and delete its traces in other tables."""
 
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
 from general_manager.management.base import WorkflowCommand
-from general_manager.workflow.uninstalling import (
+from general_manager.workflow.operations.uninstalling import (
     Losses,
     find_dependants,
     find_leftovers,
@@ -16,8 +16,8 @@ from general_manager.workflow.uninstalling import (
 
 class Command(WorkflowCommand):
     help = (
-        "Say what taking general_manager off would lose and in which order it is done. Changes "
-        "nothing without --forget."
+        "Show what removing general_manager would lose and what to do first. Changes nothing "
+        "without --forget."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -29,7 +29,7 @@ class Command(WorkflowCommand):
         parser.add_argument(
             "--lose",
             action="store_true",
-            help="do so though there are undelivered events or active executions",
+            help="do so even if there are undelivered events or active executions",
         )
 
     def act(self, options: dict[str, Any]) -> None:
@@ -37,8 +37,8 @@ class Command(WorkflowCommand):
         if options["forget"]:
             if any(losses.values()) and not options["lose"]:
                 raise CommandError(
-                    "There are undelivered events or active executions: run this command without "
-                    "--forget to see how many. Let them end, or add --lose."
+                    "There are undelivered events or active executions. Run this command without "
+                    "--forget to count them. Let them finish, or add --lose."
                 )
             self._say_rows("Deleted", forget_leftovers())
             return
@@ -46,7 +46,7 @@ class Command(WorkflowCommand):
             self._say_losses(alias, lost)
             self._say_dependants(alias)
         self._say_rows("Left behind by migrations", find_leftovers())
-        self.say("The order of steps is in the documentation, under 'Taking the app off again'.")
+        self.say("For the steps in order, see 'Taking the app off again' in the documentation.")
 
     def _say_losses(self, alias: str, lost: Losses) -> None:
         states = ", ".join(f"{count:,} {state}" for state, count in lost.executions.items())
@@ -60,8 +60,8 @@ class Command(WorkflowCommand):
         if not found:
             return
         self.say(
-            "These migrations of yours depend on ours. `migrate general_manager zero` would undo "
-            "them first, and drop their tables. Remove the dependency from each file:"
+            "These migrations of your project depend on ours. `migrate general_manager zero` would "
+            "reverse them first and drop their tables. Remove the dependency from each file:"
         )
         for name in found:
             self.say(f"  {name}")

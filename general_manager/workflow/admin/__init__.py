@@ -1,1 +1,1 @@
-"""The operator's pages: one module a page, over stock Django admin."""
+"""The operator's admin pages: one module per page, built on Django's stock admin."""

@@ -1,4 +1,4 @@
-"""What the pages share: nothing is edited by hand, counts are capped, acts are asked first."""
+"""Shared by all pages: rows are read-only, counts are capped, acts need a confirmation."""
 
 from collections.abc import Collection
 from functools import cached_property
@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.paginator import Paginator
@@ -13,34 +14,34 @@ from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 
 from general_manager.escaping import is_storable
+from general_manager.names import APP_LABEL
 from general_manager.workflow.admin.bounds import Bounded, get_bounded, with_visible_texts
 from general_manager.workflow.admin.export import export_as_csv
-from general_manager.workflow.admin.formats import NONE
-from general_manager.workflow.admin.links import Links
+from general_manager.workflow.admin.fields.formats import NONE
+from general_manager.workflow.admin.fields.links import Links
 from general_manager.workflow.admin.scope import Reader
-from general_manager.workflow.models.counting import MOST
+from general_manager.workflow.models.sql.counting import MOST
 
-APP: str = "general_manager"
 OFFERED: Final = ("exact", "in", "isnull", "gte", "gt", "lt", "lte", "isempty")
-"""What Django's own filters by a field ask for."""
+"""The lookups that Django's own field filters use."""
 LARGEST_KEY: Final = 2**63 - 1
 
 
-class CappedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts no further than somebody turns pages: a full count of a large table takes long."""
+class CappedPaginator(Paginator):  # type: ignore[type-arg]  # generic for type checkers only
+    """Counts up to a cap: a full count of a large table is slow, and nobody pages that far."""
 
     @cached_property
     def count(self) -> int:
         rows: Any = self.object_list
-        # In the list's own order: else a planner may read a table up to where the first rows are.
+        # Keep the list's ordering: without it a planner may scan the table up to the first match.
         return int(rows.values("pk")[: MOST + 1].count())
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Shows rows; what changes them is a verb of its own, with a permission of its own.
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for type checkers only
+    """Shows rows. Each change to them is a verb of its own, with its own permission.
 
-    Which rows, and to whom, is for `get_queryset` and `has_view_permission`: a subclass that
-    narrows them is obeyed by every page that shows these rows.
+    `get_queryset` and `has_view_permission` decide who sees which rows. If a subclass narrows
+    them, every page that shows these rows follows.
     """
 
     ordering = ("-pk",)
@@ -48,16 +49,16 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_max_show_all = 0
     empty_value_display = NONE
     show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER  # they count whole tables, once for each choice
+    show_facets = admin.ShowFacets.NEVER  # facets count the whole table once per choice
     paginator = CappedPaginator
     actions: tuple[Any, ...] = (export_as_csv,)
     list_defer: tuple[str, ...] = ()
-    """Columns that may be large, and that the list does not show."""
+    """Columns that may be large and are not shown in the list."""
     view_permission = ""
-    """The permission to view, where it is another model's."""
+    """The view permission's codename, if it belongs to another model."""
 
     class Media:
-        css = {"all": (f"{APP}/admin.css",)}  # noqa: RUF012 - Django's own form
+        css = {"all": (f"{APP_LABEL}/admin.css",)}  # noqa: RUF012 - the form that Django documents
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -77,9 +78,9 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return self.has_view_permission(request)
 
     def lookup_allowed(self, lookup: str, value: Any, request: Any = None) -> bool:
-        """Only what the page's filters ask for: Django lets everybody compare any column.
+        """Allow only the lookups of the page's filters: Django allows a comparison of any column.
 
-        With that, anybody who may see a row could ask its secrets out of it, letter by letter.
+        Otherwise anyone who may see a row could extract its secrets letter by letter.
         """
         for one in self.get_list_filter(request) if request is not None else self.list_filter:
             if isinstance(one, str | tuple | list):
@@ -94,7 +95,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Any:
-        """The row, bounded, for its own page; `None` also if this person may not see it."""
+        """The row for its own page, with bounded values; `None` if missing or hidden."""
         rows = self.get_queryset(request)
         meta = rows.model._meta
         field: Any = meta.pk if from_field is None else meta.get_field(from_field)
@@ -108,10 +109,10 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return found
 
     def find_row(self, request: HttpRequest, **which: Any) -> Any:
-        """The row, as it is, that an act or a link is about.
+        """The row, unbounded, that an act or a link is about.
 
-        The same answer for one that is not there and for one that is not theirs to see: `Http404`.
-        Raises `PermissionDenied` for people without the permission, whatever they ask for.
+        Raises `Http404` alike for a row that is missing and for one that is hidden from this
+        user. Raises `PermissionDenied` for users without the permission, whatever they ask for.
         """
         self.require_view(request)
         if not all(is_storable(one) for one in which.values() if isinstance(one, str)):
@@ -122,18 +123,18 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return found
 
     def is_narrowed(self) -> bool:
-        """Whether a subclass decides which rows people see."""
+        """Whether a subclass decides which rows users see."""
         ours = (admin.ModelAdmin.get_queryset, ReadOnlyAdmin.has_view_permission)
         return (type(self).get_queryset, type(self).has_view_permission) != ours
 
     def keys_in_scope(self, request: HttpRequest, keys: Collection[Any]) -> list[Any]:
-        """Those of *keys* that are in this person's queryset."""
+        """The *keys* that are in this user's queryset."""
         return list(self.get_queryset(request).filter(pk__in=keys).values_list("pk", flat=True))
 
     def keys_seen(self, request: HttpRequest, keys: Collection[Any]) -> set[Any]:
-        """Those of *keys*, of this person's queryset, whose rows the page shows one by one.
+        """The *keys* of this user's queryset whose rows the page may show to them.
 
-        No row is read, unless a subclass decides row by row.
+        Reads no row, unless a subclass decides row by row.
         """
         if type(self).has_view_permission is ReadOnlyAdmin.has_view_permission:
             return set(keys)
@@ -148,7 +149,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return Reader(self.admin_site, request)
 
     def complete(self, rows: list[Any], reader: Reader) -> list[Any]:
-        """The rows of one page of the list, with what is looked up for all of them together."""
+        """The rows of one page of the list, with the values that are looked up for all at once."""
         for row in rows:
             row.links = Links(reader)
         return rows
@@ -162,7 +163,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return CalmChangeList
 
-    # Without the permission, every id has the same answer.
+    # Without the permission, every id gets the same answer.
 
     def change_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         self.require_view(request)
@@ -175,7 +176,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def response_action(
         self, request: HttpRequest, queryset: "QuerySet[Any]", *args: Any, **kwargs: Any
     ) -> HttpResponse | None:
-        """Django's, for keys that can be keys."""
+        """Django's own, with invalid keys dropped first."""
         post: Any = request.POST.copy()
         keys = post.getlist(ACTION_CHECKBOX_NAME)
         post.setlist(ACTION_CHECKBOX_NAME, [one for one in keys if _is_key(one)])
@@ -184,7 +185,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class CalmChangeList(ChangeList):
-    """Never sorts by more than the index gives: Django would add every model's whole ordering."""
+    """Sorts only by what the index provides: Django would append the model's whole ordering."""
 
     def get_ordering(self, request: HttpRequest, queryset: "QuerySet[Any]") -> list[Any]:
         return list(self.model_admin.get_ordering(request))
@@ -204,7 +205,7 @@ class CalmChangeList(ChangeList):
 
 
 def reader_sees(page: Any, request: HttpRequest, rows: Collection[Any]) -> list[Any]:
-    """Those of *rows* that this person may view: a page may decide row by row."""
+    """The *rows* that this user may view: a page may decide row by row."""
     return [row for row in rows if page.has_view_permission(request, row)]
 
 
@@ -212,6 +213,29 @@ def _is_key(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= LARGEST_KEY
 
 
+class DetailAdmin(ReadOnlyAdmin):
+    """Also shows more than the fields on the page of one row, in a template of its own."""
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        self.require_view(request)
+        row = self.get_object(request, unquote(object_id))
+        extra = dict(extra_context or {})
+        if row is not None:
+            # The head of the page shows the row already, so it needs no subtitle.
+            extra |= {**self.details(request, row), "subtitle": None}
+        return super().change_view(request, object_id, form_url, extra)
+
+    def details(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """The page's title, and the context of its template."""
+        raise NotImplementedError
+
+
 def may(request: HttpRequest, codename: str) -> bool:
-    """Whether the user has one of our permissions."""
-    return bool(request.user.has_perm(f"{APP}.{codename}"))
+    """Whether the user has this permission of ours."""
+    return bool(request.user.has_perm(f"{APP_LABEL}.{codename}"))

@@ -1,4 +1,4 @@
-"""Rows read up to a bound, whatever is stored in them: the database cuts, and tells the length."""
+"""Bounded reads: the database cuts long values and returns their length."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ from django.db.models.functions import Cast, Left, Length, Right
 from general_manager.escaping import visible
 
 SHORT: Final = 300
-"""Characters of a text in a list: all of an id, the end of an error."""
-LONG: Final = 20_000
-"""Characters of a text on its own page: the beginning and the end of a longer one."""
+"""Characters of a text in a list: enough for a whole id, or for the end of an error."""
+LONG_TEXT: Final = 20_000
+"""Characters of a text on its own page; a longer one shows its beginning and its end."""
 MOST_READ: Final = 20_000_000
-"""Characters of JSON that are read at all: it can be redacted only as a whole."""
+"""Longer JSON is not read at all: it can be redacted only as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotRead:
-    """What stands for JSON that is too long, or that Python cannot read."""
+    """Placeholder for JSON that is too long or that Python cannot read."""
 
     length: int
 
@@ -41,7 +41,7 @@ class NotRead:
 
 
 class _AnyJson(JSONField):
-    """What Python refuses, such as endless nesting, is no reason to refuse the page."""
+    """JSON that Python cannot read, such as too deep nesting, must not break the page."""
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
         try:
@@ -51,7 +51,7 @@ class _AnyJson(JSONField):
 
 
 def texts_of(model: type[Model]) -> "list[Field[Any, Any]]":
-    """The columns that hold whatever somebody sent; not those with a fixed set of values."""
+    """The columns with free text, as opposed to those with a fixed set of values."""
     fields = model._meta.concrete_fields
     return [one for one in fields if isinstance(one, CharField | TextField) and not one.choices]
 
@@ -61,18 +61,18 @@ def json_of(model: type[Model]) -> "list[Field[Any, Any]]":
 
 
 def length_of(name: str) -> Expression:
-    """Of a text or JSON column, in characters, on every database."""
+    """The length of a text or JSON column in characters, on every database."""
     return Length(Cast(name, TextField()))
 
 
 def json_within(size: str, name: str) -> Expression:
-    """The column *name*, if the annotation *size* is not above `MOST_READ`; else NULL."""
+    """The column *name*, or NULL if the annotation *size* exceeds `MOST_READ`."""
     is_short = When(**{f"{size}__lte": MOST_READ}, then=F(name))
     return Case(is_short, output_field=_AnyJson())
 
 
 class Bounded:
-    """What is read of *model* and, through *paths* of relations that are joined, of others."""
+    """Bounded texts of *model* and of the models joined through the relations in *paths*."""
 
     def __init__(self, model: type[Model], paths: Sequence[str] = ()) -> None:
         self._cuts: list[tuple[str, tuple[str, ...]]] = []
@@ -94,7 +94,7 @@ class Bounded:
             self._cuts.append((f"gm_text_{len(self._cuts)}", (*way, one.name)))
 
     def _cut(self, rows: "QuerySet[Any]") -> "QuerySet[Any]":
-        """*rows* with the beginning of each text, and the end of errors."""
+        """*rows* with the beginning of each text, or the end if it is an error."""
         cut: dict[str, Any] = {}
         for alias, parts in self._cuts:
             path = "__".join(parts)
@@ -109,7 +109,7 @@ class Bounded:
         return found
 
     def _settle(self, row: Any) -> None:
-        """Put what was read where the columns would be."""
+        """Set the values that were read as the columns' attributes."""
         for alias, parts in self._cuts:
             owner = row
             for part in parts[:-1]:
@@ -118,8 +118,8 @@ class Bounded:
 
 
 def get_bounded(rows: "QuerySet[Any]", **which: Any) -> Any:
-    """The one row, with its texts and JSON bounded; raises `DoesNotExist`."""
-    texts = {one.name: LONG if isinstance(one, TextField) else 2 * SHORT
+    """One row with bounded texts and JSON. Raises `DoesNotExist`."""
+    texts = {one.name: LONG_TEXT if isinstance(one, TextField) else 2 * SHORT
              for one in texts_of(rows.model)}  # fmt: skip
     values = [one.name for one in json_of(rows.model)]
     read: dict[str, Any] = {}
@@ -143,13 +143,13 @@ def get_bounded(rows: "QuerySet[Any]", **which: Any) -> Any:
 
 
 def _both_ends(head: str, tail: str, size: int) -> str:
-    """Where an error began, and what it came to."""
+    """The beginning and the end of an error."""
     return f"{head}\n… ({size:,} characters in all)\n{tail}"
 
 
-@cache  # Django compares what two calls return
+@cache  # Django compares the results of two calls
 def shown(field: "Field[Any, Any]") -> Callable[[Any], Any]:
-    """A column for a page's fields, with everything in it visible."""
+    """A column for a page's fields that makes every character visible."""
 
     @admin.display(description=field.verbose_name, empty_value=None)
     def column(row: Any) -> Any:
@@ -161,7 +161,7 @@ def shown(field: "Field[Any, Any]") -> Callable[[Any], Any]:
 
 
 def with_visible_texts(fields: Any, model: type[Model]) -> Iterator[Any]:
-    """Names of fields, as fieldsets have them, with a text's name replaced by what shows it."""
+    """Field names as fieldsets have them, each text column replaced by its visible form."""
     texts = {one.name: one for one in texts_of(model)}
     for one in fields:
         if isinstance(one, list | tuple):

@@ -1,10 +1,9 @@
-"""Events: what was published, whom it reached, what it started; and to deliver one again."""
+"""Events: what was published, where it was delivered, what it started; deliver one again."""
 
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -13,26 +12,31 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from general_manager.escaping import visible
-from general_manager.workflow.actors import acting_as
-from general_manager.workflow.admin.base import ReadOnlyAdmin, may
-from general_manager.workflow.admin.confirming import confirm_page, perform_one
-from general_manager.workflow.admin.event_fields import EventFields
+from general_manager.workflow.admin.acts.confirming import confirm_page, perform_one
+from general_manager.workflow.admin.acts.seen import SEEN, seen_of, sign
+from general_manager.workflow.admin.base import DetailAdmin, may
 from general_manager.workflow.admin.export import export_as_csv
+from general_manager.workflow.admin.fields.events import EventFields
+from general_manager.workflow.admin.fields.formats import STATE_NAMES
+from general_manager.workflow.admin.fields.timelines import timeline_lines
 from general_manager.workflow.admin.filters import EventTypeFilter
-from general_manager.workflow.admin.formats import STATE_NAMES
 from general_manager.workflow.admin.pages import object_url
 from general_manager.workflow.admin.scope import Reader
-from general_manager.workflow.admin.seen import SEEN, seen_of, sign
-from general_manager.workflow.admin.telling import told
-from general_manager.workflow.lookup import events_like
-from general_manager.workflow.messages import drain_outbox_soon
+from general_manager.workflow.core.actors import acting_as
+from general_manager.workflow.executions.lookup import events_like
 from general_manager.workflow.models import DeliveryStatus, WorkflowEventRecord
-from general_manager.workflow.replaying import Recipient, recipients, replay, statuses
-from general_manager.workflow.timeline import timeline_of_event
+from general_manager.workflow.operations.timeline import timeline_of_event
+from general_manager.workflow.outbox.deliver_again import (
+    Recipient,
+    deliver_again,
+    recipients,
+    statuses,
+)
+from general_manager.workflow.outbox.drain import drain_soon
 
 
-class ReplayForm(forms.Form):
-    """To whom: by default only those that failed."""
+class RedeliverForm(forms.Form):
+    """Chooses the handlers; preselects only those that failed."""
 
     to = forms.MultipleChoiceField(
         label=gettext_lazy("Deliver again to"), widget=forms.CheckboxSelectMultiple
@@ -46,14 +50,14 @@ class ReplayForm(forms.Form):
 
 
 @admin.register(WorkflowEventRecord)
-class EventAdmin(EventFields, ReadOnlyAdmin):
+class EventAdmin(EventFields, DetailAdmin):
     list_display = ("name", "which", "source", "when", "reached")
     list_display_links = ("name",)
     list_filter = (EventTypeFilter,)
     list_defer = ("payload", "metadata")
     search_fields = ("event_id",)
     search_help_text = gettext_lazy(
-        "An event id, or the beginning of one; or a business object, such as Invoice 7"
+        "Event id or its beginning, or a business object such as Invoice 7"
     )
     actions = (export_as_csv,)
     change_form_template = "admin/general_manager/event.html"
@@ -62,17 +66,21 @@ class EventAdmin(EventFields, ReadOnlyAdmin):
             gettext_lazy("Facts"),
             {
                 "fields": (
-                    "event_name", "event_type", "event_id", "concerns", "source", "occurred_at",
-                    "published_at", "entry",
+                    "event_name", "event_type", "event_id", "concerns", "ordering_key", "source",
+                    "occurred_at", "published_at", "entry",
                 )
             },
         ),
         (gettext_lazy("Change"), {"fields": ("changes",)}),
         (gettext_lazy("Data"), {"fields": ("content", "about")}),
-        (gettext_lazy("Deliveries and executions"), {"fields": ("deliveries", "executions")}),
+        (
+            gettext_lazy("Deliveries and executions"),
+            {"fields": ("deliveries", "executions", "answered")},
+        ),
     )  # fmt: skip
     export_fields = (
-        "event_id", "event_type", "event_name", "source", "occurred_at", "published_at",
+        "event_id", "event_type", "event_name", "ordering_key", "source", "occurred_at",
+        "published_at",
         "payload", "metadata",
     )  # fmt: skip
 
@@ -80,12 +88,14 @@ class EventAdmin(EventFields, ReadOnlyAdmin):
         return ("-event_type", "-pk") if request.GET.get("type") else ("-pk",)
 
     def complete(self, rows: list[Any], reader: Reader) -> list[Any]:
-        """Look up entries and deliveries of all rows at once, and not those of skipped pages too.
+        """Look up entries and deliveries of all rows of this page at once.
 
-        Those that this person may see: each has a page of its own.
+        Only those that this user may see: each has a page of its own.
         """
         tables = reader.tables()
-        found = tables.entries.filter(event__in=[event.pk for event in rows]).defer("owed_to")
+        found = tables.entries.filter(event__in=[event.pk for event in rows]).defer(
+            "expected_registrations"
+        )
         entries = {entry.event_id: entry for entry in tables.seen(found)}
         deliveries = tables.deliveries.filter(outbox__event__in=[event.pk for event in rows])
         each = deliveries.values_list("outbox__event", "status").annotate(count=Count("pk"))
@@ -104,7 +114,7 @@ class EventAdmin(EventFields, ReadOnlyAdmin):
             return queryset, False
         found, is_beginning = events_like(queryset, search_term)
         if is_beginning and request.method == "GET" and found.order_by().exists():
-            text = _("No event has exactly the id “%s”: the ids of these begin with it.")
+            text = _("No event has the exact id “%s”. These ids begin with it.")
             messages.info(request, text % visible(search_term.strip()[:100]))
         return found, False
 
@@ -114,42 +124,37 @@ class EventAdmin(EventFields, ReadOnlyAdmin):
         own = [
             path("by-id/", by_id, name=name),
             path("by-id/<path:event_id>/", by_id, name=name),
-            path("<int:key>/replay/", view(self.replay_view), name="general_manager_event_replay"),
+            path(
+                "<int:key>/deliver-again/",
+                view(self.deliver_again_view),
+                name="general_manager_event_deliver_again",
+            ),
         ]
         return [*own, *super().get_urls()]
 
     def by_id_view(self, request: HttpRequest, event_id: str | None = None) -> HttpResponse:
-        """In the path, or as ``?id=``, which carries every text."""
+        """By id: in the path, or as ``?id=``, which can carry any text."""
         known_id = request.GET.get("id", "") if event_id is None else event_id
         return HttpResponseRedirect(object_url(self, self.find_row(request, event_id=known_id)))
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        event = self.get_object(request, unquote(object_id))
-        extra: dict[str, Any] = dict(extra_context or {})
-        if event is not None:
-            extra["event"] = event
-            extra["name"] = visible(event.event_name or event.event_type)
-            extra["known_as"] = visible(event.event_id)
-            extra["moments"] = told(timeline_of_event(event, event.reader.tables()), event.links)
-            extra["may_replay"] = may(request, "replay_event") and hasattr(event, "outbox")
-            extra["title"] = _("Event")
-            extra["subtitle"] = None  # the head says it, and more
-        return super().change_view(request, object_id, form_url, extra)
+    def details(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        return {
+            "title": _("Event"),
+            "event": row,
+            "name": visible(row.event_name or row.event_type),
+            "known_as": visible(row.event_id),
+            "moments": timeline_lines(timeline_of_event(row, row.reader.tables()), row.links),
+            "may_redeliver": may(request, "redeliver_event") and hasattr(row, "outbox"),
+        }
 
-    def replay_view(self, request: HttpRequest, key: int) -> HttpResponse:
+    def deliver_again_view(self, request: HttpRequest, key: int) -> HttpResponse:
         event = self.find_row(request, pk=key)
-        if not may(request, "replay_event"):
+        if not may(request, "redeliver_event"):
             raise PermissionDenied
         if not hasattr(event, "outbox"):
             raise Http404
         known = recipients(event)
-        form = ReplayForm(request.POST or None, known=known)
+        form = RedeliverForm(request.POST or None, known=known)
         if request.method == "POST" and form.is_valid():
             chosen = form.cleaned_data["to"]
             text = ngettext(
@@ -164,13 +169,13 @@ class EventAdmin(EventFields, ReadOnlyAdmin):
                     request,
                     event,
                     text % len(chosen),
-                    lambda: replay(event, chosen, seen=seen),
+                    lambda: deliver_again(event, chosen, seen=seen),
                 )
-            drain_outbox_soon(event._state.db or "default")
+            drain_soon(event._state.db or "default")
             return HttpResponseRedirect(object_url(self, event))
         matched = ngettext(
-            "%d handler matches this event; it is chosen if it failed.",
-            "%d handlers match this event; those that failed are chosen.",
+            "%d handler matches this event. It is preselected if it failed.",
+            "%d handlers match this event. Those that failed are preselected.",
             len(known),
         )
         return confirm_page(
@@ -179,12 +184,14 @@ class EventAdmin(EventFields, ReadOnlyAdmin):
             title=_("Deliver again"),
             sentence=_(
                 "The chosen handlers run again with this event. A handler that completed before "
-                "repeats what it does outside of the database, such as sending a mail."
+                "repeats its effects outside the database, such as sending a mail."
             ),
             form=form if known else None,
             obj=event,
             seen=request.POST.get(SEEN) or sign(statuses(known)),
-            why_not=None if known else _("No handler of this process matches this event."),
+            why_not=None
+            if known
+            else _("No handler registered in this process matches this event."),
             preview=matched % len(known),
         )
 

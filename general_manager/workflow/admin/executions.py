@@ -1,10 +1,9 @@
-"""Executions: the list, and one execution with its timeline and what may be done to it."""
+"""Executions: the list, and the page of one with its timeline and its acts."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -13,12 +12,19 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from general_manager.escaping import MAX_TITLE, visible
-from general_manager.workflow.admin.acting import Button, act_page, button
-from general_manager.workflow.admin.acts import ACTS, IN_BULK, Act, Standing
-from general_manager.workflow.admin.base import ReadOnlyAdmin, may
-from general_manager.workflow.admin.confirming import ManyRows, confirm_many
-from general_manager.workflow.admin.execution_fields import ExecutionFields
+from general_manager.workflow.admin.acts.acting import Button, act_page, button
+from general_manager.workflow.admin.acts.confirming import bulk_action
+from general_manager.workflow.admin.acts.executions import ACTS, IN_BULK, Act, Standing
+from general_manager.workflow.admin.acts.seen import situation
+from general_manager.workflow.admin.base import DetailAdmin, may
 from general_manager.workflow.admin.export import export_as_csv
+from general_manager.workflow.admin.fields.children import find_gathers
+from general_manager.workflow.admin.fields.executions import ExecutionFields
+from general_manager.workflow.admin.fields.formats import (
+    badge,
+)
+from general_manager.workflow.admin.fields.links import find_subjects
+from general_manager.workflow.admin.fields.timelines import timeline_lines
 from general_manager.workflow.admin.filters import (
     EndedFilter,
     OverdueFilter,
@@ -26,61 +32,36 @@ from general_manager.workflow.admin.filters import (
     StateFilter,
     WorkflowFilter,
 )
-from general_manager.workflow.admin.formats import (
-    badge,
-)
-from general_manager.workflow.admin.links import find_subjects
 from general_manager.workflow.admin.pages import object_url
 from general_manager.workflow.admin.scope import Reader
-from general_manager.workflow.admin.seen import situation
-from general_manager.workflow.admin.telling import told
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.exceptions import WorkflowExecutionNotFoundError
-from general_manager.workflow.lookup import executions_like
+from general_manager.workflow.executions.lookup import executions_like
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
-from general_manager.workflow.timeline import timeline_of_execution
+from general_manager.workflow.operations.timeline import timeline_of_execution
 
+FAMILY_FIELDS: Any = gettext_lazy("Family")
 FAILURE: Any = (gettext_lazy("Failure"), {"fields": ("error_text", "trace")})
 
 
-def bulk_action(act: Act) -> Any:
-    """The act on selected rows, as an action of the list."""
-    many = ManyRows(
-        action=f"{act.name}_selected",
-        title=act.label,
-        done=act.done,
-        sentence=act.sentence,
-        refusals=lambda rows: act.refusals(Standing(rows)),
-        seen=situation,
-        perform=act.perform_as_seen,
-        counted=act.counted,
-        form_class=act.form,
-        is_grave=act.is_grave,
-    )
-
-    def selected(
-        page: "ExecutionAdmin", request: HttpRequest, queryset: "QuerySet[Any]"
-    ) -> HttpResponse | None:
-        return confirm_many(page, request, queryset, many)
-
-    selected.__name__ = f"{act.name}_selected"
-    selected.short_description = act.label  # type: ignore[attr-defined]
-    selected.allowed_permissions = (act.permission,)  # type: ignore[attr-defined]
-    return selected
+def _on_selected(act: Act) -> Any:
+    return bulk_action(act, refusals=lambda rows: act.refusals(Standing(rows)), seen=situation)
 
 
 @admin.register(WorkflowExecutionRecord)
-class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
+class ExecutionAdmin(ExecutionFields, DetailAdmin):
     list_display = ("state_badge", "what", "which", "when", "note")
     list_display_links = ("which",)
-    list_defer = ("input_data", "output_data", "metadata", "traceback", "retry")
+    list_defer = (
+        "input_data", "output_data", "metadata", "traceback", "retry", "attributes", "reports",
+    )  # fmt: skip
     list_filter = (StateFilter, WorkflowFilter, StartedFilter, EndedFilter, OverdueFilter)
     search_fields = ("execution_id",)
     search_help_text = gettext_lazy(
-        "An execution id, a correlation id, the id of its event, or the beginning of one; or a "
-        "business object, such as Invoice 7"
+        "Execution id, correlation id or event id, or its beginning; a business object such as "
+        "Invoice 7; or attributes such as customer=7"
     )
-    actions = (*(bulk_action(act) for act in IN_BULK), export_as_csv)
+    actions = (*map(_on_selected, IN_BULK), export_as_csv)
     change_form_template = "admin/general_manager/execution.html"
     fieldsets = (
         (
@@ -88,14 +69,24 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
             {
                 "fields": (
                     "state_badge", "workflow_id", "version", "execution_id", "correlation_id",
-                    "event", "subject", "continuation", "created_at", "started_at", "ended_at",
-                    "duration", "counts", "handler_path", "claimed_by", "next_look", "timeout",
+                    "event", "subject_shown", "attributes_shown", "progress", "schedule",
+                    "continuation", "created_at", "started_at", "ended_at", "duration", "counts",
+                    "handler_path", "queue_and_priority", "limit", "in_line", "claimed_by",
+                    "next_wake_up", "timeout", "time_left",
                 )
             },
         ),
         (
+            gettext_lazy("Signals and events"),
+            {"fields": ("waits_for", "signals", "events_taken")},
+        ),
+        (
+            FAMILY_FIELDS,
+            {"fields": ("parent_shown", "root_shown", "children_shown")},
+        ),
+        (
             gettext_lazy("Data"),
-            {"fields": ("input", "output", "about", "retry_policy")},
+            {"fields": ("input", "output", "about", "other_reports", "retry_policy")},
         ),
         FAILURE,
         (gettext_lazy("Others with this correlation id"), {"fields": ("earlier",)}),
@@ -103,25 +94,30 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
     export_fields = (
         "execution_id", "workflow_id", "version", "state", "correlation_id", "caused_by",
         "created_at", "started_at", "ended_at", "attempts", "crashes", "error", "input_data",
-        "output_data",
+        "output_data", "subject", "attributes", "queue", "priority",
     )  # fmt: skip
 
     def complete(self, rows: list[Any], reader: Reader) -> list[Any]:
         for record in super().complete(rows, reader):
             record.reader = reader
         find_subjects(rows, reader)
+        find_gathers(rows)
         return rows
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         found = super().get_fieldsets(request, obj)
-        is_fine = obj is not None and not (obj.error or obj.traceback)
-        return [one for one in found if one[0] != FAILURE[0]] if is_fine else found
+        hidden = []
+        if obj is not None and not (obj.error or obj.traceback):
+            hidden.append(FAILURE[0])
+        if obj is not None and not (obj.parent or obj.has_children):
+            hidden.append(FAMILY_FIELDS)
+        return [one for one in found if one[0] not in hidden]
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        """The latest first; of one state, those that ended last.
+        """Latest first; with a filter by state, those that ended last first.
 
-        A database that looks for a rare state among the latest rows may go through all of them.
-        What completed is not rare: then whatever else is asked for narrows more.
+        Searching the latest rows for a rare state may scan the whole table. Completed executions
+        are not rare: there the other filters narrow more.
         """
         asked = {name for name, value in request.GET.items() if value}
         completed = request.GET.get("state") == WorkflowState.COMPLETED
@@ -137,7 +133,7 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
         events = self.reader(request).rows(WorkflowEventRecord)
         found, is_beginning = executions_like(queryset, search_term, events)
         if is_beginning and request.method == "GET" and found.order_by().exists():
-            text = _("No id or correlation id is exactly “%s”: these begin with it.")
+            text = _("No id or correlation id is exactly “%s”. These begin with it.")
             messages.info(request, text % visible(search_term.strip()[:100]))
         return found, False
 
@@ -151,33 +147,22 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
         ]
         return [*own, *super().get_urls()]
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        record = self.get_object(request, unquote(object_id))
-        extra: dict[str, Any] = dict(extra_context or {})
-        if record is not None:
-            extra |= _head(record)
-            extra["acts"] = self._acts(request, record)
-            extra["moments"] = told(
-                timeline_of_execution(record, record.reader.tables()), record.links
-            )
-            extra["title"] = _("Execution")
-            extra["subtitle"] = None  # the head says it, and more
-        return super().change_view(request, object_id, form_url, extra)
+    def details(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        return {
+            **_head(row),
+            "title": _("Execution"),
+            "acts": self._acts(request, row),
+            "moments": timeline_lines(timeline_of_execution(row, row.reader.tables()), row.links),
+        }
 
     def _acts(self, request: HttpRequest, record: WorkflowExecutionRecord) -> Sequence[Button]:
-        """Only what is legal now and permitted to this user."""
+        """The acts that are possible now and permitted to this user."""
         permitted = [act for act in ACTS.values() if may(request, act.permission)]
         now = Standing([record])
         return [button(record, act) for act in permitted if act.why_not(record, now) is None]
 
     def by_id_view(self, request: HttpRequest, execution_id: str | None = None) -> HttpResponse:
-        """In the path, or as ``?id=``, which carries every text."""
+        """By id: in the path, or as ``?id=``, which can carry any text."""
         known_id = request.GET.get("id", "") if execution_id is None else execution_id
         return HttpResponseRedirect(object_url(self, self.find_row(request, execution_id=known_id)))
 
@@ -192,7 +177,7 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
         try:
             return act_page(self, request, record, act)
         except WorkflowExecutionNotFoundError:
-            # It was pruned just now; or its id is none that an engine makes or looks up.
+            # Pruned just now, or not an id that an engine generates or finds.
             raise Http404 from None
 
     def has_resume_execution_permission(self, request: HttpRequest) -> bool:
@@ -206,7 +191,7 @@ class ExecutionAdmin(ExecutionFields, ReadOnlyAdmin):
 
 
 def _head(record: WorkflowExecutionRecord) -> dict[str, Any]:
-    """What the templates show of it, visibly."""
+    """The texts that the templates show, every character visible."""
     return {
         "execution": record,
         "badge": badge(record.state),

@@ -1,4 +1,4 @@
-"""CSV of what a list shows, streamed, with cells that no spreadsheet takes for formulas."""
+"""Streamed CSV of a list, with cells that no spreadsheet evaluates as formulas."""
 
 import csv
 import re
@@ -14,35 +14,35 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.workflow.admin.bounds import MOST_READ, NotRead, json_within, length_of
-from general_manager.workflow.redaction import excerpt
-from general_manager.workflow.timeline import in_zone
+from general_manager.workflow.core.redaction import excerpt
+from general_manager.workflow.operations.moments import in_zone
 
-BATCH: Final = 200
-"""Rows that are looked at together."""
-MOST_AT_ONCE: Final = 4_000_000
-"""Characters of JSON that are in memory together, but for a single row's."""
+EXPORT_BATCH: Final = 200
+"""Rows that are processed together."""
+MOST_CHARACTERS: Final = 4_000_000
+"""Characters of JSON in memory at once; a single row may exceed it."""
 MOST_IN_CELL: Final = 32_000
-"""Characters: spreadsheets take 32,767."""
+"""Characters: spreadsheets accept 32,767."""
 NOTE: Final = 60
-"""Characters that say how long a text is in all."""
+"""Room for the note that says how long a cut text is."""
 FORMULA: Final = re.compile(
-    # Whatever a spreadsheet may pass over first: spaces of all kinds, controls, what has no width.
+    # Characters that a spreadsheet may skip first: spaces, controls, zero-width characters.
     r"[\s\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     r"\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb'\"]*"
-    # And what then begins a formula, also full-width, small, or as a minus sign.
+    # Characters that then begin a formula, also full-width or small, or as a minus sign.
     r"[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212]"
 )
 CONTROL: Final = ("\t", "\r", "\n", "\x00")
-"""What begins with these moves to another cell when it is pasted."""
+"""Text that begins with these moves to another cell when it is pasted."""
 
 
 @admin.action(description=_("Export as CSV"), permissions=["view"])
 def export_as_csv(
     page: Any, request: HttpRequest, queryset: "QuerySet[Any]"
 ) -> StreamingHttpResponse:
-    """Rows as they are read, by key: a million of them fit into no memory.
+    """Rows in chunks by key: a million rows do not fit into memory.
 
-    Without a server-side cursor, which a pooler in transaction mode cannot keep.
+    Not by a server-side cursor: a pooler in transaction mode cannot keep one.
     """
     name = page.model._meta.model_name
     return StreamingHttpResponse(
@@ -76,11 +76,11 @@ def _rows(
     last: Any = None
     while True:
         part = rows if last is None else rows.filter(pk__gt=last)
-        found = list(part.only("pk").annotate(**sizes)[:BATCH])
+        found = list(part.only("pk").annotate(**sizes)[:EXPORT_BATCH])
         if not found:
             return
         last = found[-1].pk
-        # The page may decide row by row who sees it; it loads what it needs for that.
+        # The page may decide row by row who sees it, and loads what it needs for that.
         seen = [row for row in found if page.has_view_permission(request, row)]
         lengths = [(row.pk, sum(getattr(row, one) or 0 for one in sizes)) for row in seen]
         for keys in _groups(lengths):
@@ -96,7 +96,7 @@ def _rows(
 def _hidden(
     page: Any, request: HttpRequest, rows: "QuerySet[Any]", columns: dict[str, Any]
 ) -> dict[str, set[Any]]:
-    """For each relation, the rows whose related row has a page that is closed to this person."""
+    """For each relation, the keys of rows whose related row is hidden from this user."""
     reader = page.reader(request)
     hidden: dict[str, set[Any]] = {}
     for name, column in columns.items():
@@ -115,7 +115,7 @@ def _groups(lengths: Sequence[tuple[Any, int]]) -> Iterator[list[Any]]:
     size = 0
     for key, length in lengths:
         read = min(length, MOST_READ)
-        if keys and size + read > MOST_AT_ONCE:
+        if keys and size + read > MOST_CHARACTERS:
             yield keys
             keys, size = [], 0
         keys.append(key)
@@ -148,7 +148,7 @@ def _read(
         )
 
 
-def _value(read: Any, size: int, is_json: bool) -> Any:  # noqa: FBT001 - three columns of one value
+def _value(read: Any, size: int, is_json: bool) -> Any:  # noqa: FBT001 - three columns for one value
     if is_json:
         return NotRead(size) if size > MOST_READ else read
     return _cut(read, size) if isinstance(read, str) else read
@@ -169,7 +169,7 @@ def _cut(text: str, size: int) -> str:
 
 
 def cell(value: Any) -> str:
-    """Plain text; a leading quote keeps a spreadsheet from calculating what somebody sent."""
+    """Plain text. A leading quote keeps a spreadsheet from evaluating it as a formula."""
     if value is None:
         return ""
     if isinstance(value, datetime):

@@ -1,4 +1,4 @@
-"""Filters whose choices cost nothing: no DISTINCT over a table, no range without an index."""
+"""Cheap filters: no DISTINCT over a whole table, no range without an index."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -13,15 +13,17 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.escaping import is_storable, visible
-from general_manager.workflow.admin.formats import STATE_NAMES
+from general_manager.workflow.admin.fields.formats import STATE_NAMES
+from general_manager.workflow.core.ids import MAX_ID_LENGTH, first_id_at
 from general_manager.workflow.engine import TERMINAL_STATES, WorkflowState
-from general_manager.workflow.ids import MAX_ID_LENGTH, first_id_at
-from general_manager.workflow.overview import LATE
+from general_manager.workflow.models.queue import are_late
+from general_manager.workflow.models.sql.columns import from_now
+from general_manager.workflow.operations.overview import LATE
 
 RECENT: Final = 500
-"""Rows that a filter looks at for its choices."""
+"""Latest rows from which a filter collects its choices."""
 MOST_CHOICES: Final = 100
-"""Choices that it offers, the most frequent ones."""
+"""Choices offered: the most frequent ones."""
 
 SPANS: Final = {
     "hour": (_("the last hour"), timedelta(hours=1)),
@@ -45,11 +47,11 @@ class StateFilter(SimpleListFilter):
 
 
 class RecentValuesFilter(SimpleListFilter):
-    """The values of one column among the latest rows, and the one that was asked for.
+    """The values of one column among the latest rows, and the selected one.
 
-    It asks for a range of one value. Where a column equals a constant, PostgreSQL drops it from the
-    ordering, takes the primary key's index for the rest, and looks for what is rare or old among
-    all the latest rows. A range that is ordered by the column leads it to the column's own index.
+    The condition is a range of one value. For a column that equals a constant, PostgreSQL drops
+    it from the ordering, walks the primary key's index, and scans all the latest rows for a rare
+    or old value. A range that is ordered by the column uses the column's own index.
     """
 
     column = ""
@@ -95,35 +97,39 @@ class HandlerFilter(RecentValuesFilter):
     column = "registration_id"
 
 
-class StartedFilter(SimpleListFilter):
-    """By the id, which begins with the time: that needs no index of its own."""
+class SpanFilter(SimpleListFilter):
+    """Filters by a time that lies at most so long ago."""
+
+    def lookups(self, request: HttpRequest, model_admin: "ModelAdmin[Any]") -> Iterable[Any]:
+        return [(key, name) for key, (name, _span) in SPANS.items()]
+
+    def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
+        if self.value() not in SPANS:
+            return queryset
+        _name, span = SPANS[str(self.value())]
+        return self.within(queryset, span)
+
+    def within(self, queryset: "QuerySet[Any]", span: timedelta) -> "QuerySet[Any]":
+        raise NotImplementedError
+
+
+class StartedFilter(SpanFilter):
+    """By the id, which begins with the time: no further index is needed."""
 
     title = _("started")
     parameter_name = "started"
 
-    def lookups(self, request: HttpRequest, model_admin: "ModelAdmin[Any]") -> Iterable[Any]:
-        return [(key, name) for key, (name, _span) in SPANS.items()]
-
-    def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
-        if self.value() not in SPANS:
-            return queryset
-        _name, span = SPANS[str(self.value())]
+    def within(self, queryset: "QuerySet[Any]", span: timedelta) -> "QuerySet[Any]":
         return queryset.filter(execution_id__gte=first_id_at(timezone.now() - span))
 
 
-class EndedFilter(SimpleListFilter):
+class EndedFilter(SpanFilter):
     title = _("ended")
     parameter_name = "ended"
 
-    def lookups(self, request: HttpRequest, model_admin: "ModelAdmin[Any]") -> Iterable[Any]:
-        return [(key, name) for key, (name, _span) in SPANS.items()]
-
-    def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
-        if self.value() not in SPANS:
-            return queryset
-        _name, span = SPANS[str(self.value())]
-        # The states too, because that is what the index on the time of the end begins with.
-        return queryset.filter(state__in=TERMINAL_STATES, ended_at__gte=timezone.now() - span)
+    def within(self, queryset: "QuerySet[Any]", span: timedelta) -> "QuerySet[Any]":
+        # The states too: the index on the end time begins with them.
+        return queryset.filter(state__in=TERMINAL_STATES, ended_at__gte=from_now(-span))
 
 
 class OverdueFilter(SimpleListFilter):
@@ -131,7 +137,7 @@ class OverdueFilter(SimpleListFilter):
     parameter_name = "overdue"
 
     def lookups(self, request: HttpRequest, model_admin: "ModelAdmin[Any]") -> Iterable[Any]:
-        return [("yes", _("due, and not taken up"))]
+        return [("yes", _("due, not picked up"))]
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
-        return queryset.filter(wake_at__lt=timezone.now() - LATE) if self.value() else queryset
+        return queryset.filter(are_late(queryset.db, LATE)) if self.value() else queryset

@@ -1,18 +1,17 @@
-"""What the overview shows in local mode: what this process remembers, for it is nowhere else."""
+"""The overview in local mode: what this process remembers, since nothing is stored."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from django.utils.safestring import SafeString
 
 from general_manager.escaping import visible
-from general_manager.workflow.admin.formats import ago, badge, short_id
+from general_manager.workflow.admin.fields.formats import ago, badge, short_id
 from general_manager.workflow.backend_registry import get_workflow_engine
-from general_manager.workflow.backends.local import LocalWorkflowEngine
-from general_manager.workflow.timeline import last_line
+from general_manager.workflow.operations.moments import last_line
 
-MOST: Final = 50
-MOST_TEXT: Final = 200
+MOST_EXECUTIONS: Final = 50
+LONGEST_TEXT: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +24,17 @@ class Line:
 
 
 def remembered() -> list[Line] | None:
-    """The latest executions of this process, newest first; `None` where they are stored."""
-    engine: Any = get_workflow_engine()
-    if not isinstance(engine, LocalWorkflowEngine):
+    """The latest executions of this process, newest first; `None` if they are stored instead."""
+    engine = get_workflow_engine()
+    if not getattr(engine, "supports_timers", False):
         return None
     return [
         Line(
             badge(one.state),
-            visible(one.workflow_id[:MOST_TEXT]),
+            visible(one.workflow_id[:LONGEST_TEXT]),
             short_id(one.execution_id),
             ago(one.started_at),
-            visible(last_line(one.error)[:MOST_TEXT]),
+            visible(last_line(one.error)[:LONGEST_TEXT]),
         )
-        for one in engine.latest(MOST)
+        for one in engine.executions()[:MOST_EXECUTIONS]
     ]

@@ -1,4 +1,4 @@
-"""The outbox: what is still owed. Usually empty, and it says so."""
+"""The outbox: undelivered events. Usually empty, and the page says so."""
 
 from hashlib import sha256
 from typing import Any, Final
@@ -8,31 +8,36 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from general_manager.workflow.actors import acting_as
-from general_manager.workflow.admin.base import ReadOnlyAdmin, may
-from general_manager.workflow.admin.confirming import (
+from general_manager.workflow.admin.acts.confirming import (
     ManyRows,
     confirm_many,
     confirm_page,
     write_down_for_all,
 )
+from general_manager.workflow.admin.base import ReadOnlyAdmin, may
 from general_manager.workflow.admin.export import export_as_csv
-from general_manager.workflow.admin.formats import NONE, ago, ahead, badge, isolated, json_block
-from general_manager.workflow.admin.links import event_link, find_events
+from general_manager.workflow.admin.fields.formats import (
+    NONE,
+    ago,
+    ahead,
+    badge,
+    isolated,
+    json_block,
+)
+from general_manager.workflow.admin.fields.links import event_cell, find_events
 from general_manager.workflow.admin.pages import list_url
 from general_manager.workflow.admin.scope import Reader, is_whole_asked
+from general_manager.workflow.core.actors import acting_as
 from general_manager.workflow.exceptions import ChangedMeanwhileError
-from general_manager.workflow.messages import drain_outbox_soon
 from general_manager.workflow.models import OutboxStatus, WorkflowOutbox
-from general_manager.workflow.outbox import drain
+from general_manager.workflow.outbox.drain import drain, drain_soon
 
 MOST_NOW = 100
-"""Entries that a request delivers itself when no broker takes the work."""
+"""Entries that a request delivers itself if no broker accepts the work."""
 
 
 @admin.action(description=gettext_lazy("Release claims…"), permissions=["drain_outbox"])
@@ -43,17 +48,17 @@ def release_selected(
 
 
 def _claim(row: WorkflowOutbox) -> str:
-    """Which claim it is, without the token that proves it."""
+    """Identifies the claim without revealing its token."""
     return sha256((row.claim_token or "").encode()).hexdigest()[:16]
 
 
 def _release(row: WorkflowOutbox, seen: Any, values: dict[str, Any]) -> None:
-    """Take the claim that was confirmed, and no later one."""
+    """Release the claim that was confirmed, and no later one."""
     same = WorkflowOutbox.objects.using(row._state.db).filter(
         pk=row.pk, claim_token=row.claim_token
     )
     if _claim(row) != seen or not same.release_claims():
-        raise ChangedMeanwhileError(_("Its claim is not the one that you saw."))
+        raise ChangedMeanwhileError(_("Another claim has replaced the one that you confirmed."))
 
 
 RELEASE: Final = ManyRows(
@@ -61,8 +66,8 @@ RELEASE: Final = ManyRows(
     title=gettext_lazy("Release claims"),
     done=gettext_lazy("Released."),
     sentence=gettext_lazy(
-        "The entries are taken from the workers that have them and are due at once. What those "
-        "workers still write for them is rolled back."
+        "The entries are taken from their workers and become due at once. What those workers "
+        "still write for them is rolled back."
     ),
     refusals=lambda rows: {
         row.pk: _("It is not claimed.") for row in rows if row.status != OutboxStatus.CLAIMED
@@ -76,9 +81,9 @@ RELEASE: Final = ManyRows(
 
 @admin.register(WorkflowOutbox)
 class OutboxAdmin(ReadOnlyAdmin):
-    list_display = ("state", "event_name", "owed", "due", "held_by")
+    list_display = ("state", "event_name", "undelivered", "due", "held_by")
     list_display_links = ("state",)
-    list_defer = ("owed_to",)
+    list_defer = ("expected_registrations",)
     actions = (release_selected, export_as_csv)
     change_list_template = "admin/general_manager/outbox_list.html"
     fieldsets = (
@@ -86,15 +91,15 @@ class OutboxAdmin(ReadOnlyAdmin):
             None,
             {
                 "fields": (
-                    "state", "event_name", "owed_since", "available_at", "passes", "claimed_by",
-                    "claimed_at", "recipients",
+                    "state", "event_name", "undelivered_since", "available_at", "visits",
+                    "queue", "claimed_by", "claimed_at", "recipients",
                 )
             },
         ),
     )  # fmt: skip
     export_fields = (
-        "event__event_id", "event__event_type", "status", "owed_since", "available_at", "passes",
-        "claimed_by", "claimed_at",
+        "event__event_id", "event__event_type", "status", "undelivered_since", "available_at",
+        "visits", "queue", "claimed_by", "claimed_at",
     )  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> "QuerySet[WorkflowOutbox]":
@@ -112,15 +117,11 @@ class OutboxAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("Event"))
     def event_name(self, entry: Any) -> SafeString | str:
-        stored = entry.event_seen
-        if stored is None:
-            return NONE
-        name = isolated(stored.event_name or stored.event_type)
-        return format_html("{}<br>{}", name, event_link(stored, entry.links))
+        return event_cell(entry.event_seen, entry.links)
 
-    @admin.display(description=gettext_lazy("Owed since"))
-    def owed(self, entry: WorkflowOutbox) -> SafeString:
-        return ago(entry.owed_since)
+    @admin.display(description=gettext_lazy("Undelivered since"))
+    def undelivered(self, entry: WorkflowOutbox) -> SafeString:
+        return ago(entry.undelivered_since)
 
     @admin.display(description=gettext_lazy("Due"))
     def due(self, entry: WorkflowOutbox) -> str:
@@ -130,9 +131,9 @@ class OutboxAdmin(ReadOnlyAdmin):
     def held_by(self, entry: WorkflowOutbox) -> str:
         return isolated(entry.claimed_by) if entry.status == OutboxStatus.CLAIMED else NONE
 
-    @admin.display(description=gettext_lazy("Owed to"))
+    @admin.display(description=gettext_lazy("Expected handlers"))
     def recipients(self, entry: WorkflowOutbox) -> SafeString:
-        return json_block(entry.owed_to)
+        return json_block(entry.expected_registrations)
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.drain_view)
@@ -149,12 +150,12 @@ class OutboxAdmin(ReadOnlyAdmin):
         if not may(request, "drain_outbox"):
             raise PermissionDenied
         why_not = None if self.sees_all_due(request) else _(
-            "Entries are due that you may not see: this would deliver them too."
+            "Some due entries are hidden from you, and this would deliver them too."
         )  # fmt: skip
         if request.method == "POST" and why_not is None:
             with acting_as(request.user):
                 count = drain(limit=MOST_NOW)
-            drain_outbox_soon(self.get_queryset(request).db)
+            drain_soon(self.get_queryset(request).db)
             done = ngettext(
                 "%d event was delivered or handed to a worker.",
                 "%d events were delivered or handed to workers.",
@@ -169,16 +170,16 @@ class OutboxAdmin(ReadOnlyAdmin):
             title=_("Deliver now"),
             why_not=why_not,
             sentence=ngettext(
-                "Up to %d entry that is due is delivered by this very request; workers are "
+                "This request delivers up to %d due entry itself; workers are "
                 "asked to process the rest.",
-                "Up to %d entries that are due are delivered by this very request; workers are "
+                "This request delivers up to %d due entries itself; workers are "
                 "asked to process the rest.",
                 MOST_NOW,
             ) % MOST_NOW,
         )  # fmt: skip
 
     def sees_all_due(self, request: HttpRequest) -> bool:
-        """Whether what a drain would take is this person's to see; looks at as many as it takes."""
+        """Whether this user may see all the entries that the drain would take."""
         due = WorkflowOutbox.objects.due().order_by("available_at", "pk")
         keys = list(due.values_list("pk", flat=True)[:MOST_NOW])
         return len(self.keys_seen(request, self.keys_in_scope(request, keys))) == len(keys)

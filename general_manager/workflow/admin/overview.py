@@ -1,40 +1,49 @@
-"""The first page: how things stand, what is wrong, and where to look."""
+"""The overview: current state, problems, and links to the rows behind them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from django.contrib import admin
+from django.db import router
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils.formats import date_format
+from django.utils.html import format_html
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 
 from general_manager.conf import get_workflow_settings
 from general_manager.durations import in_words
 from general_manager.escaping import visible
-from general_manager.workflow.admin.base import APP, ReadOnlyAdmin
+from general_manager.names import APP_LABEL
+from general_manager.workflow.admin.base import ReadOnlyAdmin
 from general_manager.workflow.admin.bounds import SHORT
-from general_manager.workflow.admin.formats import NONE, STATE_NAMES, ago
-from general_manager.workflow.admin.links import Links
+from general_manager.workflow.admin.fields.formats import NONE, STATE_NAMES, ago, ahead, badge
+from general_manager.workflow.admin.fields.links import Links
 from general_manager.workflow.admin.local_mode import remembered
 from general_manager.workflow.admin.pages import frame
 from general_manager.workflow.admin.scope import Reader
 from general_manager.workflow.engine import ACTIVE_STATES
-from general_manager.workflow.event_registry import get_event_registry
-from general_manager.workflow.health import Trouble, check_health, number
-from general_manager.workflow.importing import describe, is_importable
 from general_manager.workflow.models import (
     DeadLetter,
     Overview,
     WorkflowExecutionRecord,
+    WorkflowLane,
     WorkflowOutbox,
+    WorkflowPause,
+    WorkflowSchedule,
 )
-from general_manager.workflow.overview import MOST_PER_HOUR, Details, Hour, look_closer
-from general_manager.workflow.overview import Overview as Seen
-from general_manager.workflow.timeline import last_line
+from general_manager.workflow.operations.health import Trouble, check_health, number
+from general_manager.workflow.operations.lines import lines_in_use
+from general_manager.workflow.operations.listeners import listeners
+from general_manager.workflow.operations.moments import last_line
+from general_manager.workflow.operations.overview import MOST_PER_HOUR, Details, Hour, read_details
+from general_manager.workflow.operations.overview import Overview as OverviewData
+from general_manager.workflow.operations.schedules import condition, in_this_process
+from general_manager.workflow.pauses import Pause
 
 REFRESH: Final = {one: one for one in ("10", "30", "60")}
 CHART_HEIGHT: Final = 112
@@ -52,14 +61,14 @@ class Row:
 
 @admin.register(Overview)
 class OverviewAdmin(ReadOnlyAdmin):
-    """A proxy model's list, so that it stands in the index and the sidebar by itself."""
+    """The list page of a proxy model, so that the admin's index and sidebar show it."""
 
     view_permission = "view_workflowexecutionrecord"
 
     def get_urls(self) -> list[URLPattern]:
-        """The one page: its rows are executions, whose own pages know what to redact."""
+        """Only the overview itself: its rows are executions, whose own pages redact them."""
         view = self.admin_site.admin_view(self.changelist_view)
-        return [path("", view, name=f"{APP}_{self.opts.model_name}_changelist")]
+        return [path("", view, name=f"{APP_LABEL}_{self.opts.model_name}_changelist")]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -68,17 +77,18 @@ class OverviewAdmin(ReadOnlyAdmin):
         reader = self.reader(request)
         tables = reader.tables()
         health = check_health(tables=tables)
-        seen, details = health.overview, look_closer(tables=tables)
+        overview = health.overview
+        details = read_details(tables=tables, at=overview.at)
         links = Links(reader)
         context = {
             **frame(self, request, title=_("Overview")),
             "refresh": REFRESH.get(request.GET.get("refresh", "")),
-            "seen": seen,
+            "overview": overview,
             "troubles": [_with_link(one, links) for one in health.troubles],
-            "is_empty": not any(seen.states.values()) and not tables.events.exists(),
-            "cards": list(_cards(seen, links)),
+            "is_empty": not any(overview.states.values()) and not tables.events.exists(),
+            "cards": list(_cards(overview, links)),
             "chart": chart(details.hours),
-            "outbox_rows": _outbox_rows(seen, links, reader),
+            "outbox_rows": _outbox_rows(overview, links, reader),
             "waiting": _waiting(details, links),
             "failures": _failures(details, links),
             "may_see_dead": reader.may_view(DeadLetter),
@@ -94,8 +104,11 @@ class OverviewAdmin(ReadOnlyAdmin):
                 )
                 for name, count in details.failed_by_workflow
             ],
-            "handlers": registered(),
-            # What is remembered has no queryset that a project could narrow.
+            "handlers": listeners(),
+            "schedules": list(_schedules(overview, links, reader)),
+            "lines": _lines(overview, reader),
+            "pauses": _pauses(health.pauses, overview.at, links, reader),
+            # Executions in memory have no queryset that a project could narrow.
             "remembered": None if reader.is_narrowed(EXECUTION) else remembered(),
             **(extra_context or {}),
         }
@@ -106,16 +119,22 @@ def _with_link(trouble: Trouble, links: Links) -> dict[str, Any]:
     urls = {
         "dead-letters": links.to_list(DeadLetter),
         "old-work": links.to_list(WorkflowOutbox),
+        "blocked-lane": links.to_list(WorkflowLane),
+        "late-lanes": links.to_list(WorkflowLane),
         "no-worker": links.to_list(WorkflowOutbox),
         "long-deliveries": links.to_list(WorkflowOutbox),
+        "late-schedules": links.to_list(WorkflowSchedule),
+        "unregistered-schedules": links.to_list(WorkflowSchedule),
+        "schedules-ahead": links.to_list(WorkflowSchedule),
         "late-executions": links.to_list(EXECUTION, overdue="yes"),
+        "standing-lines": links.to_list(EXECUTION, state="running"),
     }
     url = urls.get(trouble.code, "")
     return {"message": trouble.message, "remedy": trouble.remedy, "url": url}
 
 
-def _cards(seen: Seen, links: Links) -> Any:
-    for state, count in seen.states.items():
+def _cards(overview: OverviewData, links: Links) -> Any:
+    for state, count in overview.states.items():
         is_active = state in ACTIVE_STATES
         name = str(STATE_NAMES[state])
         span = {} if is_active else {"ended": "day"}
@@ -127,19 +146,74 @@ def _cards(seen: Seen, links: Links) -> Any:
         }
 
 
-def _outbox_rows(seen: Seen, links: Links, reader: Reader) -> Iterator[Row]:
-    """What this person may see of the outbox; who ticks and works is the same for everybody."""
+def _outbox_rows(overview: OverviewData, links: Links, reader: Reader) -> Iterator[Row]:
+    """The outbox as far as this user may see it; ticks and workers are shown to everyone."""
     outbox = links.to_list(WorkflowOutbox)
     if reader.may_view(WorkflowOutbox):
-        oldest = in_words(seen.at - seen.oldest_owed) if seen.oldest_owed else NONE
-        yield Row(_("Undelivered"), number(seen.owed), outbox)
-        yield Row(_("Age of the oldest"), oldest, outbox if seen.oldest_owed else "")
-        yield Row(_("Being delivered"), number(seen.claimed), outbox)
+        oldest = (
+            in_words(overview.at - overview.oldest_undelivered)
+            if overview.oldest_undelivered
+            else NONE
+        )
+        yield Row(_("Undelivered"), number(overview.undelivered), outbox)
+        yield Row(_("Age of the oldest"), oldest, outbox if overview.oldest_undelivered else "")
+        yield Row(_("Being delivered"), number(overview.claimed), outbox)
     if reader.may_view(DeadLetter):
-        yield Row(_("Dead letters"), number(seen.dead), links.to_list(DeadLetter))
-    yield Row(_("Last tick"), ago(seen.last_tick) if seen.last_tick else _("never"))
+        yield Row(_("Dead letters"), number(overview.dead), links.to_list(DeadLetter))
+    if reader.may_view(WorkflowLane) and overview.lanes:
+        yield Row(_("Lanes"), number(overview.lanes), links.to_list(WorkflowLane))
+    yield Row(_("Last tick"), ago(overview.last_tick) if overview.last_tick else _("never"))
     if get_workflow_settings().run_async:
-        yield Row(_("Live workers"), visible(", ".join(seen.workers)) or _("none"))
+        yield Row(_("Live workers"), visible(", ".join(overview.workers)) or _("none"))
+
+
+def _schedules(overview: OverviewData, links: Links, reader: Reader) -> Iterator[Row]:
+    """The schedules of this process: when each runs next, or why it does not."""
+    listed = in_this_process()
+    mine = reader.rows(WorkflowSchedule).filter(name__in=[one.name for one in listed])
+    rows = {row.name: row for row in reader.seen(mine)} if listed else {}
+    for one in listed:
+        row, state, coming = rows.get(one.name), one.condition, one.next_at
+        if row is not None and one.is_stored:
+            state, coming = condition(row, overview.at, overview.last_tick), row.next_at
+        runs = ahead(coming) if coming else NONE
+        yield Row(
+            visible(one.name),
+            visible(f"{one.timing} ({one.tz})"),
+            links.to(WorkflowSchedule, row.pk) if row is not None and one.is_stored else "",
+            runs if state == "scheduled" else badge(state),
+        )
+
+
+def _lines(overview: OverviewData, reader: Reader) -> list[Row]:
+    """The lines of limits; their labels are values of executions, which a project may narrow."""
+    if not overview.lines or reader.is_narrowed(EXECUTION) or not reader.may_view(EXECUTION):
+        return []
+    return [
+        Row(
+            visible(one.label),
+            _("%(waiting)s in line, %(holders)s with a slot")
+            % {"waiting": number(one.waiting), "holders": number(one.holders)},
+            extra=format_html("{}; {}", one.numbers, ago(one.moved_at)),
+        )
+        for one in lines_in_use(router.db_for_read(EXECUTION))
+    ]
+
+
+def _pauses(pauses: list[Pause], at: datetime, links: Links, reader: Reader) -> list[Row]:
+    """What is paused, for those who may see the page of pauses."""
+    if not reader.may_view(WorkflowPause):
+        return []
+    return [
+        Row(
+            visible(f"{one.kind} {one.name}"),
+            _("for %(time)s by %(who)s")
+            % {"time": in_words(at - one.since), "who": visible(one.by) or NONE},
+            links.to_list(WorkflowPause, q=one.name),
+            _("%s parked") % number(one.parked),
+        )
+        for one in pauses
+    ]
 
 
 def _waiting(details: Details, links: Links) -> list[Row]:
@@ -158,20 +232,8 @@ def _failures(details: Details, links: Links) -> list[Row]:
     ]  # fmt: skip
 
 
-def registered() -> list[dict[str, Any]]:
-    """Who listens to what in this process."""
-    return [
-        {
-            "key": one.key,
-            "path": describe(one.handler),
-            "is_importable": is_importable(one.handler),
-        }
-        for one in get_event_registry().registrations()
-    ]
-
-
 def chart(hours: list[Hour]) -> dict[str, Any]:
-    """Bars for a server-side SVG of 480 by 120; each says in a title what it stands for."""
+    """Bars for a server-side SVG of 480 by 120, each with a title that explains it."""
     peak = max((hour.ended for hour in hours), default=0)
     total, failed = sum(one.ended for one in hours), sum(one.failed for one in hours)
     bars = []
@@ -181,7 +243,7 @@ def chart(hours: list[Hour]) -> dict[str, Any]:
         start = date_format(localtime(hour.start), "H:i")
         bars.append(
             {
-                "x": str(position * BAR + 2),  # as text: in no language's own digits
+                "x": str(position * BAR + 2),  # as text: never in a locale's own digits
                 "y": f"{119 - height:.1f}",
                 "height": f"{height:.1f}",
                 "failed_y": f"{119 - failed_height:.1f}",

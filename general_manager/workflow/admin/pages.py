@@ -1,4 +1,4 @@
-"""The frame around the pages that are not one of Django's: the site's, with the way back."""
+"""The frame of pages that are not one of Django's: the site's context and breadcrumbs."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -18,7 +18,7 @@ Text = str | Promise
 
 
 def frame(page: "ModelAdmin[Any]", request: HttpRequest, *, title: Text) -> dict[str, Any]:
-    """What every page of the site has in its context; it is the site's own for what follows."""
+    """The context of every page of the site. Also makes its URLs resolve on this site."""
     request.current_app = page.admin_site.name
     return {
         **page.admin_site.each_context(request),
@@ -31,7 +31,7 @@ def frame(page: "ModelAdmin[Any]", request: HttpRequest, *, title: Text) -> dict
 
 
 def way_to_app(page: "ModelAdmin[Any]") -> Iterator[tuple[str, Text]]:
-    """From the first page of the site to the list of our pages: urls and names."""
+    """Breadcrumbs from the site's index to our app's index: URLs and names."""
     opts, site = page.model._meta, page.admin_site.name
     yield reverse("admin:index", current_app=site), _("Home")
     app = reverse("admin:app_list", args=[opts.app_label], current_app=site)
@@ -39,7 +39,7 @@ def way_to_app(page: "ModelAdmin[Any]") -> Iterator[tuple[str, Text]]:
 
 
 def way_to_object(page: "ModelAdmin[Any]", obj: Model | None) -> Iterator[tuple[str, Text]]:
-    """On to the list of rows, and to the one that *obj* is."""
+    """Breadcrumbs for the list of rows and, if given, for *obj*."""
     yield list_url(page), capfirst(page.model._meta.verbose_name_plural)
     if obj is not None:
         yield object_url(page, obj), str(obj)

@@ -1,7 +1,7 @@
-"""What one person may see: the one scope that every door of the pages goes through.
+"""What one user may see: the scope that all pages share.
 
-A project narrows `get_queryset` or `has_view_permission` of our pages in a subclass, for example to
-a tenant. Whatever another page shows of those rows, it shows through that subclass.
+A project can narrow `get_queryset` or `has_view_permission` of our pages in a subclass, for example
+to one tenant. Every other page shows those rows through that subclass.
 """
 
 from collections.abc import Iterable
@@ -15,20 +15,22 @@ from general_manager.workflow.models import (
     DeadLetter,
     WorkflowEventRecord,
     WorkflowExecutionRecord,
+    WorkflowLane,
     WorkflowOutbox,
+    WorkflowSchedule,
 )
-from general_manager.workflow.tables import Tables
+from general_manager.workflow.operations.tables import Tables
 
 _WHOLE: Final = "_general_manager_whole_table"
 
 
 def is_whole_asked(request: HttpRequest) -> bool:
-    """Whether a page that lists a part of its table is asked for the scope of the whole table."""
+    """Whether a page that lists part of its table must return the scope of the whole table."""
     return getattr(request, _WHOLE, False)
 
 
 class Reader:
-    """Who asks, on which site."""
+    """The user of a request on an admin site, and what that user may see."""
 
     def __init__(self, site: AdminSite, request: HttpRequest) -> None:
         self.site = site
@@ -38,17 +40,17 @@ class Reader:
         return self.site._registry.get(model)
 
     def may_view(self, model: type[Model]) -> bool:
-        """Whether there is a page for *model*, and it is open to this person."""
+        """Whether *model* has a page that this user may view."""
         page = self.page(model)
         return page is not None and page.has_view_permission(self.request)
 
     def is_narrowed(self, model: type[Model]) -> bool:
-        """Whether the project decides which rows of *model* people see."""
+        """Whether the project decides which rows of *model* users see."""
         page: Any = self.page(model)
         return page is None or page.is_narrowed()
 
     def rows(self, model: type[Model]) -> "QuerySet[Any]":
-        """What this person may see of the model's table: its page's scope, or nothing."""
+        """The rows of the model's table that this user may see: its page's scope, or none."""
         page = self.page(model)
         if page is None or not page.has_view_permission(self.request):
             return model._default_manager.none()
@@ -59,7 +61,7 @@ class Reader:
             setattr(self.request, _WHOLE, False)
 
     def sees(self, row: Model) -> bool:
-        """Whether one row of `rows` may be shown: a page may decide row by row."""
+        """Whether this row of `rows` may be shown: a page may decide row by row."""
         page = self.page(type(row))
         return page is not None and page.has_view_permission(self.request, row)
 
@@ -72,5 +74,7 @@ class Reader:
             events=self.rows(WorkflowEventRecord),
             entries=self.rows(WorkflowOutbox),
             deliveries=self.rows(DeadLetter),
+            schedules=self.rows(WorkflowSchedule),
+            lanes=self.rows(WorkflowLane),
             allows=self.sees,
         )

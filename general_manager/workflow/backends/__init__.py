@@ -1,1 +1,1 @@
-"""The engines: one that needs nothing, one for real load."""
+"""The engines: local, in memory; and Celery, on the database."""

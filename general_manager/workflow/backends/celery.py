@@ -1,70 +1,73 @@
-"""The engine for real load: executions are rows, workers run them, messages only nudge."""
+"""The production engine: executions are rows, and Celery workers run them."""
 
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields
+from datetime import datetime
+from functools import partial
 from typing import Any
 
-from django.db import router, transaction
+from django.db import transaction
+from django.utils import timezone
 
-from general_manager.conf import get_workflow_settings, require_time_zones
+from general_manager.conf import require_time_zones
 from general_manager.escaping import get_logger
-from general_manager.workflow.actors import current_cause
-from general_manager.workflow.aside import aside, tell_state
-from general_manager.workflow.backends.handlers import find_handler
-from general_manager.workflow.backends.repairs import (
-    continue_as_fresh,
-    find_wait,
-    preview_retry,
-    time_out_early,
-    wake_early,
-)
-from general_manager.workflow.backends.verbs import OperatorVerbs
-from general_manager.workflow.checkpoints import Resolutions, RetryPreview, Wanted
-from general_manager.workflow.encoding import encode, encode_mapping
+from general_manager.workflow.backends.lookup_verbs import Workflow
+from general_manager.workflow.backends.stored_reading import StoredExecutionReader, run_soon
+from general_manager.workflow.core.actors import current_cause
+from general_manager.workflow.core.context import current_run
+from general_manager.workflow.core.encoding import encode, encode_mapping
+from general_manager.workflow.core.ids import new_id, require_id
+from general_manager.workflow.core.limits import line_of
+from general_manager.workflow.core.local_handlers import keep_handler
+from general_manager.workflow.core.observers import notify_state
+from general_manager.workflow.durable.continuation import Resolutions
+from general_manager.workflow.durable.ending import ending_of
+from general_manager.workflow.durable.signals import SignalSnapshot
 from general_manager.workflow.engine import (
-    ACTIVE_STATES,
-    HistoryEntry,
-    HistoryKind,
     WorkflowDefinition,
     WorkflowExecution,
     WorkflowInvalidStateError,
     WorkflowState,
-    WorkflowWaitMismatchError,
     check_start,
 )
-from general_manager.workflow.executor import run
-from general_manager.workflow.ids import new_id
-from general_manager.workflow.in_process import perform, perform_soon
-from general_manager.workflow.local_handlers import keep_handler
-from general_manager.workflow.lookup import find
-from general_manager.workflow.messages import run_execution_soon
-from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
-from general_manager.workflow.models.execution import ExecutionQuerySet
-from general_manager.workflow.models.execution_values import dedup_key
-from general_manager.workflow.rules import (
-    SLEEPS,
+from general_manager.workflow.executions import ending
+from general_manager.workflow.executions.cancelling import cancel
+from general_manager.workflow.executions.children.attending import attend_soon
+from general_manager.workflow.executions.children.counting import children_of
+from general_manager.workflow.executions.children.handlers import error_of, stored_handler
+from general_manager.workflow.executions.query import check_attributes
+from general_manager.workflow.executions.repairs import continue_as_fresh, time_out, wake
+from general_manager.workflow.executions.rules import (
     check_cancel,
     check_resume,
-    not_this_wait,
-    refusal,
+    check_target,
+    open_wait,
+    too_late,
 )
-from general_manager.workflow.runs import current_run
-from general_manager.workflow.steps import WaitSnapshot
-from general_manager.workflow.transactions import is_in_transaction
+from general_manager.workflow.executions.signals import signal, signals_of
+from general_manager.workflow.executions.subjects import subject_at_start
+from general_manager.workflow.history import HistoryKind
+from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
+from general_manager.workflow.models.executions.values import dedup_key, limit_values
 
 __all__ = ["CeleryWorkflowEngine"]
 
 logger = get_logger(__name__)
 
-SNAPSHOT_FIELDS = tuple(one.name for one in fields(WorkflowExecution))
+SNAPSHOT_FIELDS = tuple({one.name for one in fields(WorkflowExecution)} - {"attributes"})
 
 
-class CeleryWorkflowEngine(OperatorVerbs):
+class CeleryWorkflowEngine(StoredExecutionReader):
     """Stores executions in the caller's transaction; after its commit a worker runs them.
 
     With `WORKFLOW_ASYNC` off they run in the caller's process, at once or after its commit.
     """
+
+    supports_tables = True
+    supports_repairs = True
+    supports_lookup = True
+    supports_signals = True
 
     def __init__(self) -> None:
         require_time_zones(type(self).__name__)
@@ -76,38 +79,54 @@ class CeleryWorkflowEngine(OperatorVerbs):
         *,
         correlation_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        at: datetime | None = None,
+        subject: object = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> WorkflowExecution:
-        check_start(workflow, correlation_id)
+        check_start(workflow, correlation_id, at)
+        later = at if at is not None and at > timezone.now() else None
         about = encode_mapping({} if metadata is None else metadata, root="metadata")
-        handler = find_handler(workflow)
-        error = handler.error
+        handler = stored_handler(workflow)
+        error = error_of(handler, workflow, later)
         state = WorkflowState.PENDING
         if error is not None:
-            state = WorkflowState.FAILED
-        elif handler.path is None:
+            state, later = WorkflowState.FAILED, None
+        elif handler.path is None and later is None:
             state = WorkflowState.COMPLETED
         is_over = state is not WorkflowState.PENDING
         key = None if error is not None else dedup_key(workflow.workflow_id, correlation_id)
+        given = encode_mapping({} if input_data is None else input_data, root="input_data")
+        line = line_of(workflow.workflow_id, workflow.limit, workflow.rate, given)
         execution = WorkflowExecution(
             execution_id=new_id(),
             workflow_id=workflow.workflow_id,
             state=state,
-            input_data=encode_mapping({} if input_data is None else input_data, root="input_data"),
+            input_data=given,
             output_data={} if state is WorkflowState.COMPLETED else None,
             correlation_id=correlation_id or None,
             error=error,
             metadata=about,
+            starts_at=later,
+            subject=subject_at_start(subject),
+            attributes=check_attributes(attributes),
+            deadline=None if is_over else workflow.deadline_from(later or timezone.now()),
         )
         if error is not None and (earlier := self._known(workflow, correlation_id)) is not None:
             return earlier.snapshot()
-        known = self._executions.start_once(
+        known = ending.start_once(
+            self._executions,
             **{name: getattr(execution, name) for name in SNAPSHOT_FIELDS},
+            attributes=execution.attributes or None,
             version=workflow.version,
             handler_path=None if error is not None else handler.path,
             dedup_key=key,
             caused_by=current_cause(),
             retry=None if workflow.retry is None else workflow.retry.to_json(),
             timeout=workflow.timeout,
+            queue=workflow.queue,
+            priority=workflow.priority,
+            lifetime=workflow.deadline,
+            **limit_values(line),
         )
         if known is not None:
             return known.snapshot()
@@ -117,95 +136,134 @@ class CeleryWorkflowEngine(OperatorVerbs):
             )
         if is_over:
             execution = self.status(execution.execution_id)  # its times are the database's
-        tell_state(state, lambda: execution)
+        notify_state(state, lambda: execution)
+        if later is not None:
+            return execution
         if handler.own is not None:
             keep_handler(execution.execution_id, handler.own)
-        if not is_over and self._go_on(execution.execution_id):
+        slot_key = None if line is None else line.key
+        if not is_over and self._run_soon(execution.execution_id, workflow.queue, slot_key):
             return self.status(execution.execution_id)
         return execution
 
     def resume(
-        self, execution_id: str, signal: Any = None, *, wait: str | None = None, label: str = ""
+        self,
+        execution_id: str | None = None,
+        signal: Any = None,
+        *,
+        wait: str | None = None,
+        label: str = "",
+        workflow: Workflow = None,
+        correlation_id: str | None = None,
     ) -> WorkflowExecution:
-        """Answer the open wait; a worker goes on after the caller's commit.
+        """As `WorkflowEngine.resume`; a worker continues after the caller's commit.
 
-        An execution that waits without an open `wait_for` is completed by this.
+        Completes an execution that is waiting without an open `wait_for`.
         """
         check_resume(wait)
+        execution_id = self._id_of(execution_id, workflow, correlation_id)
         answer, label = encode(signal, root="signal"), encode(label, root="label")
         executions = self._executions
         with transaction.atomic(using=executions.db):
             record = executions.select_for_update().by_id(execution_id)
-            name = record.waiting_for
             is_waiting = record.state == WorkflowState.WAITING
-            is_asking = name is not None and record.state in ACTIVE_STATES
-            if not (is_asking or is_waiting):
-                raise _refusal(record, "resume", (WorkflowState.WAITING,))
             steps = WorkflowStep.objects.using(executions.db)
-            if name is None and steps.filter(execution=record, status="open").exists():
-                raise _refusal(record, "resume", (record.state,), SLEEPS)
-            if wait is not None and wait != name:
-                raise WorkflowWaitMismatchError(
-                    execution_id, "resume", record.state, (record.state,),
-                    not_this_wait(str(name), wait),
-                )  # fmt: skip
             metadata = {**record.metadata, "resume_signal": answer}
-            if name is None:
-                executions.filter(pk=record.pk).end(
-                    WorkflowState.COMPLETED, output_data={}, metadata=metadata
-                )
-                return self._told(record)
+            if is_waiting and record.waiting_for is None and not steps.are_open(record):
+                ending.complete_unasked(executions, record, metadata)
+                attend_soon(executions, record.pk, self._run_soon)
+                return self._notified(record)
+            children = children_of(executions, record) is not None
+            name = open_wait(
+                execution_id, "resume", record.state, record.waiting_for, wait, children=children
+            )
             if not steps.answer(record, name, answer, label=label):
-                detail = f"Nobody answered {name!r} in time."
-                raise _refusal(record, "resume", (record.state,), detail)
+                raise too_late(execution_id, "resume", record.state, name)
             executions.wait_ended(record, HistoryKind.RESUMED, metadata)
+        if is_waiting and self._run_soon(record.execution_id, record.queue, record.slot_key):
+            return self.status(record.execution_id)
+        record.waiting_for, record.metadata = None, metadata
         if is_waiting:
-            self._go_on(execution_id)
-        return self.status(execution_id)
+            record.state = WorkflowState.PENDING
+        return record.snapshot()
 
-    def cancel(self, execution_id: str, *, reason: str | None = None) -> WorkflowExecution:
-        check_cancel(reason)
-        executions = self._executions
-        with transaction.atomic(using=executions.db):
-            record = executions.select_for_update().by_id(execution_id)
-            metadata = dict(record.metadata)
-            if reason is not None:
-                metadata["cancel_reason"] = encode(reason, root="reason")
-            if not executions.cancel(record, metadata, reason or ""):
-                raise _refusal(record, "cancel", ACTIVE_STATES)
+    def signal(
+        self,
+        execution_id: str | None = None,
+        name: str = "",
+        value: Any = None,
+        *,
+        workflow: Workflow = None,
+        correlation_id: str | None = None,
+    ) -> WorkflowExecution:
+        """As `WorkflowEngine.signal`; in the caller's transaction it locks nothing.
+
+        If the process dies before it has looked for a wait, the sweep looks.
+        """
+        check_target("signal", execution_id, workflow, correlation_id)
+        require_id("name", name)
+        named = self._executions.by_id(self._id_of(execution_id, workflow, correlation_id))
+        given = encode(value, root="value")
+        return self.status(signal(self._executions, named, name, given, self._run_soon))
+
+    def signals(self, execution_id: str) -> list[SignalSnapshot]:
+        return signals_of(self._executions, self._executions.by_id(execution_id))
+
+    def cancel(
+        self,
+        execution_id: str | None = None,
+        *,
+        reason: str | None = None,
+        workflow: Workflow = None,
+        correlation_id: str | None = None,
+        compensate: bool = False,
+    ) -> WorkflowExecution:
+        check_cancel(reason, compensate)
+        execution_id = self._id_of(execution_id, workflow, correlation_id)
+        given = encode(reason, root="reason")
+        record, is_ready = cancel(self._executions, execution_id, given, compensate=compensate)
         run_ = current_run()
-        if run_ is not None and run_.execution_id == execution_id:
-            run_.do_again_if_undone(lambda: self._cancel_again(execution_id, reason))
-        return self._told(record)
+        if run_ is not None and run_.execution_id == record.execution_id:
+            run_.do_again_if_undone(partial(self._cancel_again, execution_id, reason, compensate))
+            asked = ending_of(record.ending)
+            if asked is not None:
+                run_.sagas.asked_to_end(asked)
+        if is_ready or record.slot_key is not None:  # its slot may be free
+            self._run_soon(record.execution_id, record.queue, record.slot_key)
+        if record.ended_at is None:
+            return self.status(record.execution_id)
+        attend_soon(self._executions, record.pk, self._run_soon)
+        return self._notified(record)
 
-    def _cancel_again(self, execution_id: str, reason: str | None) -> None:
-        with suppress(WorkflowInvalidStateError):  # it is over already
-            self.cancel(execution_id, reason=reason)
+    def _cancel_again(self, execution_id: str, reason: str | None, compensate: bool) -> None:  # noqa: FBT001 - as given
+        with suppress(WorkflowInvalidStateError):  # it has ended already
+            self.cancel(execution_id, reason=reason, compensate=compensate)
 
-    def preview_retry(
-        self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
-    ) -> RetryPreview:
-        return preview_retry(self._executions, execution_id, before, repeat_once=repeat_once)
-
-    def time_out(self, execution_id: str, *, wait: str | None = None) -> WorkflowExecution:
-        _record, is_ready = time_out_early(self._executions, execution_id, wait)
+    def time_out(
+        self,
+        execution_id: str | None = None,
+        *,
+        wait: str | None = None,
+        workflow: Workflow = None,
+        correlation_id: str | None = None,
+    ) -> WorkflowExecution:
+        execution_id = self._id_of(execution_id, workflow, correlation_id)
+        record, is_ready = time_out(self._executions, execution_id, wait, self._run_soon)
         if is_ready:
-            self._go_on(execution_id)
+            self._run_soon(record.execution_id, record.queue, record.slot_key)
+        return self.status(record.execution_id)
+
+    def wake(
+        self,
+        execution_id: str | None = None,
+        *,
+        workflow: Workflow = None,
+        correlation_id: str | None = None,
+    ) -> WorkflowExecution:
+        execution_id = self._id_of(execution_id, workflow, correlation_id)
+        record = wake(self._executions, execution_id)
+        self._run_soon(record.execution_id, record.queue, record.slot_key)
         return self.status(execution_id)
-
-    def find_wait(self, execution_id: str, name: str) -> WaitSnapshot | None:
-        return find_wait(self._executions, execution_id, name)
-
-    def wake(self, execution_id: str) -> WorkflowExecution:
-        """End the rest between two attempts, or a sleep, now."""
-        self._go_on(wake_early(self._executions, execution_id).execution_id)
-        return self.status(execution_id)
-
-    def history(self, execution_id: str) -> list[HistoryEntry]:
-        """What happened to the execution out of the ordinary, in order."""
-        record = self._executions.by_id(execution_id)
-        rows = record.history.using(self._executions.db).order_by("pk")
-        return [row.as_entry() for row in rows]
 
     def _continue(
         self, execution_id: str, resolved: Resolutions, *, before: str | None, repeat_once: bool
@@ -213,12 +271,9 @@ class CeleryWorkflowEngine(OperatorVerbs):
         record = continue_as_fresh(
             self._executions, execution_id, resolved, before=before, repeat_once=repeat_once
         )
-        tell_state(WorkflowState.PENDING, record.snapshot)
-        self._go_on(record.execution_id)
+        notify_state(WorkflowState.PENDING, record.snapshot)
+        self._run_soon(record.execution_id, record.queue, record.slot_key)
         return self.status(record.execution_id)
-
-    def status(self, execution_id: str) -> WorkflowExecution:
-        return self._executions.by_id(execution_id).snapshot()
 
     def _known(
         self, workflow: WorkflowDefinition, correlation_id: str | None
@@ -227,37 +282,10 @@ class CeleryWorkflowEngine(OperatorVerbs):
         key = dedup_key(workflow.workflow_id, correlation_id)
         return None if key is None else self._executions.filter(dedup_key=key).first()
 
-    def _find(self, wanted: Wanted, limit: int) -> list[WorkflowExecution]:
-        return [record.snapshot() for record in find(self._executions, wanted, limit)]
+    def _run_soon(self, execution_id: str, queue: str, slot_key: str | None) -> bool:
+        return run_soon(execution_id, queue, slot_key, self._executions.db)
 
-    @property
-    def _executions(self) -> ExecutionQuerySet:
-        return WorkflowExecutionRecord.objects.using(router.db_for_write(WorkflowExecutionRecord))
-
-    def _go_on(self, execution_id: str) -> bool:
-        """Have the execution run: by a worker after commit, or, if this is true, here and now."""
-        using = router.db_for_write(WorkflowExecutionRecord)
-        if get_workflow_settings().run_async:
-            run_execution_soon(execution_id, using)
-            return False
-        if is_in_transaction(using):
-            perform_soon(lambda: _run_here(execution_id, using), using)
-            return False
-        perform(lambda: _run_here(execution_id, using), using)
-        return True
-
-    def _told(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
+    def _notified(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
         execution = self.status(record.execution_id)
-        tell_state(execution.state, lambda: execution)
+        notify_state(execution.state, lambda: execution)
         return execution
-
-
-def _run_here(execution_id: str, using: str) -> None:
-    with aside(atomic=False):  # the execution belongs to no other that is running in this thread
-        run(execution_id, using)
-
-
-def _refusal(
-    record: WorkflowExecutionRecord, verb: str, allowed: tuple[str, ...], detail: str = ""
-) -> WorkflowInvalidStateError:
-    return refusal(record.execution_id, verb, record.state, allowed, detail)

@@ -1,42 +1,40 @@
-"""What may be done to executions in memory besides the four verbs of every engine."""
+"""Repairs of executions in memory: continue, wake, time out."""
 
 from dataclasses import replace
-from itertools import islice
 
 from general_manager.workflow.backends.memory import ExecutionMemory
-from general_manager.workflow.backends.memory_records import Record
-from general_manager.workflow.checkpoints import (
+from general_manager.workflow.backends.memory_answers import give_back
+from general_manager.workflow.backends.memory_records import Record, family_of
+from general_manager.workflow.backends.memory_signals import take_back
+from general_manager.workflow.core.encoding import copy_encoded
+from general_manager.workflow.core.ids import new_id
+from general_manager.workflow.durable.continuation import (
     CONTINUABLE,
     NEVER_RAN,
     NotContinuableError,
+    Plan,
     Resolutions,
     RetryPreview,
-    Wanted,
     forgotten_in_words,
+    fresh_ending,
     fresh_metadata,
-    key_is_taken,
     plan_or_refuse,
     preview,
-    verdict_on,
-    wait_snapshot,
+)
+from general_manager.workflow.durable.forgetting import (
+    key_is_taken,
+    resolution_in_words,
     was_continued,
+)
+from general_manager.workflow.durable.records import StepStatus, WaitSnapshot, wait_snapshot
+from general_manager.workflow.engine import WorkflowState
+from general_manager.workflow.executions.rules import (
+    open_wait,
+    refuse_to_continue,
+    refuse_to_wake,
     why_not_woken,
 )
-from general_manager.workflow.encoding import copy_encoded
-from general_manager.workflow.engine import (
-    HistoryKind,
-    WorkflowExecution,
-    WorkflowState,
-)
-from general_manager.workflow.events import subjects_in
-from general_manager.workflow.exceptions import (
-    WorkflowCancelledError,
-    WorkflowInvalidStateError,
-    WorkflowWaitMismatchError,
-)
-from general_manager.workflow.ids import new_id
-from general_manager.workflow.rules import refusal
-from general_manager.workflow.steps import StepStatus, WaitSnapshot
+from general_manager.workflow.history import HistoryKind
 
 
 def continue_as_fresh(
@@ -52,13 +50,13 @@ def continue_as_fresh(
         old = memory.get(execution_id)
         why = _why_not_continued(memory, old)
         if why:
-            raise _refusal(old, why)
+            raise refuse_to_continue(execution_id, old.state, why)
         try:
             plan = plan_or_refuse(
                 list(old.steps.values()), resolved, before, repeat_once=repeat_once
             )
         except NotContinuableError as error:
-            raise _refusal(old, str(error)) from None
+            raise refuse_to_continue(execution_id, old.state, str(error)) from None
         new = Record(
             execution_id=new_id(),
             definition=old.definition,
@@ -68,16 +66,43 @@ def continue_as_fresh(
             steps={step.name: step for step in plan.kept},
             position=old.position,
             subject=old.subject,
+            caused_by=old.caused_by,
+            attributes=dict(old.attributes),
+            **family_of(old),
+            line=old.line,
         )
-        memory.add_once(new)
+        _keep_children(old, new, plan)
+        new.deadline = old.definition.deadline_from(memory.clock())
+        ending = fresh_ending(old.ending, old.state, plan)
+        if ending is not None:
+            new.to_end(ending)
+        memory.add_successor(new, old)
+        take_back(memory, new, plan.returned, plan.withdrawn)
+        give_back(memory, new, plan.events(is_own=False))
         memory.note(old, HistoryKind.CONTINUED, new.execution_id)
         memory.note(new, HistoryKind.CONTINUES, old.execution_id)
         forgotten = forgotten_in_words(plan)
         if forgotten:
             memory.note(new, HistoryKind.FORGOTTEN, forgotten)
+        for kind, names in plan.notes.items():
+            memory.note(new, kind, names)
         for name in resolved:
-            memory.note(new, HistoryKind.RESOLVED, verdict_on(name, resolved), step=name)
+            memory.note(new, HistoryKind.RESOLVED, resolution_in_words(name, resolved), step=name)
         return new
+
+
+def _keep_children(old: Record, new: Record, plan: Plan) -> None:
+    """All children of a gather that is kept; of another one those that completed."""
+    kept = {one.name for one in plan.kept}
+    for name, slots in old.slots.items():
+        done = {
+            place: replace(one, is_stopped=False)
+            for place, one in slots.items()
+            if name in kept
+            or (plan.keeps_children and one.outcome is not None and not one.outcome.is_bad)
+        }
+        if done:
+            new.slots[name] = done
 
 
 def _why_not_continued(memory: ExecutionMemory, old: Record) -> str:
@@ -106,70 +131,47 @@ def preview_retry(
         )
 
 
-def _refusal(old: Record, detail: str) -> WorkflowInvalidStateError:
-    if old.state not in CONTINUABLE:
-        detail = ""
-    return refusal(old.execution_id, "continue", old.state, CONTINUABLE, detail)
-
-
-def wake_early(memory: ExecutionMemory, execution_id: str) -> Record:
-    """End the rest or the sleep of an execution now."""
+def wake(memory: ExecutionMemory, execution_id: str) -> Record:
+    """End an execution's sleep, or its delay before the next attempt, now."""
     with memory.lock:
         record = memory.get(execution_id)
-        detail = why_not_woken(record.state, record.waiting_for, rests=record.wake_at is not None)
+        detail = why_not_woken(
+            record.state,
+            record.waiting_for,
+            is_delayed=record.wake_at is not None,
+            children=record.gathering is not None,
+        )
         if detail:
-            resting = (WorkflowState.PENDING, WorkflowState.WAITING)
-            raise refusal(execution_id, "wake", record.state, resting, detail)
+            raise refuse_to_wake(execution_id, record.state, detail)
         now = memory.clock()
         record.wake_at = now
         for name, step in record.steps.items():
-            if step.status is StepStatus.OPEN and not step.answerable:
+            if step.status in (StepStatus.OPEN, StepStatus.RETRYING) and not step.answerable:
                 record.steps[name] = replace(step, until=now)
         memory.note(record, HistoryKind.WOKEN)
         return record
 
 
-def time_out_early(memory: ExecutionMemory, execution_id: str, wait: str | None) -> Record:
+def time_out(memory: ExecutionMemory, execution_id: str, wait: str | None) -> Record:
     """Time the open wait out now."""
     with memory.lock:
         record = memory.get(execution_id)
-        name = record.waiting_for
-        if name is None or not record.is_active:
-            is_cancelled = record.state is WorkflowState.CANCELLED
-            kind = WorkflowCancelledError if is_cancelled else WorkflowInvalidStateError
-            is_waiting = record.state is WorkflowState.WAITING
-            detail = "It is sleeping; no wait is open." if is_waiting else "No wait is open."
-            allowed = (WorkflowState.WAITING,)
-            raise kind(execution_id, "time out", record.state, allowed, detail)
-        if wait is not None and wait != name:
-            raise WorkflowWaitMismatchError(
-                execution_id, "time out", record.state, (record.state,),
-                f"It waits for {name!r}, not for {wait!r}.",
-            )  # fmt: skip
+        name = open_wait(execution_id, "time out", record.state, record.waiting_for, wait)
         memory.end_wait(record, name, StepStatus.TIMED_OUT, HistoryKind.WAIT_ENDED)
         return record
 
 
 def find_wait(memory: ExecutionMemory, execution_id: str, name: str) -> WaitSnapshot | None:
-    """One wait as it stands; `None` if the execution has not come to it, or never will."""
+    """The wait *name* as it is now; `None` if the execution has not reached it."""
     with memory.lock:
         record = memory.get(execution_id)
         step = record.steps.get(name)
         if step is None or not step.answerable:
             return None
         is_asked = record.is_active and record.waiting_for == name
-        return wait_snapshot(step, is_asked=is_asked, subject=record.subject or "")
-
-
-def find_executions(memory: ExecutionMemory, wanted: Wanted, limit: int) -> list[WorkflowExecution]:
-    """The latest executions that are *wanted*."""
-    subjects = None if wanted.subject is None else subjects_in(wanted.subject)
-    with memory.lock:
-        found = (
-            record
-            for record in memory.latest()
-            if wanted.workflow_id in (None, record.definition.workflow_id)
-            and wanted.correlation_id in (None, record.correlation_id)
-            and (subjects is None or record.subject in subjects)
+        return wait_snapshot(
+            step,
+            execution_id=record.execution_id,
+            is_asked=is_asked,
+            subject=record.subject or "",
         )
-        return [record.snapshot() for record in islice(found, limit)]

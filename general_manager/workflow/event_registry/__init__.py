@@ -1,4 +1,4 @@
-"""Where events go: the registry in force, and the kinds of registry there are."""
+"""The current event registry, and the registry classes."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +10,6 @@ from django.core.exceptions import ImproperlyConfigured
 from general_manager.conf import is_configured
 from general_manager.loading import BackendSlot
 from general_manager.workflow.event_registry.base import EventRegistry
-from general_manager.workflow.event_registry.early import EarlyEventRegistry
 from general_manager.workflow.event_registry.memory import InMemoryEventRegistry
 from general_manager.workflow.event_registry.registration import (
     DeadLetterHandler,
@@ -21,10 +20,11 @@ from general_manager.workflow.event_registry.registration import (
     Registration,
     RetryPredicate,
 )
+from general_manager.workflow.event_registry.startup import StartupEventRegistry
 from general_manager.workflow.events import WorkflowEvent
 
 if TYPE_CHECKING:
-    from general_manager.workflow.event_registry.database import DatabaseEventRegistry
+    from general_manager.workflow.outbox.registry import DatabaseEventRegistry
 
 __all__ = [
     "DatabaseEventRegistry",
@@ -38,6 +38,7 @@ __all__ = [
     "Registration",
     "RetryPredicate",
     "WorkflowEvent",
+    "apublish_sync",
     "configure_event_registry",
     "configure_event_registry_from_settings",
     "get_event_registry",
@@ -49,16 +50,16 @@ _once_in_force: Final[WeakSet[EventRegistry]] = WeakSet()
 
 
 def _succeed(registry: EventRegistry, first: EventRegistry) -> None:
-    """Registrations belong to the project, not to the registry that a setting happens to name."""
+    """Registrations belong to the project, so a new registry takes them over."""
     _once_in_force.add(registry)
     if isinstance(registry, EventRegistry) and isinstance(first, EventRegistry):
         registry.adopt(first)
 
 
-def _build_on_early(registry: EventRegistry) -> None:
+def _build_on_startup(registry: EventRegistry) -> None:
     _once_in_force.add(registry)
     if isinstance(registry, EventRegistry):
-        _early.hand_over(registry)
+        _startup.hand_over(registry)
 
 
 _slot: Final[BackendSlot[EventRegistry]] = BackendSlot(
@@ -66,33 +67,33 @@ _slot: Final[BackendSlot[EventRegistry]] = BackendSlot(
     lambda settings: settings.event_registry,
     methods=("register", "publish", "publish_sync", "publish_many", "publish_with_change"),
     succeed=_succeed,
-    first=_build_on_early,
+    first=_build_on_startup,
 )
-_early: Final = EarlyEventRegistry(_slot.get)
+_startup: Final = StartupEventRegistry(_slot.get)
 
 
 def get_event_registry() -> EventRegistry:
-    """Return the registry that the settings name, the same one each time.
+    """Return the registry that the settings name; always the same instance.
 
-    While Django starts this never fails: what cannot be built yet collects registrations. Later
-    raises `ImproperlyConfigured` that says what is wrong with `WORKFLOW_EVENT_REGISTRY`.
+    Never fails while Django starts: a temporary registry then collects registrations. Later raises
+    `ImproperlyConfigured` if `WORKFLOW_EVENT_REGISTRY` is wrong.
     """
     if apps.ready or not is_configured():
         return _slot.get()
     if not apps.apps_ready:
-        return _early  # nobody's models can be imported yet
+        return _startup  # no models can be imported yet
     try:
         return _slot.get()
     except ImproperlyConfigured:
-        return _early
+        return _startup
 
 
 def unused_registries() -> list[EventRegistry]:
-    """Those that have registrations and were never in force."""
+    """Registries that have registrations but were never in use."""
     return [
         one
         for one in list(EventRegistry.made)
-        if one is not _early and one not in _once_in_force and one.registrations()
+        if one is not _startup and one not in _once_in_force and one.registrations()
     ]
 
 
@@ -115,7 +116,12 @@ def publish_sync(event: WorkflowEvent) -> bool:
     return get_event_registry().publish_sync(event)
 
 
+async def apublish_sync(event: WorkflowEvent) -> bool:
+    """`publish_sync`, from async code."""
+    return await get_event_registry().apublish_sync(event)
+
+
 def __getattr__(name: str) -> Any:
-    if name == "DatabaseEventRegistry":  # stands on the tables: not before Django is set up
-        return import_module(f"{__name__}.database").DatabaseEventRegistry
+    if name == "DatabaseEventRegistry":  # imports models: not before Django is set up
+        return import_module("general_manager.workflow.outbox.registry").DatabaseEventRegistry
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,37 +1,46 @@
-"""What every registry is: registrations by key, and three ways to publish."""
+"""The base of every registry: registrations by key, and three ways to publish."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from threading import Lock
-from typing import ClassVar
+from typing import Any, ClassVar
 from weakref import WeakSet
 
+from asgiref.sync import sync_to_async
+from django.core.checks import CheckMessage
 from django.db import transaction
 
-from general_manager.workflow.encoding import copy_encoded, encode_mapping
+from general_manager.workflow.core.encoding import copy_encoded, encode_mapping
+from general_manager.workflow.core.populations import current_population
 from general_manager.workflow.event_registry.keys import warn_of_unmatched, warn_of_unpublished
 from general_manager.workflow.event_registry.registration import (
     DeadLetterHandler,
     EventHandler,
     EventPredicate,
     EventValidator,
+    OnDead,
     Registration,
     RetryPredicate,
 )
-from general_manager.workflow.events import WorkflowEvent
-from general_manager.workflow.populations import current_population
+from general_manager.workflow.events import WorkflowEvent, event_with
+from general_manager.workflow.pauses import Pause
 
 
 class EventRegistry(ABC):
-    """Keeps registrations and routes events to them; subclasses say how an event travels.
+    """Keeps registrations and routes events to them; subclasses implement the delivery.
 
     Safe to use from several threads. `publish` may run while another thread registers.
     """
 
+    supports_tables: ClassVar[bool] = False
+    """Events are stored with the change that caused them, and outlive the process."""
+    supports_pauses: ClassVar[bool] = False
+    """`pause`, `unpause` and `pauses`."""
+
     made: ClassVar[WeakSet["EventRegistry"]] = WeakSet()
-    """Every registry of this process, so that a check finds those that nothing publishes to."""
+    """Every registry of this process, so that a check can find unused ones."""
 
     def __init__(self) -> None:
         EventRegistry.made.add(self)
@@ -40,8 +49,12 @@ class EventRegistry(ABC):
         self._by_id: dict[str, Registration] = {}
         self._alike: Counter[tuple[str | None, ...]] = Counter()
         self.populations: dict[tuple[object, ...], object] = {}
-        """Of those that were made while Django's apps were populated: in which population."""
+        """For registrations made while Django populates its apps: in which population."""
         self._lock = Lock()
+
+    def check(self) -> list[CheckMessage]:
+        """The messages of `manage.py check` about this registry under the current settings."""
+        return []
 
     def register(
         self,
@@ -55,21 +68,30 @@ class EventRegistry(ABC):
         dead_letter_handler: DeadLetterHandler | None = None,
         registration_id: str | None = None,
         atomic: bool = True,
+        queue: str = "",
+        grouped: bool = False,
+        in_order: bool = False,
+        on_dead: OnDead = "block",
     ) -> Registration:
-        """Call *handler* with each event whose type or name is *event* and which *when* lets by.
+        """Call *handler* with each event whose type or name is *event*, if *when* returns true.
 
         *event* with a dot is a canonical type, without one a readable name; both match exactly.
-        A failing handler is tried *retries* more times unless *retry_on*, given the exception,
-        says no; then *dead_letter_handler* gets the event and the exception, once. The database
-        registry does that in each of `WORKFLOW_MAX_RETRIES` passes, with a growing delay between
-        them, so a handler is called up to ``(retries + 1) * WORKFLOW_MAX_RETRIES`` times; the
-        in-memory registry makes one pass. An event that
-        *validator* raises for is a dead letter at once. *registration_id* names the registration
-        for good; without it a name is made of the key, the dotted paths and the order.
-        *atomic*: what the handler wrote to the database is rolled back when it fails.
+        A failing handler is tried *retries* more times, unless *retry_on* returns false for the
+        exception; then *dead_letter_handler* gets the event and the exception, once. The database
+        registry makes up to `WORKFLOW_MAX_RETRIES` such passes with growing delays, so it calls a
+        handler up to ``(retries + 1) * WORKFLOW_MAX_RETRIES`` times; the in-memory registry makes
+        one pass. If *validator* raises, the event is a dead letter at once. *registration_id* is a
+        stable id; without it the id consists of the key, the dotted paths and the order.
+        *atomic*: the handler's database writes are rolled back if it fails. *queue* names the
+        workers that call it, empty for the project's own routing; in memory it has no effect.
+        *grouped*, for short atomic handlers without outside effects: deliveries of several events
+        share a transaction, so a handler may run again that had returned; no effect in memory.
+        *in_order*: events with the same ordering key reach the handler one after the other; after a
+        dead letter, the later ones wait (*on_dead* ``"block"``) or go on (``"skip"``). In memory,
+        where nothing can be requeued, they always go on.
 
-        An identical registration is the one that is there already. Raises `TypeError` or
-        `ValueError` that name the wrong argument, with nothing registered.
+        Registering the same again changes nothing. Raises `TypeError` or `ValueError` that names
+        the wrong argument, with nothing registered.
         """
         warn_of_unpublished(event)
         return self.add(
@@ -83,11 +105,15 @@ class EventRegistry(ABC):
                 dead_letter_handler=dead_letter_handler,
                 registration_id=registration_id,
                 atomic=atomic,
+                queue=queue,
+                grouped=grouped,
+                in_order=in_order,
+                on_dead=on_dead,
             )
         )
 
     def unregister(self, registration: Registration) -> bool:
-        """Forget *registration*, or an identical one; false if there is none here."""
+        """Remove *registration*, or an identical one; false if there is none."""
         if not isinstance(registration, Registration):
             raise TypeError(f"unregister() takes a Registration, not {registration!r}")
         with self._lock:
@@ -103,15 +129,20 @@ class EventRegistry(ABC):
             return True
 
     def registrations(self) -> list[Registration]:
-        """All registrations, in the order in which they were made."""
+        """All registrations, in the order of their registration."""
         with self._lock:
             return list(self._by_identity.values())
+
+    def has_ordered(self) -> bool:
+        """Whether a registration asks for events in order."""
+        with self._lock:
+            return any(one.in_order for one in self._by_identity.values())
 
     def find_registration(self, registration_id: str) -> Registration | None:
         return self._by_id.get(registration_id)
 
     def adopt(self, other: "EventRegistry") -> None:
-        """Take over the registrations of *other*, which keeps them too."""
+        """Copy the registrations of *other*."""
         for registration in other.registrations():
             self.add(registration)
         with self._lock:
@@ -127,28 +158,43 @@ class EventRegistry(ABC):
 
     @abstractmethod
     def publish(self, event: WorkflowEvent) -> bool:
-        """Give *event* to every handler that wants it.
+        """Deliver *event* to every handler that matches.
 
-        True if at least one of them completed in this call; false for an event id that is known.
-        Raises `EncodingError` for a payload that cannot be stored, and nothing a handler raises.
+        True if at least one handler completed in this call; false for a known event id. Raises
+        `EncodingError` for a payload that cannot be stored, but no exception of a handler.
         """
 
     def publish_sync(self, event: WorkflowEvent) -> bool:
-        """`publish`, and deliver in this process, whatever the mode."""
+        """`publish`, and deliver in this process in every mode."""
         return self.publish(event)
 
     def publish_many(self, events: Iterable[WorkflowEvent]) -> int:
-        """Publish *events* in order and return how many of them were delivered in this call.
+        """Publish *events* in order. Returns how many were delivered in this call.
 
-        All are encoded first: if one of them cannot be, none is published.
+        All are encoded first: if one cannot be encoded, none is published.
         """
         ready = [encoded(event) for event in events]
         return sum(self.publish(event) for event in ready)
 
+    def pause(self, registration_id: str, *, reason: str = "") -> Pause:
+        """Call the handler with no further event until `unpause`: see the engine's `pause`."""
+        raise self._without("pause", registration_id, reason)
+
+    def unpause(self, registration_id: str) -> bool:
+        """Deliver what was parked, and what comes; false if it is not paused."""
+        raise self._without("unpause", registration_id)
+
+    def pauses(self) -> list[Pause]:
+        """The registrations that are paused."""
+        return []  # it supports no pauses
+
+    def _without(self, verb: str, *_: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__qualname__} does not support {verb}().")
+
     def publish_with_change(self, event: WorkflowEvent, *, using: str) -> None:
-        """Publish *event* if, and only if, the transaction on database *using* commits."""
+        """Publish *event* if and only if the transaction on database *using* commits."""
         ready = encoded(event)
-        # No partial: of a robust callback that failed, Django asks for its __qualname__.
+        # Not a partial: if a robust callback fails, Django reads its __qualname__.
         transaction.on_commit(lambda: self.publish(ready), using=using, robust=True)
 
     def publish_many_with_changes(self, events: Iterable[WorkflowEvent], *, using: str) -> None:
@@ -156,11 +202,23 @@ class EventRegistry(ABC):
         for event in events:
             self.publish_with_change(event, using=using)
 
-    def add(self, registration: Registration) -> Registration:
-        """Keep *registration*, or return the identical one that is there.
+    async def apublish(self, event: WorkflowEvent, **options: Any) -> bool:
+        """`publish`, from async code. It commits by itself: Django has no async transactions."""
+        return await sync_to_async(self.publish, thread_sensitive=True)(event, **options)
 
-        While Django's apps are populated once more, as in a test that changes INSTALLED_APPS, one
-        that is made by the same code as before takes the place of the one before.
+    async def apublish_sync(self, event: WorkflowEvent, **options: Any) -> bool:
+        """`publish_sync`, from async code."""
+        return await sync_to_async(self.publish_sync, thread_sensitive=True)(event, **options)
+
+    async def apublish_many(self, events: Iterable[WorkflowEvent], **options: Any) -> int:
+        """`publish_many`, from async code."""
+        return await sync_to_async(self.publish_many, thread_sensitive=True)(events, **options)
+
+    def add(self, registration: Registration) -> Registration:
+        """Add *registration*, or return the identical existing one.
+
+        If Django populates its apps again, as in a test that changes INSTALLED_APPS, a registration
+        made by the same code replaces the earlier one.
         """
         population = current_population()
         with self._lock:
@@ -179,7 +237,7 @@ class EventRegistry(ABC):
             if other is not None:
                 raise ValueError(
                     f"registration_id {registration.id!r} belongs to {other}; "
-                    f"give {registration} another"
+                    f"pass another for {registration}"
                 )
             if registration.registration_id is None:
                 self._alike[likeness] += 1
@@ -197,7 +255,7 @@ class EventRegistry(ABC):
         return None
 
     def _replace(self, old: Registration, registration: Registration) -> Registration:
-        """*registration* for *old*, with its place, its id and its ordinal."""
+        """Replace *old* by *registration* at the same place, with the same id and ordinal."""
         new = replace(registration, ordinal=old.ordinal)
         self._by_identity = {
             (new if one is old else one).identity: new if one is old else one
@@ -210,23 +268,21 @@ class EventRegistry(ABC):
 
 
 def encoded(event: WorkflowEvent) -> WorkflowEvent:
-    """*event* with payload and metadata as JSON will give them back, sharing nothing with it.
+    """A copy of *event* with payload and metadata as JSON will return them.
 
-    Raises `EncodingError` that names the path of what cannot be encoded, and `TypeError` for
-    anything that is no event.
+    Raises `EncodingError` that names the path of a value that cannot be encoded, and `TypeError`
+    for a value that is not an event.
     """
     if not isinstance(event, WorkflowEvent):
         raise TypeError(f"Only a WorkflowEvent can be published, not {event!r}")
     warn_of_unmatched(event)
-    return replace(
+    return event_with(
         event,
-        payload=encode_mapping(event.payload, root="payload"),
-        metadata=encode_mapping(event.metadata, root="metadata"),
+        encode_mapping(event.payload, root="payload"),
+        encode_mapping(event.metadata, root="metadata"),
     )
 
 
 def copied(event: WorkflowEvent) -> WorkflowEvent:
-    """*event*, which is encoded, with a payload and metadata of its own."""
-    return replace(
-        event, payload=copy_encoded(event.payload), metadata=copy_encoded(event.metadata)
-    )
+    """A copy of the encoded *event* with its own payload and metadata."""
+    return event_with(event, copy_encoded(event.payload), copy_encoded(event.metadata))

@@ -1,4 +1,4 @@
-"""Types, names and keys that can never meet, and what to write instead: each is logged once."""
+"""Warn once about types, names and keys that can never match, and suggest a correction."""
 
 from threading import Lock
 from typing import Final
@@ -6,6 +6,9 @@ from typing import Final
 from general_manager.escaping import get_logger
 from general_manager.parsing import did_you_mean
 from general_manager.workflow.events import (
+    EXECUTION_CANCELLED,
+    EXECUTION_COMPLETED,
+    EXECUTION_FAILED,
     MANAGER_CREATED,
     MANAGER_DELETED,
     MANAGER_UPDATED,
@@ -15,16 +18,19 @@ from general_manager.workflow.events import (
 logger = get_logger(__name__)
 
 OUR_PREFIX: Final = "general_manager."
-OUR_TYPES: Final = (MANAGER_CREATED, MANAGER_UPDATED, MANAGER_DELETED)
+OUR_TYPES: Final = (
+    MANAGER_CREATED, MANAGER_UPDATED, MANAGER_DELETED,
+    EXECUTION_COMPLETED, EXECUTION_FAILED, EXECUTION_CANCELLED,
+)  # fmt: skip
 MOST_REMEMBERED: Final = 1_000
-"""Types and names that are made of data would fill the log, and the memory."""
+"""Limits the warnings: types and names built from data would fill the log and memory."""
 
 _logged: set[tuple[str, str]] = set()
 _lock = Lock()
 
 
 def warn_of_unmatched(event: WorkflowEvent) -> None:
-    """Log a type without a dot and a name with one: no key that is registered matches them."""
+    """Warn about a type without a dot or a name with one: no registered key can match."""
     kind, name = event.event_type, event.event_name
     if "." not in kind and _is_new("event_type", kind):
         logger.warning(
@@ -42,18 +48,18 @@ def warn_of_unmatched(event: WorkflowEvent) -> None:
 
 
 def warn_of_unpublished(key: object) -> None:
-    """Log a key that no event can have: a type of ours that does not exist, or blanks around it."""
+    """Warn about a key that no event can have: an unknown type of ours, or outer spaces."""
     if not isinstance(key, str):
         return
     if key.startswith(OUR_PREFIX) and key not in OUR_TYPES and _is_new("key", key):
         logger.warning(
-            "A handler is registered for %r%s, and no such event is ever published. The types that "
+            "A handler is registered for %r%s, but no such event is ever published. The types that "
             "begin with %r are: %s.",
             key, did_you_mean(key, OUR_TYPES), OUR_PREFIX, ", ".join(OUR_TYPES),
         )  # fmt: skip
     if key != key.strip() and key.strip() and _is_new("key", key):
         logger.warning(
-            "A handler is registered for %r, with blanks around it; keys match exactly. Write %r.",
+            "A handler is registered for %r, with outer spaces; keys match exactly. Write %r.",
             key, key.strip(),
         )  # fmt: skip
 

@@ -1,25 +1,36 @@
-"""Events delivered at once, in this process: nothing to set up, nothing kept."""
+"""The in-memory registry: delivers at once in this process and stores nothing."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from time import sleep
 from typing import Final
 
+from django.core.checks import CheckMessage
 from django.db import transaction
 from django.dispatch import Signal
 
+from general_manager.check_messages import warning
+from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
-from general_manager.workflow.aside import aside, tell
+from general_manager.workflow.core.ids import lane_of
+from general_manager.workflow.core.isolation import isolated
+from general_manager.workflow.core.observers import notify
+from general_manager.workflow.core.transactions import is_in_transaction
+from general_manager.workflow.durable.stops import StopRun
 from general_manager.workflow.event_registry.base import EventRegistry, copied, encoded
+from general_manager.workflow.event_registry.lines import Lines
+from general_manager.workflow.event_registry.mailbox import Mailbox
+from general_manager.workflow.event_registry.parked import MOST_PARKED, ParkedEvent, ParkedEvents
 from general_manager.workflow.event_registry.registration import (
     DeadLetterHandler,
     Registration,
     real_error,
 )
 from general_manager.workflow.event_registry.seen import SeenEvents, home_of_events
-from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.events import WorkflowEvent, ordering_key_of
 from general_manager.workflow.exceptions import ends_the_process, wanted_delay
-from general_manager.workflow.runs import StopRun
+from general_manager.workflow.pauses import Pause, TooManyParkedError
 from general_manager.workflow.signals import (
     event_dead,
     event_delivered,
@@ -27,25 +38,24 @@ from general_manager.workflow.signals import (
     event_held,
     event_published,
 )
-from general_manager.workflow.transactions import is_in_transaction
 
 logger = get_logger(__name__)
 
-LONGEST_REST: Final = 1.0
-"""Seconds that `RetryAfter` may hold up the caller: here, retries happen while it waits."""
+LONGEST_PAUSE_SECONDS: Final = 1.0
+"""Seconds by which `RetryAfter` may block the caller, who waits for retries here."""
 
 
 class HeldEvent:
-    """An event that waits for a commit, as the hook of that commit.
+    """An on-commit hook that publishes an event.
 
-    A test case never commits: the test kit finds what waits by this class, and delivers it.
+    A test case never commits, so the test kit finds these hooks by class and delivers their events.
     """
 
     def __init__(self, event: WorkflowEvent, deliver: Callable[[WorkflowEvent], bool]) -> None:
         self.event = event
         self.is_delivered = False
         self._deliver = deliver
-        self.__qualname__ = type(self).__qualname__  # Django asks a robust hook that failed for it
+        self.__qualname__ = type(self).__qualname__  # Django reads it if a robust hook fails
 
     def __call__(self) -> None:
         if not self.is_delivered:
@@ -56,9 +66,9 @@ class HeldEvent:
 class InMemoryEventRegistry(EventRegistry):
     """Calls the handlers in the publisher's thread: in `publish`, or after its commit.
 
-    *dead_letter_handler* hears of final failures whose registration has no hook of its own.
-    The latest *max_seen_event_ids* event ids are remembered, so that a duplicate does nothing.
-    A process that ends forgets everything: for production use `DatabaseEventRegistry`.
+    *dead_letter_handler* is called for final failures of registrations without their own hook.
+    The latest *max_seen_event_ids* event ids are kept, so that a duplicate does nothing.
+    Everything is lost when the process ends: use `DatabaseEventRegistry` in production.
     """
 
     def __init__(
@@ -76,12 +86,81 @@ class InMemoryEventRegistry(EventRegistry):
             raise ValueError(f"max_seen_event_ids must be 1 or more, not {max_seen_event_ids}")
         self._dead_letter_handler = dead_letter_handler
         self._seen = SeenEvents(max_seen_event_ids)
+        self._parked = ParkedEvents(lambda: datetime.now(UTC))
+        self.mailbox = Mailbox()
+        """The latest events, for waits; and the waits that are open."""
+        self._lines = Lines()
+
+    supports_pauses = True
+
+    def pause(self, registration_id: str, *, reason: str = "") -> Pause:
+        """Keep the events of the registration, at most `MOST_PARKED` in this process.
+
+        Each further one is a dead letter of it, with `TooManyParkedError`.
+        """
+        return self._parked.pause(registration_id, reason)
+
+    def unpause(self, registration_id: str) -> bool:
+        """Deliver the parked events in this thread, in a transaction after its commit."""
+        if not self._parked.unpause(registration_id):
+            return False
+        alias = home_of_events()
+        if alias is not None and is_in_transaction(alias):
+            transaction.on_commit(
+                lambda: self._deliver_parked(registration_id), using=alias, robust=True
+            )
+        else:
+            self._deliver_parked(registration_id)
+        return True
+
+    def pauses(self) -> list[Pause]:
+        return self._parked.pauses()
+
+    def _deliver_parked(self, registration_id: str) -> None:
+        self._parked.empty(registration_id, partial(self._deliver_one_parked, registration_id))
+
+    def _deliver_one_parked(self, registration_id: str, parked: ParkedEvent) -> None:
+        registration = self.find_registration(registration_id)
+        if registration is None:
+            logger.warning(
+                "Event %s was parked for %s, which is not registered any more",
+                parked.event.event_id, registration_id,
+            )  # fmt: skip
+            return
+        deliver = partial(self._deliver, registration, *parked)
+        key = ordering_key_of(parked.event) if registration.in_order else None
+        if key is None:
+            deliver()
+        else:
+            self._lines.perform(lane_of(registration_id, key), deliver)
+
+    def _park(
+        self, registration: Registration, event: WorkflowEvent, published_at: datetime
+    ) -> bool:
+        try:
+            in_order = registration.in_order
+            return self._parked.park(registration.id, event, published_at, in_order=in_order)
+        except OverflowError:
+            error = TooManyParkedError(registration.id, MOST_PARKED)
+            self._dead_letter(registration, event, error)
+            return True
+
+    def check(self) -> list[CheckMessage]:
+        if get_workflow_settings().mode != "production":
+            return []
+        return [
+            warning(
+                "W003",
+                "WORKFLOW_MODE is 'production', but InMemoryEventRegistry keeps events in memory.",
+                "Undelivered events are lost when the process ends. Use DatabaseEventRegistry.",
+            )
+        ]
 
     def publish(self, event: WorkflowEvent, *, using: str | None = None) -> bool:
-        """Give *event* to every handler that matches; true if one completed in this call.
+        """Deliver *event* to every handler that matches; true if one completed in this call.
 
-        Inside a transaction on the database *using*, by default the one where stored events would
-        live, that waits for the commit, and this is false. After a rollback the event never was.
+        Inside a transaction on the database *using*, by default the one where events would be
+        stored, delivery waits for the commit and this is false. A rollback discards the event.
         """
         event = encoded(event)
         alias = using or home_of_events()
@@ -90,73 +169,93 @@ class InMemoryEventRegistry(EventRegistry):
         if event.event_id not in self._seen:
             held = HeldEvent(event, self._deliver_once)
             transaction.on_commit(held, using=alias, robust=True)
-            tell(event_held, type(self), event=event)
+            notify(event_held, type(self), event=event)
         return False
 
     def publish_sync(self, event: WorkflowEvent, *, using: str | None = None) -> bool:
-        """Deliver *event* here and now, inside a transaction too.
+        """Deliver *event* now, even inside a transaction.
 
-        Should that transaction be rolled back, the event's id is as good as new, like what its
-        handlers wrote to the database.
+        If that transaction is rolled back, so are the handlers' writes, and the event's id can be
+        published again. Deliveries in order wait for the commit.
         """
         event = encoded(event)
         alias = using or home_of_events()
         if alias is None or not is_in_transaction(alias):
             return self._deliver_once(event)
-        return self._seen.add_for_now(event.event_id, alias) and self._deliver_to_all(event)
+        if not self._seen.add_for_now(event.event_id, alias):
+            return False
+        # Waits see it by the commit, like any other event.
+        transaction.on_commit(lambda: self._keep(event), using=alias, robust=True)
+        return self._deliver_to_all(event, inside=alias)
 
     def publish_with_change(self, event: WorkflowEvent, *, using: str) -> None:
         self.publish(event, using=using)
 
     def _deliver_once(self, event: WorkflowEvent) -> bool:
-        return self._seen.add(event.event_id) and self._deliver_to_all(event)
+        if not self._seen.add(event.event_id):
+            return False
+        self.mailbox.keep(event)
+        try:
+            return self._deliver_to_all(event)
+        finally:
+            self.mailbox.look(event)
 
-    def _deliver_to_all(self, event: WorkflowEvent) -> bool:
+    def _keep(self, event: WorkflowEvent) -> None:
+        self.mailbox.keep(event)
+        self.mailbox.look(event)
+
+    def _deliver_to_all(self, event: WorkflowEvent, *, inside: str | None = None) -> bool:
         published_at = datetime.now(UTC)
-        tell(event_published, type(self), event=event)
+        notify(event_published, type(self), event=event)
         delivered = False
-        registrations = self.matching(event)
-        for position, registration in enumerate(registrations, start=1):
-            # Nobody sees what another did to the payload; the last one may have the original.
-            is_last = position == len(registrations)
-            delivered |= self._deliver(registration, event, published_at, may_spoil=is_last)
+        for registration in self.matching(event):  # with copies: waits may read the original
+            if self._park(registration, event, published_at):
+                continue
+            key = ordering_key_of(event) if registration.in_order else None
+            if key is None:
+                delivered |= self._deliver(registration, event, published_at)
+                continue
+            deliver = partial(self._deliver, registration, event, published_at)
+            delivered |= self._deliver_in_order(lane_of(registration.id, key), deliver, inside)
         return delivered
 
+    def _deliver_in_order(self, lane: str, deliver: Callable[[], bool], inside: str | None) -> bool:
+        if inside is None:
+            return self._lines.perform(lane, deliver)
+        # What others published must not become part of this transaction. Not a partial: if a
+        # robust callback fails, Django reads its __qualname__.
+        transaction.on_commit(lambda: self._lines.perform(lane, deliver), using=inside, robust=True)
+        return False
+
     def _deliver(
-        self,
-        registration: Registration,
-        event: WorkflowEvent,
-        published_at: datetime,
-        *,
-        may_spoil: bool,
+        self, registration: Registration, event: WorkflowEvent, published_at: datetime
     ) -> bool:
         is_wanted = False
         for failures in range(1, registration.retries + 2):
             is_final = failures > registration.retries
-            own = event if may_spoil and is_final and not self._has_hook(registration) else None
             try:
-                with aside(atomic=registration.atomic):
+                with isolated(atomic=registration.atomic):
                     is_asked = registration.when is not None and not is_wanted
                     if is_asked and not registration.wants(copied(event)):
                         return False
                     is_wanted = True
-                    registration.call(own or copied(event))
+                    registration.call(copied(event))
             except BaseException as error:
                 if isinstance(error, StopRun) or ends_the_process(error):
                     raise
                 if is_final or not registration.may_retry(error):
-                    self._bury(registration, event, error)
+                    self._dead_letter(registration, event, error)
                     return False
                 logger.warning(
-                    "%s failed for event %s (attempt %d); trying again",
+                    "%s failed for event %s (attempt %d); retrying",
                     registration, event.event_id, failures, exc_info=error,
                 )  # fmt: skip
-                self._tell_of(event_failed, registration, event, error)
+                self._send(event_failed, registration, event, error)
                 asked = wanted_delay(error)
                 if asked is not None:
-                    sleep(min(asked.total_seconds(), LONGEST_REST))
+                    sleep(min(asked.total_seconds(), LONGEST_PAUSE_SECONDS))
                 continue
-            tell(
+            notify(
                 event_delivered,
                 type(self),
                 event=event,
@@ -166,19 +265,18 @@ class InMemoryEventRegistry(EventRegistry):
             return True
         raise AssertionError("unreachable: the last attempt returns")
 
-    def _has_hook(self, registration: Registration) -> bool:
-        return bool(registration.dead_letter_handler or self._dead_letter_handler)
-
-    def _bury(self, registration: Registration, event: WorkflowEvent, error: BaseException) -> None:
+    def _dead_letter(
+        self, registration: Registration, event: WorkflowEvent, error: BaseException
+    ) -> None:
         logger.error(
             "%s failed for event %s for the last time",
             registration, event.event_id, exc_info=error,
         )  # fmt: skip
         registration.report_dead(copied(event), error, fallback=self._dead_letter_handler)
-        self._tell_of(event_dead, registration, event, error)
+        self._send(event_dead, registration, event, error)
 
-    def _tell_of(
+    def _send(
         self, signal: Signal, registration: Registration, event: WorkflowEvent, error: BaseException
     ) -> None:
         error = real_error(error)
-        tell(signal, type(self), event=event, registration=registration, exception=error)
+        notify(signal, type(self), event=event, registration=registration, exception=error)

@@ -1,4 +1,4 @@
-"""Which events this process has had: the ids that make a duplicate do nothing."""
+"""The event ids that this process has seen, to ignore duplicates."""
 
 from collections import OrderedDict
 from threading import Lock
@@ -8,25 +8,26 @@ from django.apps import apps
 from django.db import connections, router, transaction
 
 from general_manager.conf import is_configured
+from general_manager.names import APP_LABEL
 
 
 def home_of_events() -> str | None:
-    """The database whose transactions an event belongs to unless another is named.
+    """The database whose transactions an event belongs to by default.
 
-    It is where events would be stored, so that local mode waits for the same commit as production;
+    It is where events would be stored, so that local mode waits for the same commit as production.
     `None` without a project or a database.
     """
     if not is_configured() or not apps.models_ready:
         return None
     try:
-        alias = router.db_for_write(apps.get_model("general_manager", "WorkflowEventRecord"))
-    except LookupError:  # the project uses events without our tables
+        alias = router.db_for_write(apps.get_model(APP_LABEL, "WorkflowEventRecord"))
+    except LookupError:  # a project that uses events without our tables
         alias = "default"
     return alias if alias in connections else None
 
 
 class SeenEvents:
-    """The latest *limit* ids; those of an open transaction count as long as that may commit."""
+    """The latest *limit* ids; ids of an open transaction count until it is rolled back."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -49,7 +50,7 @@ class SeenEvents:
             return True
 
     def add_for_now(self, event_id: str, using: str) -> bool:
-        """`add`, and forget it again if the open transaction on *using* is rolled back."""
+        """`add`, but remove the id if the open transaction on *using* is rolled back."""
         with self._lock:
             if self._knows(event_id):
                 return False
@@ -71,7 +72,7 @@ class SeenEvents:
             return False
         if provisional.may_commit():
             return True
-        # Rolled back, and so are all that a long process has left behind by now.
+        # Rolled back, like any others that a long-lived process has accumulated.
         for known, one in list(self._for_now.items()):
             if not one.may_commit():
                 del self._for_now[known]
@@ -79,7 +80,7 @@ class SeenEvents:
 
 
 class _Provisional:
-    """Something that stands if a transaction commits, known by its callback for that moment."""
+    """Holds if a transaction commits, which is tracked by an on-commit callback."""
 
     def __init__(self, using: str, keep: Any) -> None:
         self._using = using
@@ -92,6 +93,6 @@ class _Provisional:
         self._is_registered = True
 
     def may_commit(self) -> bool:
-        """A rollback, of a savepoint too, takes the callback out of the connection's list."""
+        """A rollback, also of a savepoint, removes the callback from the connection's list."""
         callbacks = self._connection.run_on_commit
         return not self._is_registered or any(one[1] is self._keep for one in callbacks)

@@ -1,231 +1,174 @@
-"""Executions as durable records, and the only code that changes their state.
+"""The table of executions. The state transitions of its rows are in `executions.verbs`."""
 
-``wake_at`` does all timing: when a lost message counts as lost, a retry is due, a lease ends or a
-wait times out. It is NULL when nothing is to happen by itself.
-"""
-
-from collections.abc import Mapping
-from datetime import timedelta
-from itertools import count
-from typing import Any
-from uuid import uuid4
-
-from django.db import connections, models, transaction
-from django.db.models import Q, Value
+from django.db import models
+from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.escaping import MAX_TITLE, visible
-from general_manager.workflow.actors import MAX_ACTOR_LENGTH, whereabouts
-from general_manager.workflow.connections import persist
-from general_manager.workflow.engine import (
-    ACTIVE_STATES,
-    HistoryKind,
-    WorkflowExecution,
-    WorkflowExecutionNotFoundError,
-    WorkflowState,
-    waiting_values,
-)
-from general_manager.workflow.models.columns import (
+from general_manager.workflow.core.actors import MAX_ACTOR_LENGTH
+from general_manager.workflow.core.ids import EXECUTION_ID_LENGTH, MAX_QUEUE_LENGTH
+from general_manager.workflow.engine import WorkflowExecution, WorkflowState, waiting_values
+from general_manager.workflow.models.executions.verbs import ExecutionQuerySet
+from general_manager.workflow.models.sql.columns import (
     DatabaseNow,
     IdField,
-    OwedIndex,
+    PartialIndex,
     Utf8CharField,
     Utf8TextField,
-    in_,
 )
-from general_manager.workflow.models.compiled import can_fetch
-from general_manager.workflow.models.execution_values import CLAIM, COMPLETE, OVER, is_overdue
-from general_manager.workflow.models.inserts import insert_new
-from general_manager.workflow.models.pruning import PruningExecutions
-from general_manager.workflow.models.texts import write_texts
-from general_manager.workflow.models.timing import MESSAGE_GRACE, Stop
-from general_manager.workflow.rules import EXECUTION_ID_LENGTH, require_execution_id
 
-START_FIELDS = (
-    "execution_id", "workflow_id", "version", "handler_path", "input_data", "metadata",
-    "correlation_id", "dedup_key", "caused_by", "retry", "timeout", "state", "wake_at",
-)  # fmt: skip
-OVER_FIELDS = ("error", "output_data", "started_at", "ended_at")
-"""What an execution has besides that is over as soon as it is started."""
 MAX_PATH_LENGTH = 500
-_MESSAGE_LOST = in_(MESSAGE_GRACE)
-
-
-class ExecutionQuerySet(PruningExecutions["WorkflowExecutionRecord"]):
-    def start_once(self, **values: Any) -> "WorkflowExecutionRecord | None":
-        """Make a new execution, unless there is an active or completed one with its dedup key.
-
-        Returns that one, and `None` if the new one was made. One statement for a new one. Holds
-        under concurrent starts on every database.
-        """
-        rows: ExecutionQuerySet | None = None
-        is_over = values["state"] not in ACTIVE_STATES
-        fields = (*START_FIELDS, *OVER_FIELDS) if is_over else START_FIELDS
-        now = dict.fromkeys(("started_at", "ended_at"), DatabaseNow())
-        given = {**values, **(now if is_over else {"wake_at": _MESSAGE_LOST})}
-        row = [given.get(name) for name in fields]
-        while not insert_new(self.model, fields, [row], self.db, unless=("dedup_key",)):
-            if rows is None:
-                rows = self.filter(dedup_key=values["dedup_key"])
-            elif connections[self.db].in_atomic_block:
-                rows = rows.select_for_update()
-            known = rows.first()
-            if known is not None:
-                return known
-            # It failed or was cancelled meanwhile: its key is free. Or it was started after this
-            # transaction began to see: a locking read sees it on MariaDB.
-        return None
-
-    def by_id(self, execution_id: str) -> "WorkflowExecutionRecord":
-        try:
-            return self.get(execution_id=require_execution_id(execution_id))
-        except self.model.DoesNotExist:
-            raise WorkflowExecutionNotFoundError(execution_id) from None
-
-    def runnable(self) -> "ExecutionQuerySet":
-        """Ready, or due: a retry, the end of a sleep or wait. What died is the sweep's to find."""
-        is_ready = Q(state=WorkflowState.PENDING, ready=True)
-        resting = (WorkflowState.PENDING, WorkflowState.WAITING)
-        return self.filter(is_ready | Q(state__in=resting, wake_at__lte=DatabaseNow()))
-
-    def claim(self, execution_id: str, *, lease: timedelta) -> "WorkflowExecutionRecord | None":
-        """Take the execution for a run, or nothing if it is not runnable or another has it."""
-        slots = {"execution_id": execution_id, "token": uuid4().hex, "by": whereabouts()}
-        # `first`: it may be cancelled between the two statements.
-        mine = self.filter(execution_id=execution_id, claim_token=slots["token"])
-        tries = count()
-
-        def take() -> "WorkflowExecutionRecord | None":
-            if next(tries) and (found := mine.first()) is not None:
-                return found  # claimed, and the answer was lost
-            if can_fetch(self.db):
-                return CLAIM.take(self, lease, **slots)
-            return mine.first() if CLAIM.run(self, lease, **slots) else None
-
-        return persist(self.db, take, patience=0)
-
-    def end(
-        self,
-        state: WorkflowState,
-        *,
-        output_data: Mapping[str, Any] | None = None,
-        error: str | None = None,
-        traceback: str = "",
-        metadata: Mapping[str, Any] | None = None,
-    ) -> bool:
-        """Active to the terminal *state*, from which nothing leads away; says whether it won.
-
-        What did not complete gives its correlation id free.
-        """
-        values: dict[str, Any] = {}
-        if state is not WorkflowState.COMPLETED:
-            values["dedup_key"] = None
-        if metadata is not None:
-            values["metadata"] = metadata
-        if output_data is not None:
-            values["output_data"] = Value(output_data, models.JSONField())
-        active = self.filter(state__in=ACTIVE_STATES)
-
-        def write(text: str, trace: str) -> int:
-            texts = {"error": None if error is None else text, "traceback": trace}
-            return active.update(**{**OVER, "state": state, **texts, **values})
-
-        return write_texts(self.db, write, error or "", traceback) == 1
-
-    def cancel(
-        self, record: "WorkflowExecutionRecord", metadata: Mapping[str, Any], reason: str
-    ) -> bool:
-        """Active to cancelled, for *reason*; says whether it won."""
-        ended = self.filter(pk=record.pk).end(
-            WorkflowState.CANCELLED, error=reason or None, metadata=metadata
-        )
-        if ended:
-            self.note(HistoryKind.CANCELLED, [record.pk], reason)
-        return ended
-
-    def complete(self, record: "WorkflowExecutionRecord", output_data: Mapping[str, Any]) -> bool:
-        """Running, under the claim, to completed; says whether it won."""
-        token = record.claim_token or ""
-        return COMPLETE.run(self, key=record.pk, token=token, output=output_data) == 1
-
-    def suspend(self, record: "WorkflowExecutionRecord", stop: Stop) -> WorkflowState | None:
-        """Running to waiting; straight back to pending, and ready, if the answer came meanwhile.
-
-        Returns which, or `None` if it is not this run's any more.
-        """
-        with transaction.atomic(using=self.db):
-            if not self.held(record).exclude(is_overdue()).select_for_update().exists():
-                return None
-            steps = record.steps.using(self.db).filter(name=stop.name, status="open")
-            since = steps.values_list("started_at", flat=True).first()
-            asks = stop.name if stop.answerable else None
-            values: dict[str, Any] = (
-                {
-                    "state": WorkflowState.WAITING,
-                    "wake_at": stop.until,
-                    "waiting_for": asks,
-                    "waiting_since": since,
-                }
-                if since is not None
-                else {"state": WorkflowState.PENDING, "ready": True, "wake_at": _MESSAGE_LOST}
-            )
-            self.held(record).update(claim_token=None, **values)
-            return WorkflowState(values["state"])
+NOT_PENDING = ("running", "waiting", "completed", "failed", "cancelled")
 
 
 class WorkflowExecutionRecord(models.Model):
     """One execution of a workflow."""
 
+    #: The id that users see, a UUIDv7; generated by `start`.
     execution_id = IdField(max_length=EXECUTION_ID_LENGTH)
+    #: Workflow id of the definition given to `start`.
     workflow_id = IdField()
+    #: Version of that definition at the time of the start.
     version = IdField(default="1")
+    #: One of `WorkflowState`; changed by the verbs of `executions.verbs` only.
     state = Utf8CharField(
         max_length=10,
         choices=[(state.value, state.value) for state in WorkflowState],
         default=WorkflowState.PENDING,
     )
+    #: Dotted path of the handler; NULL for a workflow without one.
     handler_path = Utf8CharField(max_length=MAX_PATH_LENGTH, null=True)
+    #: The encoded input of `start`.
     input_data = models.JSONField(default=dict)
+    #: The encoded return value, written by `complete`; NULL until then.
     output_data = models.JSONField(null=True)
+    #: Metadata given to `start`; `resume` and `cancel` add their arguments.
     metadata = models.JSONField(default=dict)
+    #: Correlation id given to `start`; NULL for none.
     correlation_id = IdField(null=True)
+    #: Hash of workflow and correlation id; NULL once they may be used again. Unique.
     dedup_key = Utf8CharField(max_length=64, null=True)
+    #: `Retry` of the definition as JSON, so a deploy does not change it; NULL for no retries.
     retry = models.JSONField(null=True)
+    #: How long one run may take; NULL for no limit.
     timeout = models.DurationField(null=True)
+    #: When the current run becomes overdue, written by `claim`; NULL for no limit.
+    run_until = models.DateTimeField(null=True)
+    #: How long the whole execution may take, from its start; NULL for no limit.
+    lifetime = models.DurationField(null=True)
+    #: When it must have ended, written by `start_once`; NULL for no limit, and once it has ended or
+    #: is to undo and to end.
     deadline = models.DateTimeField(null=True)
+    #: Id of the first execution of its chain, whose signals it reads; NULL if it is the first.
+    chain = IdField(max_length=EXECUTION_ID_LENGTH, null=True)
+    #: When the first execution of its chain was stored, to which its waits for events look back;
+    #: NULL if it is the first.
+    chain_started_at = models.DateTimeField(null=True)
+    #: Whether a look found signals that no wait has taken; then a run that opens a wait looks too.
+    has_signals = models.BooleanField(db_default=False)
+    #: When the attempt that is running exceeds its step's timeout; NULL without one.
+    step_deadline = models.DateTimeField(null=True)
+    #: `Ending` as JSON: how it is to end once its sagas are undone; NULL if nobody asked for it.
+    ending = models.JSONField(null=True)
+    #: When it was asked to end, on the database's clock; NULL if it was not.
+    ending_at = models.DateTimeField(null=True)
+    #: Id of the execution that started it as its child; NULL if none did. No foreign key, whose
+    #: check would lock that execution.
+    parent = IdField(max_length=EXECUTION_ID_LENGTH, null=True)
+    #: Id of the first of its ancestors; NULL if it has no parent.
+    root = IdField(max_length=EXECUTION_ID_LENGTH, null=True)
+    #: How many ancestors it has.
+    depth = models.PositiveSmallIntegerField(db_default=0)
+    #: Whether it goes on if its parent is cancelled or fails.
+    abandoned = models.BooleanField(db_default=False)
+    #: Whether an execution waits for it, so that its end leaves a `wake_at`: see `children`.
+    awaited = models.BooleanField(db_default=False)
+    #: Whether it has started children, which are stopped if it is cancelled or fails.
+    has_children = models.BooleanField(db_default=False)
+    #: Id of the event whose handler started it, or an ancestor of it; NULL if none did.
     caused_by = IdField(null=True)
+    #: The business object that it is about, ``Project 42``: given to `start`, else that of the
+    #: event whose handler started it; NULL if there is none.
+    subject = IdField(null=True)
+    #: Flat values given to `start`, for look-ups; NULL for none. PostgreSQL has an index on them.
+    attributes = models.JSONField(null=True)
+    #: What the handler last reported, by name: written by `report`; NULL for nothing.
+    reports = models.JSONField(null=True)
+    #: When it is due: it may run, its lease expires, or its wait is over. NULL: never. Work that
+    #: becomes ready at once with a priority is due a minute earlier for each step of it. Once it
+    #: has ended: when the sweep notifies those that wait for it and stops its children.
     wake_at = models.DateTimeField(null=True)
+    #: Since when it is parked, because its workflow is paused; no claim finds it. NULL: not parked.
+    parked_at = models.DateTimeField(null=True)
+    #: What was left of its deadline when it was parked, which stands still until it is released.
+    deadline_left = models.DurationField(null=True)
+    #: Queue of the definition; empty for the project's own routing.
+    queue = Utf8CharField(max_length=MAX_QUEUE_LENGTH, db_default="")
+    #: Priority of the definition: from 0 to `MAX_PRIORITY`.
+    priority = models.PositiveSmallIntegerField(db_default=0)
+    #: Pending only: false until the time of a delayed start or attempt, true otherwise.
     ready = models.BooleanField(db_default=True)
+    #: Hash of the limit and its key, written by `start_once`; NULL for a workflow without a limit.
+    slot_key = Utf8CharField(max_length=64, null=True)
+    #: That hash while it waits in line for a slot, and then it is never due; NULL otherwise.
+    waits_slot = Utf8CharField(max_length=64, null=True)
+    #: That hash while it holds a slot: given by a look only, and kept while its code may run.
+    holds_slot = Utf8CharField(max_length=64, null=True)
+    #: When the slot is free, if it was ended while its run was in progress; NULL otherwise.
+    slot_until = models.DateTimeField(null=True)
+    #: That hash once a look has admitted it under a rate; NULL before, and without a rate.
+    holds_rate = Utf8CharField(max_length=64, null=True)
+    #: Period of its workflow's rate; NULL without one.
+    rate_per = models.DurationField(null=True)
+    #: When it no longer counts for the rate, written by the first `begin`; NULL until then.
+    rate_until = models.DateTimeField(null=True)
+    #: Its `Line` as JSON: for people, and for a key that has no row yet; NULL without a limit.
+    limits = models.JSONField(null=True)
+    #: Token of the current claim, of a worker that runs it or soon will; NULL for none.
     claim_token = Utf8CharField(max_length=32, null=True)
+    #: Host, process and thread of the last claim, for people.
     claimed_by = Utf8CharField(max_length=MAX_ACTOR_LENGTH, db_default="")
-    #: The wait that `resume` would answer.
+    #: Name of the open wait, which `resume` answers; NULL if there is none.
     waiting_for = IdField(null=True)
-    #: When that wait, or the sleep, began; written with the state that says so.
+    #: When the open wait, or the sleep, started.
     waiting_since = models.DateTimeField(null=True)
+    #: Failed attempts, counted by `postpone`; a completed step resets them.
     attempts = models.PositiveIntegerField(db_default=0)
+    #: Runs whose worker died, counted by `wake_due`; a completed step resets them.
     crashes = models.PositiveIntegerField(db_default=0)
+    #: Claims, counted by `claim`.
     runs = models.PositiveIntegerField(db_default=0)
-    strays = models.PositiveIntegerField(db_default=0)
-    #: How often the database interrupted runs since a step was done: `leave_interrupted` counts.
+    #: Claims in a row by processes without the handler, counted by `put_back`.
+    missing_handler_runs = models.PositiveIntegerField(db_default=0)
+    #: Interruptions by the database, counted by `leave_interrupted`; a completed step resets them.
     interruptions = models.PositiveIntegerField(db_default=0)
+    #: Text of the failure or reason for the cancellation, written by `end`; NULL for none.
     error = Utf8TextField(null=True)
+    #: Traceback of the failure; empty if it did not fail.
     traceback = Utf8TextField(db_default="")
+    #: When `start` stored it, on the database's clock.
     created_at = models.DateTimeField(db_default=DatabaseNow())
+    #: When its first run started, written by `claim`; NULL until then.
     started_at = models.DateTimeField(null=True)
+    #: When it reached a terminal state; NULL while it is active.
     ended_at = models.DateTimeField(null=True)
 
-    objects = ExecutionQuerySet.as_manager()
+    leaves_duty = False
+    """Not a column: the run that holds this object has ended it, and others may wait for it."""
+
+    objects = ExecutionQuerySet["WorkflowExecutionRecord"].as_manager()
 
     class Meta:
         verbose_name = _("execution")
         verbose_name_plural = _("executions")
         default_permissions = ("view",)
         permissions = (
-            ("resume_execution", _("Can answer what an execution waits for")),
+            ("resume_execution", _("Can answer an open wait")),
+            ("signal_execution", _("Can send a signal to an execution")),
             ("cancel_execution", _("Can cancel an execution")),
-            ("retry_execution", _("Can continue failed executions, and wake what rests")),
-            ("resolve_execution", _("Can say what became of a step in doubt")),
-            ("time_out_execution", _("Can time out what an execution waits for")),
+            ("retry_execution", _("Can retry failed executions and wake delayed ones")),
+            ("resolve_execution", _("Can resolve a step in doubt")),
+            ("time_out_execution", _("Can time out an open wait")),
         )
         # As constraints, because `unique=True` makes a second index for LIKE on PostgreSQL.
         constraints = (
@@ -233,26 +176,85 @@ class WorkflowExecutionRecord(models.Model):
             models.UniqueConstraint(fields=["dedup_key"], name="gm_execution_dedup"),
         )
         indexes = (
-            OwedIndex(
-                fields=["wake_at"], condition=Q(wake_at__isnull=False), name="gm_execution_owed"
+            PartialIndex(  # what workers claim
+                fields=["queue", "wake_at"],
+                condition=Q(state="pending", wake_at__isnull=False),
+                loose=Q(wake_at__isnull=False),
+                name="gm_execution_ready",
+            ),
+            PartialIndex(  # what the sweep finds
+                fields=["state", "wake_at"],
+                condition=Q(state__in=NOT_PENDING, wake_at__isnull=False),
+                loose=Q(wake_at__isnull=False),
+                name="gm_execution_due",
             ),
             models.Index(fields=["state", "ended_at"], name="gm_execution_state"),
             models.Index(fields=["workflow_id", "id"], name="gm_execution_workflow"),
-            OwedIndex(
+            PartialIndex(
                 fields=["correlation_id"],
                 condition=Q(correlation_id__isnull=False),
                 opclasses=["varchar_pattern_ops"],  # people search by how an id begins
                 name="gm_execution_correlation",
             ),
-            OwedIndex(
+            PartialIndex(
                 fields=["caused_by"],
                 condition=Q(caused_by__isnull=False),
                 name="gm_execution_cause",
+            ),
+            PartialIndex(
+                fields=["parent", "id"],
+                condition=Q(parent__isnull=False),
+                name="gm_execution_parent",
+            ),
+            PartialIndex(
+                fields=["chain", "id"],
+                condition=Q(chain__isnull=False),
+                name="gm_execution_chain",
+            ),
+            PartialIndex(
+                fields=["deadline"],
+                condition=Q(deadline__isnull=False),
+                name="gm_execution_deadline",
+            ),
+            PartialIndex(
+                fields=["workflow_id", "parked_at"],
+                condition=Q(parked_at__isnull=False),
+                name="gm_execution_parked",
+            ),
+            PartialIndex(
+                fields=["subject", "id"],
+                condition=Q(subject__isnull=False),
+                name="gm_execution_subject",
+            ),
+            PartialIndex(  # the line of a limit; those that a rate has admitted first
+                fields=["waits_slot", "rate_until", "id"],
+                condition=Q(waits_slot__isnull=False),
+                name="gm_execution_line",
+            ),
+            PartialIndex(
+                fields=["holds_slot"],
+                condition=Q(holds_slot__isnull=False),
+                name="gm_execution_slot",
+            ),
+            PartialIndex(
+                fields=["holds_rate", "rate_until"],
+                condition=Q(holds_rate__isnull=False),
+                name="gm_execution_rate",
             ),
         )
 
     def __str__(self) -> str:
         return visible(f"{self.workflow_id} {self.execution_id}"[:MAX_TITLE])
+
+    @property
+    def is_for_later(self) -> bool:
+        """It was started for a time that has not come."""
+        return self.state == WorkflowState.PENDING and not self.ready and not self.runs
+
+    @property
+    def is_held(self) -> bool:
+        """A child that waits until another child of its gather is over."""
+        return self.state == WorkflowState.PENDING and not self.ready and self.wake_at is None
 
     def snapshot(self) -> WorkflowExecution:
         return WorkflowExecution(
@@ -267,5 +269,18 @@ class WorkflowExecutionRecord(models.Model):
             error=self.error,
             metadata=self.metadata,
             traceback=self.traceback,
+            starts_at=self.wake_at if self.is_for_later else None,
+            deadline=self.deadline,
+            subject=self.subject,
+            attributes=self.attributes or {},
+            paused_since=self.parked_at,
+            parent_id=self.parent,
+            root_id=self.root,
+            depth=self.depth,
+            in_line_for=self.limits["label"] if self.waits_slot and self.limits else None,
             **waiting_values(self.state, self.waiting_for, self.waiting_since, self.wake_at),
         )
+
+
+Executions = ExecutionQuerySet[WorkflowExecutionRecord]
+"""Rows of executions, with their queries and transitions."""

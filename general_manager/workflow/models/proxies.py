@@ -1,4 +1,4 @@
-"""Names under which the admin shows some rows of a table as a page of its own."""
+"""Proxy models, under which the admin shows some rows of a table on a page of their own."""
 
 from django.utils.translation import gettext_lazy as _
 
@@ -7,7 +7,7 @@ from general_manager.workflow.models.execution import WorkflowExecutionRecord
 
 
 class Overview(WorkflowExecutionRecord):
-    """What an operator sees first."""
+    """The admin's overview page."""
 
     class Meta:
         proxy = True
@@ -17,7 +17,7 @@ class Overview(WorkflowExecutionRecord):
 
 
 class DeadLetter(WorkflowDeliveryAttempt):
-    """Deliveries that failed for the last time."""
+    """Deliveries that failed for good."""
 
     class Meta:
         proxy = True

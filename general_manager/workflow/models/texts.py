@@ -1,4 +1,4 @@
-"""Texts that others wrote, on databases that do not take every text."""
+"""Store foreign text, such as error messages, in databases that refuse some characters."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,11 +9,11 @@ T = TypeVar("T")
 
 
 def write_texts(using: str, write: Callable[..., T], *texts: str) -> T:
-    """Call *write* with *texts*; if the database refuses them, once more with ASCII in their place.
+    """Call *write* with *texts*; if the database refuses them, again with their ASCII form.
 
-    Our columns take every text, but a connection in another character set, or a database that was
-    made with one, may not: then code points stand for letters. No text of an error may keep a row
-    from its end.
+    Our columns accept all text, but a connection or a database with another character set may not:
+    then escapes replace the letters. The text of an error must never keep an outcome from being
+    stored.
     """
     if all(text.isascii() for text in texts):
         return write(*texts)

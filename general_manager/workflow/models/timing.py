@@ -1,15 +1,33 @@
-"""How long a message may take, and what a suspended run waits for."""
+"""The grace of a sweep, and the wait that a run suspends for."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-MESSAGE_GRACE = timedelta(seconds=10)
-RESEND_GRACE = timedelta(seconds=60)
-"""An execution whose message, the first or a later one, has led to no run by then is sent again."""
+LOOK_GRACE = timedelta(seconds=10)
+"""If the sender of a signal has not looked for a wait by then, or the worker in which a child ended
+for its parent, the sweep does."""
+END_GRACE = timedelta(seconds=60)
+"""If the sweep that found an overdue run has not ended it by then, another one does."""
+LIFTED_KEPT = timedelta(hours=1)
+"""For so long ticks look for what a claim parked that had seen a pause before it was lifted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A wait or a sleep that the suspension of its run records."""
+
+    name: str
+    timeout: timedelta | None
+    answerable: bool
+    position: int
+    """The position of its outcome in the order of outcomes."""
+    signal: str | None = None
+    """The name of the signals that answer it; `None` for a sleep."""
 
 
 class Stop(Protocol):
-    """Why a run suspends: for what, until when, and whether somebody may answer."""
+    """The wait that a run suspends for: its name, its end, and whether it can be answered."""
 
     name: str
     until: datetime | None

@@ -1,9 +1,9 @@
-"""Whether two runs of a workflow came to the same, but for what differs between any two runs.
+"""Compare two runs of a workflow, except for values that differ between any two runs.
 
-Keys, times and random values differ even between two runs that nothing disturbs. A value that
-differs is accepted where it can be traced: to the same column of a like row, or to the same place
-in the result of the same step, in both runs. So an output that holds the key of the row that was
-made is the same; one that holds a number of its own is not.
+Keys, times and random values differ even between two runs without a crash. A differing value is
+accepted if it can be traced in both runs to the same column of a matching row, or to the same place
+in the result of the same step. So an output may contain the key of a created row, but not an
+unrelated number that differs.
 """
 
 import re
@@ -20,28 +20,28 @@ from general_manager.workflow.testing.effects import Row, Table
 
 TIME: Final = r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"
 UUID: Final = r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}"
-WORDS: Final = re.compile(rf"{TIME}|{UUID}|\d+\.\d+|\w+|\W", re.ASCII | re.DOTALL)
+TOKENS: Final = re.compile(rf"{TIME}|{UUID}|\d+\.\d+|\w+|\W", re.ASCII | re.DOTALL)
 PARTS: Final = re.compile(r"\d+|\D+", re.ASCII)
-"""A key within a word, as in ``tag17``."""
+"""A key within a word, such as ``tag17``."""
 LIKE: Final = {"time": re.compile(TIME), "uuid": re.compile(UUID)}
 
 Labels = dict[str, set[tuple[object, ...]]]
-"""Where a value comes from: a column of a row, or a place in a step's result."""
+"""The origin of a value: a column of a row, or a place in a step's result."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What one run returned, recorded and left behind."""
+    """The output, step results, rows and effects of one run."""
 
     output: dict[str, Any]
     steps: dict[str, Any]
     tables: list[Table]
     added: Counter[str]
-    """By a project's own effects."""
+    """Counts of a project's own effects."""
 
 
 class Comparison:
-    """One run, and what of it differs from undisturbed run to undisturbed run."""
+    """One run without a crash, and which of its values differ between such runs."""
 
     def __init__(self, calm: Sequence[Observed]) -> None:
         self.calm = calm[0]
@@ -56,13 +56,13 @@ class Comparison:
         self._calm_labels = self.labels(self.calm)
 
     def difference(self, other: Observed) -> str:
-        """What of *other* is not as it was without a crash, in words; empty if nothing is."""
+        """How *other* differs from the run without a crash, in words; empty if it does not."""
         for label, before, after in self._stable_tables(other):
             if before != after:
                 return f"the rows of {label} differ:\n{_in_words(before, after)}"
         labels = self.labels(other)
         if not self._is_same(self.calm.output, other.output, labels):
-            return f"it returns {other.output!r}, without {self.calm.output!r}"
+            return f"it returns {other.output!r}, but {self.calm.output!r} without the crash"
         return ""
 
     def added_difference(self, other: Counter[str]) -> str:
@@ -110,12 +110,12 @@ class Comparison:
             return False
         if not isinstance(calm, str):
             return bool(calm == other) or self._is_traced(str(calm), str(other), labels)
-        return self._is_same_text(calm, other, labels, WORDS, PARTS)
+        return self._is_same_text(calm, other, labels, TOKENS, PARTS)
 
     def _is_same_text(
         self, calm: str, other: str, labels: Labels, *patterns: re.Pattern[str]
     ) -> bool:
-        """Whether the texts differ only in words that can be traced, or in such parts of words."""
+        """Whether the texts differ only in words, or parts of words, that can be traced."""
         if calm == other or self._is_traced(calm, other, labels):
             return True
         if not patterns:
@@ -124,7 +124,7 @@ class Comparison:
         return all(self._is_same_text(one, two, labels, *patterns[1:]) for one, two in pairs)
 
     def _is_traced(self, calm: str, other: str, labels: Labels) -> bool:
-        """Whether both come from the same place, or are times or ids that come from nowhere."""
+        """Whether both have the same origin, or are times or ids without one."""
         one = self._calm_labels.get(_canonical(calm), set())
         two = labels.get(_canonical(other), set())
         if one or two:
@@ -132,7 +132,7 @@ class Comparison:
         return _kind(calm) is not None and _kind(calm) == _kind(other)
 
     def _masked(self, added: Counter[str]) -> Counter[str]:
-        """*added*, with what differs between undisturbed runs left out of each text."""
+        """*added* without the parts of each text that differ between runs without a crash."""
         found: Counter[str] = Counter()
         for text, count in added.items():
             found[_mask(text, self.templates)] += count
@@ -140,8 +140,9 @@ class Comparison:
 
 
 def is_generated(column: Any) -> bool:
-    """Whether two equal rows differ in this column: keys and what refers to them, times and ids
-    that are set on saving.
+    """Whether equal rows may differ in this column.
+
+    True for keys and references to them, and for times and ids that are set on saving.
     """
     if isinstance(column, models.AutoField) or column.is_relation:
         return True
@@ -159,7 +160,7 @@ def is_generated(column: Any) -> bool:
 
 
 def _changing_columns(calm: Sequence[Observed]) -> Iterator[tuple[type[models.Model], str]]:
-    """Columns that hold other values in one undisturbed run than in another."""
+    """Columns whose values differ between two runs without a crash."""
     counted = [
         {
             (model, column.name): Counter(row[at] for row in rows)
@@ -173,18 +174,18 @@ def _changing_columns(calm: Sequence[Observed]) -> Iterator[tuple[type[models.Mo
 
 
 def _templates(calm: Sequence[Observed]) -> Iterator[tuple[list[str], set[int]]]:
-    """Texts of own effects as tokens, and at which of them undisturbed runs differ."""
+    """Texts of own effects as tokens, with the tokens that differ between runs without a crash."""
     first = sorted(calm[0].added)
     for other in calm[1:]:
         for one, two in zip(first, sorted(other.added), strict=False):
-            before, after = WORDS.findall(one), WORDS.findall(two)
+            before, after = TOKENS.findall(one), TOKENS.findall(two)
             if one != two and len(before) == len(after):
                 pairs = enumerate(zip(before, after, strict=True))
                 yield before, {at for at, (a, b) in pairs if a != b}
 
 
 def _mask(text: str, templates: Sequence[tuple[list[str], set[int]]]) -> str:
-    tokens = WORDS.findall(text)
+    tokens = TOKENS.findall(text)
     for template, masked in templates:
         if len(template) == len(tokens) and all(
             at in masked or one == two
@@ -214,7 +215,7 @@ def _kind(text: str) -> str | None:
 
 
 def _canonical(text: str) -> str:
-    """Times and ids in one spelling, however they were turned into text."""
+    """Times and ids in one spelling, however they were converted to text."""
     kind = _kind(text)
     if kind == "uuid":
         return text.replace("-", "").lower()

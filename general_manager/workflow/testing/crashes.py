@@ -1,130 +1,25 @@
-"""Kill a workflow before, in and after each of its steps, and see whether it ends the same."""
+"""Crash a workflow before, in and after each of its steps, and compare the results."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from django.db import DEFAULT_DB_ALIAS, transaction
 
-from general_manager.workflow.encoding import copy_encoded, encode, encode_mapping
+from general_manager.workflow.core.encoding import encode_mapping, error_text
+from general_manager.workflow.durable.records import StepRecord
 from general_manager.workflow.engine import WorkflowDefinition, WorkflowHandler
 from general_manager.workflow.exceptions import StepInDoubt
-from general_manager.workflow.runs import Interrupted, Run, Suspended
-from general_manager.workflow.steps import StepRecord, StepStatus
 from general_manager.workflow.testing.comparing import Comparison, Observed
+from general_manager.workflow.testing.crashing import (
+    AFTER,
+    BEFORE,
+    IN,
+    Memory,
+    run_to_its_end,
+)
 from general_manager.workflow.testing.effects import counted, read_tables
-from general_manager.workflow.testing.running import MOST_TURNS, TIMEOUT, require_asked
-from general_manager.workflow.transactions import own_transaction
-
-BEFORE: Final = "before"
-IN: Final = "in"
-AFTER: Final = "after"
-LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
-
-
-class Crash(BaseException):
-    """The death of the process: nothing in the handler may catch it."""
-
-
-@dataclass
-class Memory:
-    """The steps of one execution, and where it is to crash: at the *point* of a named step."""
-
-    answers: Mapping[str, Any]
-    crash_at: tuple[str, str] | None = None
-    steps: dict[str, StepRecord] = field(default_factory=dict)
-    using: str | None = DEFAULT_DB_ALIAS
-    reached: list[str] = field(default_factory=list)
-    block: own_transaction = field(default_factory=lambda: own_transaction(DEFAULT_DB_ALIAS))
-    asked: set[str] = field(default_factory=set)
-    effects: Callable[[], Counter[str]] = Counter
-    """Counts a project's own effects."""
-    before: Counter[str] = field(default_factory=Counter)
-    """Those before the step that is to crash inside."""
-    repeated: Counter[str] = field(default_factory=Counter)
-    """What that step had done outside of the database when it crashed."""
-
-    # What follows is a `RunStore`.
-
-    def load(self) -> dict[str, StepRecord]:
-        return dict(self.steps)
-
-    def check(self) -> None:
-        pass
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        kept = dict(self.steps)
-        self.block = own_transaction(DEFAULT_DB_ALIAS)
-        try:
-            with self.block:
-                yield
-        except BaseException:
-            self.steps = kept
-            raise
-
-    def was_undone_by_the_database(self, error: BaseException) -> bool:
-        return self.block.was_undone_by_the_database(error)
-
-    def begin(self, name: str) -> None:
-        self.steps[name] = StepRecord(name, StepStatus.BEGUN)
-
-    def finish(self, name: str, result: Any) -> None:
-        if self.crash_at == (name, IN):
-            self.repeated = self.effects() - self.before
-        self.crash(name, IN)
-        self.steps[name] = StepRecord(name, StepStatus.DONE, result)
-
-    def open_wait(self, name: str, *, timeout: timedelta | None, answerable: bool) -> StepRecord:
-        if answerable:
-            self.asked.add(name)
-        until = None if timeout is None else LONG_AGO
-        self.steps[name] = StepRecord(name, StepStatus.OPEN, until=until)
-        return self.steps[name]
-
-    def settle_wait(self, name: str) -> StepRecord:
-        """Questions are answered, and time is up, as soon as somebody looks."""
-        wait = self.steps[name]
-        answer = self.answers.get(name, TIMEOUT)
-        if answer is not TIMEOUT:
-            given = answer() if callable(answer) else answer
-            wait = StepRecord(name, StepStatus.DONE, encode(given, root="answer"))
-        elif wait.until is not None:
-            wait = StepRecord(name, StepStatus.TIMED_OUT)
-        self.steps[name] = wait
-        return wait
-
-    def crash(self, name: str, point: str) -> None:
-        if self.crash_at == (name, point):
-            self.crash_at = None
-            raise Crash(f"{point} {name}")
-
-
-class CrashingRun(Run):
-    """One pass of the handler that dies where its memory says."""
-
-    def __init__(self, memory: Memory) -> None:
-        super().__init__("crash-test", memory)
-        self._memory = memory
-
-    def step(
-        self, name: str, call: Callable[[], Any], *, once: bool = False, atomic: bool = True
-    ) -> Any:
-        if name not in self._memory.reached:
-            self._memory.reached.append(name)
-        is_new = name not in self._memory.steps
-        if is_new:
-            self._memory.crash(name, BEFORE)
-            if self._memory.crash_at == (name, IN):
-                self._memory.before = self._memory.effects()
-        result = super().step(name, call, once=once, atomic=atomic)
-        if is_new:
-            self._memory.crash(name, AFTER)
-        return result
-
+from general_manager.workflow.testing.running import require_asked
 
 Effects = Callable[[], Any]
 
@@ -136,33 +31,40 @@ def assert_crash_safe(
     answers: Mapping[str, Any] | None = None,
     effects: Effects | None = None,
     at_least_once: bool = False,
+    failing: Mapping[str, Exception] | None = None,
+    raises: type[Exception] | tuple[type[Exception], ...] = (),
 ) -> dict[str, Any]:
-    """Raise `AssertionError` if a crash changes what *workflow* returns or leaves behind.
+    """Raise `AssertionError` if a crash changes the output, rows or effects of *workflow*.
 
-    The handler runs twice undisturbed; then once for each point before, in and after each step,
-    where it dies and is run again as after the death of a worker. Each time it must return the
-    same and leave the same rows, but for keys, times and random values that can be traced to the
-    same column or step. Each run is rolled back on the default database. A `once=True` step that
-    dies inside may end in doubt: that is what it promises. *answers* are as for `run`.
+    The handler runs twice without a crash. Then it runs once for each point before, in and after
+    each step: it crashes there and runs again, as after the death of a worker. Each time it must
+    return the same output and leave the same rows, except for keys, times and random values that
+    can be traced to the same column or step. Each run is rolled back on the default database. A
+    `once=True` step that crashes may end in doubt, as documented. *answers* are as for `run`.
 
-    *effects* returns what there is outside of the database, such as `sent_mails`: a list, a set, a
-    mapping or a number. What each run adds to it must be the same. A step that dies between its
-    effect and its commit has that effect again, since steps are at-least-once for everything that
-    is not in the database; with *at_least_once* such a repetition is accepted, and only that.
+    *effects*, such as `sent_mails`, returns the effects outside the database: a list, a set, a
+    mapping or a number. Each run must add the same effects. A step that crashes between its effect
+    and its commit repeats the effect, since steps are at-least-once outside the database; with
+    *at_least_once* such a repetition is accepted, and nothing else.
 
-    Returns the undisturbed output.
+    *failing* maps names of steps to the exceptions that they raise, at each attempt, instead of
+    being called; the branch that the handler takes for them must be the same after a crash. If the
+    handler itself is to fail, *raises* names the exceptions.
+
+    Returns the output of the run without a crash, which is empty if it failed. A workflow that
+    continues as new is tried up to there; the input of the next execution counts as its output.
     """
     handler = workflow.handler if isinstance(workflow, WorkflowDefinition) else workflow
     if handler is None:
         raise TypeError("assert_crash_safe() needs a workflow with a handler")
     given = encode_mapping({} if input_data is None else input_data, root="input_data")
-    trial = Trial(handler, given, answers or {}, effects)
+    trial = Trial(handler, given, answers or {}, effects, failing=failing or {}, raises=raises)
     calm = trial.observe()
     trial.require_all_answers_asked()
     trial.calm += [calm, trial.observe()]
     for name in trial.reached:
         for point in (BEFORE, IN, AFTER):
-            memory = Memory(trial.answers, crash_at=(name, point))
+            memory = trial.memory(crash_at=(name, point))
             try:
                 crashed = trial.observe(memory)
             except StepInDoubt:
@@ -172,12 +74,21 @@ def assert_crash_safe(
     return calm.output
 
 
+RAISED: Final = "(raised by the handler)"
+
+
+def _outcome(record: StepRecord) -> Any:
+    if record.failure is None:
+        return record.result
+    return {"failed": record.failure["kind"], "text": record.failure["text"]}
+
+
 class _UndoneError(Exception):
     pass
 
 
 class Trial:
-    """One workflow, run again and again."""
+    """Runs one workflow repeatedly."""
 
     def __init__(
         self,
@@ -185,50 +96,72 @@ class Trial:
         input_data: dict[str, Any],
         answers: Mapping[str, Any],
         effects: Effects | None,
+        *,
+        failing: Mapping[str, Exception],
+        raises: type[Exception] | tuple[type[Exception], ...],
     ) -> None:
         self.handler = handler
         self.input_data = input_data
         self.answers = answers
         self.effects = effects
+        self.failing = failing
+        self.raises = raises
         self.calm: list[Observed] = []
         self.reached: list[str] = []
-        """The steps of an undisturbed run, in order."""
+        """The steps of a run without a crash, in order."""
         self._asked: set[str] = set()
 
+    def memory(self, crash_at: tuple[str, str] | None = None) -> Memory:
+        return Memory(self.answers, crash_at=crash_at, failing=self.failing)
+
     def observe(self, memory: Memory | None = None) -> Observed:
-        """Run to the end, look, and roll back."""
-        memory = memory or Memory(self.answers)
+        """Run to the end, read the results, and roll back."""
+        memory = memory or self.memory()
         memory.effects = self._count_effects
         try:
             with transaction.atomic(using=DEFAULT_DB_ALIAS):
                 before = self._count_effects()
-                output = _run_to_its_end(self.handler, self.input_data, memory)
-                steps = {name: record.result for name, record in memory.steps.items()}
+                output, error = self._run(memory)
+                steps = {name: _outcome(record) for name, record in memory.steps.items()}
+                if error is not None:
+                    steps[RAISED] = [type(error).__qualname__, error_text(error)]
                 after = self._count_effects()
                 after.subtract(before)
                 added = Counter({text: count for text, count in after.items() if count})
                 found = Observed(output, steps, read_tables(), added)
-                raise _UndoneError  # noqa: TRY301 - the way to roll an `atomic` block back
+                raise _UndoneError  # noqa: TRY301 - rolls the `atomic` block back
         except _UndoneError:
             self.reached = self.reached or memory.reached
             self._asked |= memory.asked
             return found
 
+    def _run(self, memory: Memory) -> tuple[dict[str, Any], Exception | None]:
+        try:
+            output = run_to_its_end(self.handler, self.input_data, memory)
+        except self.raises as error:
+            return {}, error
+        if self.raises != ():
+            raise AssertionError(f"The handler did not raise {self.raises!r}")
+        return output, None
+
     def require_all_answers_asked(self) -> None:
         require_asked(self.answers, self._asked, "The execution completed.")
+        unreached = sorted(set(self.failing) - set(self.reached))
+        if unreached:
+            raise AssertionError(f"Some failing steps were never reached: {unreached}")
 
     def require_same(
         self, crashed: Observed, where: str, accepted: Counter[str], repeated: Counter[str]
     ) -> None:
         difference = Comparison(self.calm).difference(crashed)
         if difference:
-            # Another undisturbed run may differ too: in a time of which seconds are kept, say.
+            # Another run without a crash may differ too, for example in a time rounded to seconds.
             self.calm.append(self.observe())
             difference = Comparison(self.calm).difference(crashed)
         if difference:
             raise AssertionError(
-                f"After {where} {difference}\nCode between steps may run again, and so does a step "
-                "whose writes do not commit with it: put what must happen once into an atomic step."
+                f"After {where} {difference}\nCode between steps may run again, and so may a step "
+                "whose writes do not commit with it. Put what must happen once into an atomic step."
             )
         added = crashed.added.copy()
         added.subtract(accepted)
@@ -245,27 +178,10 @@ class Trial:
 
 
 AT_LEAST_ONCE: Final = (
-    "What a step does outside of the database happens at least once, by design: its worker may die "
-    "before the step is recorded. Use once=True for what must not be repeated, or accept the "
+    "A step's effects outside the database happen at least once, by design: its worker may die "
+    "before the step is recorded. Use once=True if they must not be repeated, or accept the "
     "repetition: assert_crash_safe(..., at_least_once=True)."
 )
-CODE_BETWEEN: Final = "Code between steps may run again: put what must happen once into a step."
-
-
-def _run_to_its_end(
-    handler: WorkflowHandler, input_data: dict[str, Any], memory: Memory
-) -> dict[str, Any]:
-    for _ in range(MOST_TURNS):
-        run = CrashingRun(memory)
-        try:
-            output = run.call(handler, copy_encoded(input_data))
-        except Crash:
-            continue
-        if isinstance(run.stopped, Interrupted):
-            raise run.stopped.error
-        if isinstance(run.stopped, Suspended):
-            raise AssertionError(  # noqa: TRY004 - a verdict on the workflow, not on a type
-                f"{run.stopped.name!r} has neither an answer nor a timeout"
-            )
-        return output
-    raise AssertionError(f"The handler is not done after {MOST_TURNS} runs")
+CODE_BETWEEN: Final = (
+    "Code between steps may run again. Put effects that must happen once into a step."
+)

@@ -1,5 +1,6 @@
-"""What code left behind, in a form that two runs can be compared by."""
+"""The rows and effects that code left behind, in a form that can be compared."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -9,34 +10,33 @@ from django.core import mail
 from django.core.mail import EmailMessage
 from django.db import DEFAULT_DB_ALIAS, models, router
 
-from general_manager.workflow.encoding import encode
+from general_manager.names import APP_LABEL
+from general_manager.workflow.core.encoding import encode
 from general_manager.workflow.exceptions import EncodingError
 
-OURS: Final = "general_manager"
 Row = tuple[str, ...]
 Table = tuple[type[models.Model], tuple[Any, ...], list[Row]]
-"""A model, its columns, and its rows, each a text for every column."""
+"""A model, its columns, and its rows as texts by column."""
 
 MAIL_FIELDS: Final = (
     "subject", "body", "from_email", "to", "cc", "bcc", "reply_to", "attachments", "alternatives",
 )  # fmt: skip
 
 
-def database_effects() -> dict[str, list[Row]]:
-    """Every row of every model on the default database, by the model's label; ours left out."""
-    return {model._meta.label: rows for model, _, rows in read_tables()}
+_STAMP: Final = re.compile(r"(:|%3A)[0-9A-Za-z]{6}\1[\w-]{43}(?![\w-])")
+"""What `django.core.signing` puts behind a value: the second of signing, and the signature."""
 
 
 def sent_mails() -> list[EmailMessage]:
-    """The mails that this test has sent, for ``assert_crash_safe(effects=sent_mails)``."""
+    """The mails sent in this test, for ``assert_crash_safe(effects=sent_mails)``."""
     return list(getattr(mail, "outbox", ()))
 
 
 def read_tables() -> list[Table]:
-    """The tables that have rows; automatic ones of many-to-many fields too."""
+    """Models with tables, including automatic ones of many-to-many fields."""
     found = []
     for model in apps.get_models(include_auto_created=True):
-        if model._meta.app_label == OURS or not model._meta.managed or model._meta.proxy:
+        if model._meta.app_label == APP_LABEL or not model._meta.managed or model._meta.proxy:
             continue
         if not router.allow_migrate_model(DEFAULT_DB_ALIAS, model):
             continue
@@ -50,18 +50,23 @@ def read_tables() -> list[Table]:
 
 
 def text_of(value: Any) -> str:
-    """As a workflow's output would show it."""
+    """*value* as a workflow's output would encode it, without the stamps of signed links."""
     try:
-        return str(encode(value, root="value"))
+        return unstamped(str(encode(value, root="value")))
     except EncodingError:
         return repr(value)
 
 
-def counted(effects: Any) -> Counter[str]:
-    """What a project's own *effects* returned, as a multiset of texts.
+def unstamped(text: str) -> str:
+    """*text* without the times at which links in it were signed: no two runs share them."""
+    return _STAMP.sub("", text)
 
-    A list, tuple or set is taken by its items, a mapping by its keys' items, and a whole number as
-    so many times the same.
+
+def counted(effects: Any) -> Counter[str]:
+    """The return value of a project's own *effects* as a multiset of texts.
+
+    A list, tuple or set counts by its items, a mapping by the items of its keys, and a whole number
+    as so many equal items.
     """
     if isinstance(effects, Mapping):
         found: Counter[str] = Counter()
@@ -72,14 +77,14 @@ def counted(effects: Any) -> Counter[str]:
     if isinstance(effects, int) and not isinstance(effects, bool):
         return Counter({"1 more": effects})
     if isinstance(effects, Iterable) and not isinstance(effects, str | bytes):
-        return Counter(_described(one) for one in effects)
-    return Counter([_described(effects)])
+        return Counter(unstamped(_described(one)) for one in effects)
+    return Counter([unstamped(_described(effects))])
 
 
 def _described(one: Any) -> str:
     if isinstance(one, EmailMessage):
         given = ((name, getattr(one, name, None)) for name in MAIL_FIELDS)
         return f"mail { ({name: value for name, value in given if value})!r}"
-    if getattr(type(one), "__repr__", None) is object.__repr__:  # an address says nothing
+    if getattr(type(one), "__repr__", None) is object.__repr__:  # an address is meaningless
         return f"{type(one).__name__} {vars(one)!r}"
     return repr(one)

@@ -1,4 +1,4 @@
-"""What was published during a test."""
+"""The events published during a test."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from general_manager.workflow.signals import event_held, event_published
 
 @contextmanager
 def published() -> Iterator[list[WorkflowEvent]]:
-    """The events that a registry accepts in the block, in order; grows as they come.
+    """The events that a registry accepts in the block, in order; a list that grows.
 
-    What is kept in memory until the commit of an open transaction counts too, since a test case
-    never commits; when the block ends, what was rolled back is taken out again.
+    Includes events that are kept in memory until an open transaction commits, since a test case
+    never commits. At the end of the block, rolled-back events are removed.
     """
     events: list[WorkflowEvent] = []
     held_ids: set[str] = set()
@@ -30,7 +30,7 @@ def published() -> Iterator[list[WorkflowEvent]]:
 
     def keep(event: WorkflowEvent, **_: Any) -> None:
         if event.event_id in held_ids:
-            held_ids.discard(event.event_id)  # it is in the list, and has been committed
+            held_ids.discard(event.event_id)  # already in the list, and committed since
         elif event.event_id not in before:
             events.append(event)
 
@@ -46,7 +46,7 @@ def published() -> Iterator[list[WorkflowEvent]]:
 
 
 def held_events() -> list[HeldEvent]:
-    """What waits in memory for a commit in this thread, in order."""
+    """Events in memory that wait for a commit in this thread, in order."""
     return [
         hook
         for connection in connections.all(initialized_only=True)
@@ -61,8 +61,8 @@ def assert_published(
 ) -> Iterator[list[WorkflowEvent]]:
     """Raise `AssertionError` unless an event of that type or name is published in the block.
 
-    *count* is how many must be, exactly; without it at least one. *payload* is what each counted
-    event's payload must hold, besides other things. Yields the counted events, filled at the end.
+    *count* is the exact number, by default at least one. Only events whose payload contains
+    *payload* count. Yields the list of these events, which is filled at the end of the block.
     """
     found: list[WorkflowEvent] = []
     with published() as events:
@@ -85,7 +85,7 @@ def assert_published(
 
 
 def _holds(whole: Any, part: Any) -> bool:
-    """Whether *whole* has what *part* has, at any depth of mappings."""
+    """Whether *whole* contains *part*, at any depth of mappings."""
     if isinstance(part, Mapping) and isinstance(whole, Mapping):
         return all(key in whole and _holds(whole[key], value) for key, value in part.items())
     return bool(whole == part)

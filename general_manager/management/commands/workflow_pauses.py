@@ -1,0 +1,76 @@
+"""List what is paused; pause or unpause a workflow or a registration."""
+
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from general_manager.escaping import visible
+from general_manager.management.base import WorkflowCommand, add_format
+from general_manager.workflow.backend_registry import get_workflow_engine
+from general_manager.workflow.operations.health import number
+from general_manager.workflow.operations.moments import in_zone
+from general_manager.workflow.operations.pauses import is_in_memory, is_known, pause_to_json
+from general_manager.workflow.pauses import Pause, PauseKind
+
+
+class Command(WorkflowCommand):
+    help = "List what is paused, since when and by whom; or pause or unpause one."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        add_format(parser)
+        act = parser.add_mutually_exclusive_group()
+        act.add_argument("--pause", metavar="WORKFLOW", help="start no run of it from now on")
+        act.add_argument("--unpause", metavar="WORKFLOW", help="run what was parked, and go on")
+        act.add_argument("--pause-registration", metavar="ID", help="deliver nothing to it")
+        act.add_argument("--unpause-registration", metavar="ID", help="deliver what was parked")
+        parser.add_argument("--reason", default="", help="why it is paused; kept in its history")
+
+    def act(self, options: dict[str, Any]) -> None:
+        engine = get_workflow_engine()
+        asked = {
+            PauseKind.WORKFLOW: options["pause"] or options["unpause"],
+            PauseKind.REGISTRATION: options["pause_registration"]
+            or options["unpause_registration"],
+        }
+        if any(name is not None and is_in_memory(kind) for kind, name in asked.items()):
+            raise CommandError(
+                "In local mode each process keeps its pauses in its memory, so this command would "
+                "pause nothing but itself. Call the engine's pause() and unpause() in the process."
+            )
+        try:
+            if (name := options["pause"]) is not None:
+                self._paused(engine.pause(name, reason=options["reason"]))
+            elif (name := options["pause_registration"]) is not None:
+                self._paused(engine.pause(registration=name, reason=options["reason"]))
+            elif (name := options["unpause"]) is not None:
+                self._unpaused(is_changed=engine.unpause(name))
+            elif (name := options["unpause_registration"]) is not None:
+                self._unpaused(is_changed=engine.unpause(registration=name))
+            else:
+                self._list(engine.pauses(), as_json=options["format"] == "json")
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise CommandError(visible(str(error))) from error
+
+    def _paused(self, pause: Pause) -> None:
+        self.say(f"Paused. {number(pause.running)} running, {number(pause.parked)} parked.")
+        if not is_known(pause):
+            self.say(self.style.WARNING("Nothing of that name is registered or was ever started."))
+
+    def _unpaused(self, *, is_changed: bool) -> None:
+        self.say("Unpaused." if is_changed else "It is not paused.")
+
+    def _list(self, found: list[Pause], *, as_json: bool) -> None:
+        if as_json:
+            self.say_json([pause_to_json(one) for one in found])
+            return
+        if not found:
+            self.say("Nothing is paused.")
+        for one in found:
+            self.say(self.style.MIGRATE_HEADING(f"{one.kind} {visible(one.name)}"))
+            self.say(f"  since    {in_zone(one.since):%Y-%m-%d %H:%M:%S %Z}")
+            self.say(f"  by       {visible(one.by) or 'unknown'}")
+            self.say(f"  reason   {visible(one.reason) or '-'}")
+            self.say(f"  parked   {number(one.parked)}")
+            self.say(f"  running  {number(one.running)}")
+            if not is_known(one):
+                self.say("  note     nothing of that name is registered or was ever started")

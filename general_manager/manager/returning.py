@@ -1,0 +1,108 @@
+"""A row before and after a save, returned by the save's own UPDATE.
+
+PostgreSQL 18 returns the old and the new values of an updated row. Elsewhere the row is read before
+and after the UPDATE, which takes two statements more. The same is done here wherever the UPDATE
+might be refused with RETURNING, or something else might change the row after it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from django.db import NotSupportedError, connections
+from django.db.models import Field, Manager, Model
+
+from general_manager.manager.stored import Columns, StoredRow
+
+_WITH_OLD: Final = 18_00_00
+"""The first PostgreSQL that returns old values."""
+
+_plain: dict[tuple[str, str], bool] = {}
+
+_IS_PLAIN: Final = """
+    SELECT relkind = 'r'
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite WHERE ev_class = found.oid)
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = found.oid)
+    FROM pg_catalog.pg_class AS found WHERE oid = to_regclass(%s)
+"""
+
+# Other triggers than those before the row's change can change it once more. Django's own foreign
+# keys are checked by internal ones.
+_RETURNING: Final = """ RETURNING WITH (OLD AS gm_old, NEW AS gm_new) {columns}, EXISTS (
+    SELECT FROM pg_catalog.pg_trigger
+    WHERE tgrelid = {table}::regclass AND tgtype & 2 = 0 AND NOT tgisinternal)"""
+
+
+def may_return(model: type[Model], columns: Columns, using: str) -> bool:
+    """Whether an UPDATE of one row of *model* can return *columns* of the row, old and new."""
+    connection: Any = connections[using]
+    return (
+        connection.vendor == "postgresql"
+        and connection.pg_version >= _WITH_OLD
+        and model._meta.concrete_model is columns.model
+        and type(model._base_manager) is Manager
+        and all(_is_read_by_name(one) for one in columns.fields)
+        and _is_plain(model, using)
+    )
+
+
+def _is_read_by_name(field: "Field[Any, Any]") -> bool:
+    """Whether Django selects the column itself: a geometry, for one, is selected as text."""
+    return type(field).select_format is Field.select_format
+
+
+def _is_plain(model: type[Model], using: str) -> bool:
+    """Whether *model* has one table, without rules, which can refuse RETURNING; asked once."""
+    name = (using, model._meta.db_table)
+    if name not in _plain:
+        connection = connections[using]
+        with connection.cursor() as cursor:
+            cursor.execute(_IS_PLAIN, [connection.ops.quote_name(name[1])])
+            [_plain[name]] = cursor.fetchone() or [False]
+    return _plain[name]
+
+
+class Returned:
+    """Asks the UPDATE statement of one save for the row, as an execute wrapper of Django's."""
+
+    __slots__ = ("_columns", "_connection", "after", "before")
+
+    def __init__(self, columns: Columns, using: str) -> None:
+        self._columns = columns
+        self._connection: Any = connections[using]
+        self.before: StoredRow | None = None
+        """As it was; `None` if there was no such row."""
+        self.after: StoredRow | None = None
+        """As it is; `None` if there is no such row, or if a trigger may have changed it since."""
+
+    def during(self, update: Callable[[], Any]) -> Any:
+        """Call *update* and read what it returns."""
+        try:
+            with self._connection.execute_wrapper(self._execute):
+                return update()
+        except NotSupportedError:  # a rule was made since: the next save will ask
+            _plain.pop((self._connection.alias, self._columns.model._meta.db_table), None)
+            raise
+
+    def _execute(self, execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
+        if not sql.startswith("UPDATE "):
+            return execute(sql, *arguments)
+        result = execute(sql + self._returning(), *arguments)
+        context = arguments[-1]
+        row = context["cursor"].fetchone()
+        if row is not None:
+            self._keep(row)
+        return result
+
+    def _keep(self, row: Sequence[Any]) -> None:
+        size = len(self._columns.fields)
+        self.before = StoredRow(self._columns, self._connection, row[:size])
+        changes_again = row[2 * size]
+        if not changes_again:
+            self.after = StoredRow(self._columns, self._connection, row[size : 2 * size])
+
+    def _returning(self) -> str:
+        quote = self._connection.ops.quote_name
+        table = quote(self._columns.model._meta.db_table).replace("'", "''")
+        names = [quote(one.column) for one in self._columns.fields]
+        columns = ", ".join(f"{row}.{name}" for row in ("gm_old", "gm_new") for name in names)
+        return _RETURNING.format(columns=columns, table=f"'{table}'")

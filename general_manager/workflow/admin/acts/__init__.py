@@ -1,0 +1,1 @@
+"""The acts of operators in the admin, and their confirmation."""

@@ -1,0 +1,294 @@
+"""Confirm an act, perform it in the user's name, and log it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin import ModelAdmin
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.db import router, transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils.functional import Promise
+from django.utils.text import capfirst
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from general_manager.escaping import cut, visible
+from general_manager.workflow.admin.acts.seen import SEEN, sign, unsign
+from general_manager.workflow.admin.pages import Text, frame, way_to_object
+from general_manager.workflow.core.actors import acting_as
+from general_manager.workflow.exceptions import WorkflowError
+
+MOST_SELECTED: Final = 1_000
+MOST_REASONS: Final = 100
+"""Skipped rows that the confirmation page lists with their reasons."""
+MOST_LOST: Final = 10
+"""Rows named in the message after the act."""
+CONFIRMED: Final = "confirmed"
+NAMES_STORED_TEXT: Final = {"why_not", "question", "preview", "before"}
+"""Context values that may contain the name of a step, wait or handler, or an id."""
+MOST_SAID: Final = 1_000
+"""Characters of such a sentence."""
+
+
+def in_sight(text: Text | None) -> str | None:
+    """A sentence that contains stored text: bounded, every character visible."""
+    return None if text is None else visible(cut(str(text), MOST_SAID), lines=True)
+
+
+def confirm_page(
+    page: "ModelAdmin[Any]",
+    request: HttpRequest,
+    *,
+    title: Text,
+    sentence: Text,
+    form: forms.Form | None = None,
+    obj: Any = None,
+    **context: Any,
+) -> TemplateResponse:
+    """The confirmation page of an act on *obj*, or on rows of the list."""
+    context_of_site = frame(page, request, title=title)
+    for name in NAMES_STORED_TEXT & set(context):
+        context[name] = in_sight(context[name])
+    crumbs = [*context_of_site["crumbs"], *way_to_object(page, obj)]
+    return TemplateResponse(
+        request,
+        "admin/general_manager/confirm.html",
+        {
+            **context_of_site,
+            "crumbs": crumbs,
+            "original": obj,
+            "back": crumbs[-1][0],
+            "sentence": sentence,
+            "form": form,
+            "confirmed_name": CONFIRMED,
+            "seen_name": SEEN,
+            "button": str(title).rstrip("…"),
+            "why_not": None,
+            **context,
+        },
+    )
+
+
+def write_down(
+    page: "ModelAdmin[Any]", request: HttpRequest, obj: Any, what: Text, detail: str = ""
+) -> None:
+    """Log the act in Django's own log, which the object's "History" page shows."""
+    page.log_change(request, obj, f"{what} {detail}".strip())
+
+
+def write_down_for_all(page: "ModelAdmin[Any]", request: HttpRequest, what: Text) -> None:
+    """Log an act on the whole table in the same log."""
+    opts = page.model._meta
+    who: Any = request.user
+    LogEntry.objects.create(
+        user=who,
+        content_type=ContentType.objects.get_for_model(page.model, for_concrete_model=False),
+        object_repr=str(capfirst(opts.verbose_name_plural)),
+        action_flag=CHANGE,
+        change_message=str(what),
+    )
+
+
+def perform_one(
+    page: "ModelAdmin[Any]", request: HttpRequest, obj: Any, done: Text, act: Callable[[], Any]
+) -> Any:
+    """Act in the user's name. A lost race is reported in a message; nothing is changed."""
+    try:
+        # The act and its log entry in one transaction.
+        with transaction.atomic(using=_log_database()), acting_as(request.user):
+            result = act()
+            write_down(page, request, obj, done)
+    except WorkflowError as error:
+        messages.error(request, _("Nothing was done. %s") % in_sight(str(error)))
+        return None
+    messages.success(request, str(done))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class ManyRows:
+    """An action on rows of a list: its texts, and what it does to each row.
+
+    *refusals* returns the rows that it must skip, with a reason for each, by key. *seen* returns
+    the situation of a row. *perform* takes the row, the situation that was confirmed and the
+    form's values; it raises a `WorkflowError`, with nothing done, if the situation has changed.
+    """
+
+    action: str
+    title: Text
+    done: Text
+    sentence: Text
+    refusals: Callable[[list[Any]], Mapping[Any, Text]]
+    seen: Callable[[Any], Any]
+    perform: Callable[[Any, Any, dict[str, Any]], Any]
+    counted: Text
+    """A sentence with the numbers *able* and *total*."""
+    form_class: type[forms.Form] | None = None
+    is_grave: bool = False
+
+
+class SingleAct(Protocol):
+    """An act on one row that the list offers for selected rows too."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> Promise: ...
+    @property
+    def done(self) -> Promise: ...
+    @property
+    def permission(self) -> str: ...
+    @property
+    def form(self) -> type[forms.Form]: ...
+    @property
+    def sentence(self) -> Promise: ...
+    @property
+    def counted(self) -> Text: ...
+    @property
+    def is_grave(self) -> bool: ...
+    def perform_as_seen(self, row: Any, seen: Any, values: dict[str, Any], /) -> Any: ...
+
+
+def bulk_action(
+    act: SingleAct,
+    *,
+    refusals: Callable[[list[Any]], Mapping[Any, Text]],
+    seen: Callable[[Any], Any],
+) -> Any:
+    """The admin action that asks, and then performs *act* on each selected row."""
+    many = ManyRows(
+        action=f"{act.name}_selected",
+        title=act.label,
+        done=act.done,
+        sentence=act.sentence,
+        refusals=refusals,
+        seen=seen,
+        perform=act.perform_as_seen,
+        counted=act.counted,
+        form_class=act.form,
+        is_grave=act.is_grave,
+    )
+
+    def selected(
+        page: "ModelAdmin[Any]", request: HttpRequest, queryset: "QuerySet[Any]"
+    ) -> HttpResponse | None:
+        return confirm_many(page, request, queryset, many)
+
+    selected.__name__ = many.action
+    return admin.action(selected, permissions=(act.permission,), description=cast(str, act.label))
+
+
+def confirm_many(
+    page: "ModelAdmin[Any]", request: HttpRequest, queryset: "QuerySet[Any]", act: ManyRows
+) -> HttpResponse | None:
+    """Ask with the number of rows it will change and reasons for the others; then act.
+
+    Acts only on the rows that were confirmed, and only if they are unchanged.
+    """
+    if CONFIRMED in request.POST:
+        form = act.form_class(request.POST) if act.form_class is not None else None
+        signed = unsign(request.POST[CONFIRMED])
+        # A mapping, so that a value signed by another page is not accepted.
+        confirmed = signed.get(act.action) if isinstance(signed, dict) else None
+        if confirmed is None:
+            messages.error(request, _("Nothing was done: select the rows and confirm again."))
+            return None
+        rows = _rows_of(page, request, [key for key, _seen in confirmed])
+        if form is None or form.is_valid():
+            values = form.cleaned_data if form is not None else {}
+            _perform_each(page, request, act, confirmed, rows=rows, values=values)
+            return None
+        selected = [rows[key] for key, _seen in confirmed if key in rows]
+        return _ask(page, request, act, selected, form)
+    selected = list(queryset[: MOST_SELECTED + 1])
+    if len(selected) > MOST_SELECTED:
+        messages.error(request, _("Too many rows: select at most %d at once.") % MOST_SELECTED)
+        return None
+    selected = [row for row in selected if page.has_view_permission(request, row)]
+    form = act.form_class() if act.form_class is not None else None
+    return _ask(page, request, act, selected, form)
+
+
+def _rows_of(page: "ModelAdmin[Any]", request: HttpRequest, keys: list[Any]) -> dict[Any, Any]:
+    """Rows of the page's scope. Not of the list's filters: a changed row may not match them."""
+    rows = page.get_queryset(request).filter(pk__in=keys)
+    return {row.pk: row for row in rows if page.has_view_permission(request, row)}
+
+
+def _ask(
+    page: "ModelAdmin[Any]",
+    request: HttpRequest,
+    act: ManyRows,
+    rows: list[Any],
+    form: forms.Form | None,
+) -> TemplateResponse:
+    refusals = act.refusals(rows)
+    able = [row for row in rows if row.pk not in refusals]
+    refused = [(str(row), in_sight(refusals[row.pk])) for row in rows if row.pk in refusals]
+    return confirm_page(
+        page,
+        request,
+        title=act.title,
+        sentence=act.sentence,
+        form=form if able else None,
+        is_grave=act.is_grave,
+        action=act.action,
+        action_checkbox_name=ACTION_CHECKBOX_NAME,
+        selected=str(rows[0].pk) if rows else "",
+        confirmed=sign({act.action: [[row.pk, act.seen(row)] for row in able]}),
+        counted=str(act.counted) % {"able": len(able), "total": len(rows)},
+        total=len(rows),
+        refused=refused[:MOST_REASONS],
+        refused_more=max(0, len(refused) - MOST_REASONS),
+        why_not=None if able else _("None of the selected rows can be changed."),
+    )
+
+
+def _log_database() -> str:
+    return router.db_for_write(LogEntry)
+
+
+def _perform_each(
+    page: "ModelAdmin[Any]",
+    request: HttpRequest,
+    act: ManyRows,
+    confirmed: list[list[Any]],
+    *,
+    rows: Mapping[Any, Any],
+    values: dict[str, Any],
+) -> None:
+    count, lost = 0, []
+    for key, seen in confirmed:
+        row = rows.get(key)
+        if row is None:
+            lost.append(_("%s is no longer in this list.") % key)
+            continue
+        try:
+            with transaction.atomic(using=_log_database()), acting_as(request.user):
+                act.perform(row, seen, values)
+                write_down(page, request, row, act.done)
+        except WorkflowError as error:
+            lost.append(f"{row}: {error}")
+            continue
+        count += 1
+    if count:
+        text = ngettext("%(count)d: %(done)s", "%(count)d: %(done)s", count)
+        messages.success(request, text % {"count": count, "done": act.done})
+    if lost:
+        text = ngettext(
+            "%(count)d skipped: %(reasons)s",
+            "%(count)d skipped: %(reasons)s",
+            len(lost),
+        )
+        reasons = " ".join(lost[:MOST_LOST])
+        if len(lost) > MOST_LOST:
+            more = len(lost) - MOST_LOST
+            reasons += " " + ngettext("And %d more.", "And %d more.", more) % more
+        messages.warning(request, text % {"count": len(lost), "reasons": in_sight(reasons)})

@@ -1,0 +1,1 @@
+"""How the pages display rows, links and timelines."""

@@ -1,0 +1,1 @@
+"""What may run now: limits, rates and pauses."""

@@ -1,0 +1,1 @@
+"""The foundation: identifiers, encoding, connections, transactions, leases."""

@@ -1,0 +1,1 @@
+"""Waits that events answer, and waits for the first of several sources."""

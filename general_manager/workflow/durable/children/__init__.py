@@ -1,0 +1,1 @@
+"""Children: executions that a handler starts and waits for."""

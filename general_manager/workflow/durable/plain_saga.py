@@ -1,0 +1,53 @@
+"""A saga in code that no execution runs, such as a handler that is called by a test."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
+
+from asgiref.sync import sync_to_async
+
+from general_manager.escaping import get_logger
+from general_manager.workflow.core.coroutines import require_a_thread, settled
+from general_manager.workflow.engine import Retry
+
+logger = get_logger(__name__)
+
+
+class PlainSaga:
+    """A saga outside an execution: its undos are called at once, in this process."""
+
+    def __init__(self) -> None:
+        self._undos: list[tuple[str, Callable[[], Any]]] = []
+
+    def __enter__(self) -> Self:
+        require_a_thread("with saga(...)", "async with saga(...)")
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    def __call__(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        atomic: bool = True,  # noqa: ARG002 - there is nothing to commit it with
+        retry: Retry | None = None,  # noqa: ARG002 - there is nothing that could wait
+        **kwargs: Any,
+    ) -> None:
+        self._undos.append((name, partial(fn, *args, **kwargs)))
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        await sync_to_async(self._left, thread_sensitive=True)(error)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._left(error)
+
+    def _left(self, error: BaseException | None) -> None:
+        if isinstance(error, Exception):
+            for name, undo in reversed(self._undos):
+                try:
+                    settled(undo())
+                except Exception:  # the others run, and the first exception goes on
+                    logger.exception("Undo %r failed", name)

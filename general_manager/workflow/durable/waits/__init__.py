@@ -1,0 +1,1 @@
+"""What a run does at calls that wait for others."""

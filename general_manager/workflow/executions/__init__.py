@@ -1,0 +1,1 @@
+"""Stored executions: claim, run, record and repair them."""

@@ -1,0 +1,1 @@
+"""Children of stored executions: started by runs, looked at when they end, stopped with parents."""

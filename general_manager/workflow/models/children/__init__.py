@@ -1,0 +1,1 @@
+"""Children of executions: their slots, and the transactions that start, release and settle them."""

@@ -1,0 +1,59 @@
+"""What children are now: the newest execution of each chain counts."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
+
+CHILDREN_CHUNK: Final = 500
+"""Children that one statement reads or inserts."""
+
+Item = TypeVar("Item")
+
+
+class ChildState(NamedTuple):
+    """The newest execution of a child's chain."""
+
+    execution_id: str
+    state: str
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in ACTIVE_STATES
+
+
+GONE: Final = ChildState("", WorkflowState.FAILED)
+"""Somebody has deleted its row."""
+
+
+def in_chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), CHILDREN_CHUNK):
+        yield items[start : start + CHILDREN_CHUNK]
+
+
+def newest_of(executions: Any, chains: Collection[str]) -> dict[str, ChildState]:
+    """The newest execution of each chain, in two statements; `GONE` without one."""
+    found = dict.fromkeys(chains, GONE)
+    firsts = executions.filter(execution_id__in=chains)
+    for key, state in firsts.values_list("execution_id", "state"):
+        found[key] = ChildState(key, state)
+    later = executions.filter(chain__in=chains).order_by("pk")
+    for chain, key, state in later.values_list("chain", "execution_id", "state"):
+        found[chain] = ChildState(key, state)
+    return found
+
+
+def waiters_of(executions: Any, slots: Any, chains: Collection[str], most: int) -> set[str]:
+    """The chains of all executions that wait for one of *chains*, directly or not.
+
+    Follows open slots upwards, through *most* executions at most.
+    """
+    found: set[str] = set()
+    new = set(chains)
+    while new and len(found) < most:
+        found |= new
+        waiting = executions.filter(state__in=ACTIVE_STATES)
+        keys = slots.open().naming(new).values_list("execution_id", flat=True)[:most]
+        rows = waiting.filter(pk__in=set(keys)).values_list("execution_id", "chain")
+        new = {chain or key for key, chain in rows} - found
+    return found - set(chains)

@@ -1,0 +1,1 @@
+"""The transitions of executions, by who makes them; `verbs` has the QuerySet."""

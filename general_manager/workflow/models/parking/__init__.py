@@ -1,0 +1,1 @@
+"""What pauses park, besides executions."""

@@ -1,0 +1,1 @@
+"""Statements that the ORM cannot express or is slow to compile."""

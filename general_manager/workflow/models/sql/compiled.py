@@ -1,0 +1,127 @@
+"""Compiled UPDATE statements for the hot paths: built by the ORM once, run with new values.
+
+The ORM needs more time to compile such a statement than a database needs to run it.
+"""
+
+from collections.abc import Callable, Collection, Hashable
+from typing import Any, Generic, TypeVar
+
+from django.db import connections, models
+from django.db.models.expressions import Expression
+from django.db.models.sql import UpdateQuery
+
+from general_manager.workflow.models.sql.commits import without_waiting
+
+Row = TypeVar("Row", bound=models.Model)
+
+
+class Slot(Expression):
+    """A placeholder in a statement for a value that is given when the statement runs."""
+
+    def __init__(self, name: str, output_field: "models.Field[Any, Any] | None" = None) -> None:
+        super().__init__(output_field=output_field or models.CharField())
+        self.name = name
+
+    def as_sql(self, *_: Any, **__: Any) -> Any:
+        return "%s", [self]
+
+
+class CompiledUpdate(Generic[Row]):
+    """One conditional UPDATE.
+
+    *build* gets all rows of a table and the constants. It returns the rows to change and the values
+    to set; both may contain a `Slot`. It is called once for each database and constants. *fetched*
+    names the fields that `take` returns; other fields are deferred.
+    """
+
+    def __init__(
+        self,
+        build: Callable[..., tuple["models.QuerySet[Row]", dict[str, Any]]],
+        *,
+        fetched: Collection[str] = (),
+    ) -> None:
+        self._build = build
+        self._fetched = frozenset(fetched)
+        self._compiled: dict[Hashable, _Compiled[Row]] = {}
+
+    def run(self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any) -> int:
+        """Returns how many rows of *table* it matched."""
+        return self._for(table, constants).run(slots)
+
+    def take(self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any) -> Row | None:
+        """The one row it matched, as it is now; only for databases with `can_fetch`.
+
+        For claims only: if the database crashes before a later commit, the write may be lost.
+        """
+        return self._for(table, constants).take(slots, without_waiting(table.db))
+
+    def fetch(
+        self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any
+    ) -> Row | None:
+        """`take`, for a write that is durable once this returns."""
+        return self._for(table, constants).take(slots)
+
+    def _for(
+        self, table: "models.QuerySet[Row]", constants: tuple[Hashable, ...]
+    ) -> "_Compiled[Row]":
+        key = (table.db, constants)
+        if key not in self._compiled:
+            rows = table.model._default_manager.using(table.db).all()
+            built = self._build(rows, *constants)
+            self._compiled[key] = _Compiled(table.db, *built, self._fetched)
+        return self._compiled[key]
+
+
+def can_fetch(using: str) -> bool:
+    """Whether the database has UPDATE ... RETURNING; MariaDB and MySQL do not."""
+    connection = connections[using]
+    return connection.vendor != "mysql" and bool(connection.features.can_return_columns_from_insert)
+
+
+class _Compiled(Generic[Row]):
+    def __init__(
+        self,
+        using: str,
+        rows: "models.QuerySet[Row]",
+        values: dict[str, Any],
+        fetched: frozenset[str],
+    ) -> None:
+        query: Any = rows.query.chain(UpdateQuery)
+        query.add_update_values(values)
+        compiler = query.get_compiler(using)
+        self._model = rows.model
+        self._using = using
+        self._sql, self._parameters = compiler.as_sql()
+        table = rows.model._meta.db_table
+        fields: Any = [one for one in rows.model._meta.concrete_fields if one.name in fetched]
+        self._names = [field.attname for field in fields]
+        quote = connections[using].ops.quote_name
+        self._returning = " RETURNING " + ", ".join(quote(field.column) for field in fields)
+        self._columns = [field.get_col(table) for field in fields]
+
+    def run(self, slots: dict[str, Any]) -> int:
+        with connections[self._using].cursor() as cursor:
+            cursor.execute(self._sql, self._filled(slots))
+            return int(cursor.rowcount)
+
+    def take(self, slots: dict[str, Any], commit: str = "") -> Row | None:
+        sql = self._sql + self._returning + commit
+        with connections[self._using].cursor() as cursor:
+            cursor.execute(sql, self._filled(slots))
+            rows = [row[: len(self._names)] for row in cursor.fetchall()]
+        if not rows:
+            return None
+        # Converters belong to one thread's connection, so they are not kept.
+        compiler: Any = self._model._base_manager.using(self._using).query.get_compiler(self._using)
+        converters = compiler.get_converters(self._columns)
+        [row] = compiler.apply_converters(rows, converters) if converters else rows
+        return self._model.from_db(self._using, self._names, row)
+
+    def _filled(self, slots: dict[str, Any]) -> list[Any]:
+        connection = connections[self._using]
+        return [
+            one.output_field.get_db_prep_save(slots[one.name], connection)
+            if isinstance(one, Slot)
+            else one
+            for one in self._parameters
+        ]

@@ -1,0 +1,86 @@
+"""Which due rows a claim takes: the oldest of one queue, and under a backlog some of the newest.
+
+New work must not wait behind a backlog, and old work must not wait indefinitely behind new work. So
+a claim that follows a full one takes a part of its rows from the newest end.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from django.db import models
+
+from general_manager.workflow.models.sql.columns import from_now
+
+FRESH: Final = timedelta(seconds=10)
+"""How long a row counts as new. Older ones are taken from the oldest end only, so a claim never
+searches a long backlog from its newest end."""
+
+NEWEST_PART: Final = 4
+"""One of so many rows of a claim under a backlog comes from the newest end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The queue that a claim works for, and whether the last claim of its worker was full."""
+
+    queue: str = ""
+    is_behind: bool = False
+    number: int = 0
+    """Number of the claim, so that small ones take a new row now and then."""
+
+    def newest(self, limit: int) -> int:
+        """How many of *limit* rows to take from the newest end."""
+        if not self.is_behind:
+            return 0
+        return (limit + self.number % NEWEST_PART) // NEWEST_PART
+
+
+ANY_AGE: Final = Share()
+"""The project's own routing, oldest first."""
+
+
+def due_rows(
+    columns: str,
+    table: str,
+    due: str,
+    share: Share,
+    limit: int,
+    *,
+    since: datetime | None,
+    condition: str,
+) -> tuple[str, list[Any]]:
+    """The common table expressions that end with ``locked``, and their parameters; PostgreSQL.
+
+    Rows of the share's queue whose column *due* has come, locked. *since*: leave out earlier ones.
+    """
+    newest = share.newest(limit)
+    head = f"SELECT {columns} FROM {table} WHERE queue = %s AND {condition}"
+    head += f" AND {due} <= statement_timestamp()"
+    lock = "FOR UPDATE SKIP LOCKED"
+    after = "" if since is None else f" AND {due} >= %s"
+    oldest = f"{head}{after} ORDER BY {due} LIMIT %s"
+    values: list[Any] = [share.queue, *([] if since is None else [since]), limit]
+    if not newest:
+        return f"locked AS MATERIALIZED ({oldest} {lock})", values
+    fresh = f"{head} AND {due} > statement_timestamp() - %s ORDER BY {due} DESC LIMIT %s {lock}"
+    return (
+        f"newest AS MATERIALIZED ({fresh}), "
+        f"oldest AS MATERIALIZED ({oldest} - (SELECT count(*) FROM newest) {lock}), "
+        "locked AS (SELECT * FROM oldest UNION SELECT * FROM newest)"
+    ), [share.queue, FRESH, newest, *values]
+
+
+def select_due(
+    rows: "models.QuerySet[Any]", due: str, columns: tuple[str, ...], share: Share, limit: int
+) -> list[tuple[Any, ...]]:
+    """*columns*, the key first, of up to *limit* of the due *rows*, locked; the oldest first."""
+    newest = share.newest(limit)
+    free = rows.select_for_update(skip_locked=True).values_list(*columns)
+    fresh: list[tuple[Any, ...]] = []
+    if newest:
+        after = free.filter(**{f"{due}__gt": from_now(-FRESH)})
+        fresh = list(after.order_by(f"-{due}")[:newest])
+    known = {row[0] for row in fresh}
+    oldest = free.order_by(due)[: limit - len(fresh)]
+    return [row for row in oldest if row[0] not in known] + fresh[::-1]

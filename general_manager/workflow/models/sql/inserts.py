@@ -1,0 +1,300 @@
+"""Inserts that skip existing rows, or check a claim, in one statement each.
+
+Only the expected conflict is skipped; any other violation is an error on every database. IGNORE,
+as SQLite and MariaDB have it, would also hide a NULL in a column that must not be NULL.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import cache, lru_cache
+from json import dumps
+from typing import Any, Final
+
+from django.db import IntegrityError, connections, models, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Q
+
+from general_manager.cursors import cursor_on
+from general_manager.workflow.models.sql.columns import Ago, DatabaseNow
+from general_manager.workflow.models.sql.commits import UNWAITED
+from general_manager.workflow.models.sql.missing import explaining
+
+DUPLICATE_ENTRY: Final = 1062
+"""MariaDB's and MySQL's error number for a duplicate in a unique key."""
+_DURATION: "models.DurationField[Any, Any]" = models.DurationField()
+
+
+def insert_new(
+    model: type[models.Model],
+    fields: tuple[str, ...],
+    rows: Sequence[Sequence[Any]],
+    using: str,
+    *,
+    unless: tuple[str, ...],
+) -> list[tuple[Any, ...]]:
+    """Insert *rows* in one statement, except those whose unique fields *unless* are taken.
+
+    In a single row, a value may be an expression without fields, such as `from_now`. Returns the
+    primary key and the first of *fields* of each inserted row. A duplicate raises nothing, so it
+    does not break a transaction; on MariaDB it costs two more statements.
+    """
+    connection = connections[using]
+    columns, head, tail = _frame(model, fields, unless, using)
+    if connection.vendor == "postgresql" and len(rows) > 1:
+        source, values = _arrays(columns, rows, connection)
+    else:
+        source, values = _rows(columns, rows, using)
+    try:
+        with explaining(model, using), connection.cursor() as cursor:
+            cursor.execute(f"{head} {source} {tail}", values)
+            return list(cursor.fetchall())
+    except IntegrityError as error:
+        if not _is_duplicate(error, connection):
+            raise
+    if len(rows) == 1:
+        return []
+    left = _without_known(model, fields, rows, using, unless)
+    # If no conflict is visible any more, in halves, down to the row that conflicts.
+    half = len(rows) // 2
+    parts = [left] if len(left) < len(rows) else [rows[:half], rows[half:]]
+    inserts = (insert_new(model, fields, part, using, unless=unless) for part in parts if part)
+    return [row for inserted in inserts for row in inserted]
+
+
+def insert_both(
+    model: type[models.Model],
+    values: Mapping[str, Any],
+    other: type[models.Model],
+    others: Mapping[str, Any],
+    using: str,
+    *,
+    by: str,
+) -> int | None:
+    """Insert a row of *model*, and one of *other* whose field *by* refers to it; or neither.
+
+    Neither if the first of *values*, which must be unique, is taken. One statement, for PostgreSQL
+    only, with one JSON parameter: adapting many parameters costs more than the insert. Values are
+    JSON values or times. Returns the primary key of the row of *other*, or `None`.
+    """
+    connection = connections[using]
+    sql = _both(model, tuple(values), other, tuple(others), by, using)
+    given = dumps({**values, **others}, default=datetime.isoformat, ensure_ascii=False)
+    with explaining(model, using), cursor_on(connection) as cursor:
+        cursor.execute(sql, [given])
+        return next((int(key) for (key,) in cursor.fetchall()), None)
+
+
+@cache
+def _both(
+    model: type[models.Model],
+    names: tuple[str, ...],
+    other: type[models.Model],
+    others: tuple[str, ...],
+    by: str,
+    using: str,
+) -> str:
+    connection = connections[using]
+    quote = connection.ops.quote_name
+    columns, head, tail = _frame(model, names, names[:1], using)
+    more: list[Any] = [other._meta.get_field(name) for name in others]
+    link: Any = other._meta.get_field(by)
+    key: Any = model._meta.pk
+    # Text without a length: a type with one would cut values that the column must refuse.
+    types = {
+        one.name: "text" if isinstance(one, models.CharField) else one.db_type(connection)
+        for one in (*columns, *more)
+    }
+    record = ", ".join(f"{quote(name)} {kind}" for name, kind in types.items())
+    targets = ", ".join(quote(one.column) for one in (link, *more))
+    return (
+        f"WITH given AS (SELECT * FROM jsonb_to_record(%s::jsonb) AS given ({record})), "
+        f"first AS ({head} SELECT {', '.join(map(quote, names))} FROM given {tail}) "
+        f"INSERT INTO {quote(other._meta.db_table)} ({targets}) "
+        f"SELECT first.{quote(key.column)}, {', '.join(f'given.{quote(name)}' for name in others)} "
+        f"FROM first, given RETURNING {quote(str(other._meta.pk.column))}"
+    )
+
+
+def _without_known(
+    model: type[models.Model],
+    fields: tuple[str, ...],
+    rows: Sequence[Sequence[Any]],
+    using: str,
+    unless: tuple[str, ...],
+) -> list[Sequence[Any]]:
+    """Those of *rows* that are not in the table yet."""
+    places = [fields.index(name) for name in unless]
+    taken = Q()
+    for place, name in zip(places, unless, strict=True):
+        taken &= Q(**{f"{name}__in": {row[place] for row in rows}})
+    # A locking read sees rows that were committed after this transaction's snapshot.
+    found = model._base_manager.using(using).filter(taken).select_for_update()
+    with transaction.atomic(using=using, savepoint=False):
+        known = set(found.values_list(*unless))
+    return [row for row in rows if tuple(row[place] for place in places) not in known]
+
+
+def _is_duplicate(error: IntegrityError, connection: BaseDatabaseWrapper) -> bool:
+    """MariaDB cannot skip duplicates only; InnoDB rolls back that statement and nothing else."""
+    return connection.vendor == "mysql" and error.args[:1] == (DUPLICATE_ENTRY,)
+
+
+@cache
+def _frame(
+    model: type[models.Model], fields: tuple[str, ...], unless: tuple[str, ...], using: str
+) -> tuple[list[Any], str, str]:
+    """The columns, and the SQL before and after the rows."""
+    connection = connections[using]
+    quote = connection.ops.quote_name
+    columns: list[Any] = [model._meta.get_field(name) for name in fields]
+    key: Any = model._meta.pk
+    names = ", ".join(quote(column.column) for column in columns)
+    taken = [model._meta.get_field(name) for name in unless]
+    returning = f"RETURNING {quote(key.column)}, {quote(columns[0].column)}"
+    table = quote(model._meta.db_table)
+    tail = f"{_unless_taken(taken, connection)} {returning}"
+    return columns, f"INSERT INTO {table} ({names})", tail
+
+
+def _rows(
+    columns: Sequence[Any], rows: Sequence[Sequence[Any]], using: str
+) -> tuple[str, list[Any]]:
+    connection = connections[using]
+    marks: list[str] = []
+    values: list[Any] = []
+    for row in rows:
+        places: list[str] = []
+        for column, value in zip(columns, row, strict=True):
+            if hasattr(value, "resolve_expression"):
+                sql, parameters = _compiled(column.model, value, using)
+                places.append(sql)
+                values += parameters
+            else:
+                places.append("%s")
+                values.append(_prepared(column, value, connection))
+        marks.append(f"({', '.join(places)})")
+    return f"VALUES {', '.join(marks)}", values
+
+
+def _prepared(column: Any, value: Any, connection: BaseDatabaseWrapper) -> Any:
+    """The value for the driver; text for a text column, the usual case, needs no conversion."""
+    if value is None or (type(value) is str and isinstance(column, models.CharField)):
+        return value
+    return column.get_db_prep_save(value, connection)
+
+
+@lru_cache(maxsize=64)
+def _compiled(
+    model: type[models.Model], expression: models.Expression, using: str
+) -> tuple[str, Sequence[Any]]:
+    compiler = model._base_manager.using(using).all().query.get_compiler(using)
+    resolved = expression.resolve_expression(compiler.query, allow_joins=False, for_save=True)
+    sql, parameters = compiler.compile(resolved)
+    return sql, parameters
+
+
+def _arrays(
+    columns: Sequence[Any], rows: Sequence[Sequence[Any]], connection: BaseDatabaseWrapper
+) -> tuple[str, list[Any]]:
+    """One parameter per column: thousands of placeholders cost more than the insert."""
+    types = ", ".join(f"%s::{column.db_type(connection)}[]" for column in columns)
+    values = [
+        [_prepared(column, value, connection) for value in given]
+        for column, given in zip(columns, zip(*rows, strict=True), strict=True)
+    ]
+    return f"SELECT * FROM UNNEST({types})", values
+
+
+def insert_while(
+    model: type[models.Model],
+    values: Mapping[str, Any],
+    guard: type[models.Model],
+    holds: Mapping[str, Any],
+    using: str,
+    *,
+    before: tuple[str, Ago] | None = None,
+    is_waited: bool = True,
+) -> bool:
+    """Insert one row if *guard* has a row that matches *holds*, and *model* has no such row yet.
+
+    The first two of *values* identify a row: they are unique together in *model*. One statement.
+    The guard's row stays locked until the caller's transaction ends, so nothing can change between
+    the check and the commit. A value may be an `Ago`. With *before*, that time of the guard must
+    be NULL or later. Unless it *is_waited*, the commit does not wait for the disk: see `commits`.
+    Returns whether a row was inserted.
+    """
+    connection = connections[using]
+    times = tuple(name for name, value in values.items() if isinstance(value, Ago))
+    held = (tuple(holds), None if before is None else before[0])
+    columns, conditions, sql = _guarded(model, tuple(values), times, guard, held, using)
+    parameters = [
+        _DURATION.get_db_prep_value(value.duration, connection)
+        if isinstance(value, Ago)
+        else _prepared(column, value, connection)
+        for column, value in zip(
+            (*columns, *conditions), (*values.values(), *holds.values()), strict=True
+        )
+    ]
+    if before is not None:
+        parameters.append(_DURATION.get_db_prep_value(before[1].duration, connection))
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(sql if is_waited else f"{sql} RETURNING 1{UNWAITED}", parameters)
+            return bool(cursor.rowcount == 1)
+    except IntegrityError as error:
+        if not _is_duplicate(error, connection):
+            raise
+        return False
+
+
+@cache
+def _guarded(
+    model: type[models.Model],
+    names: tuple[str, ...],
+    times: tuple[str, ...],
+    guard: type[models.Model],
+    conditions_of: tuple[tuple[str, ...], str | None],
+    using: str,
+) -> tuple[list[Any], list[Any], str]:
+    held, limit = conditions_of
+    connection = connections[using]
+    quote = connection.ops.quote_name
+    columns: list[Any] = [model._meta.get_field(name) for name in names]
+    conditions: list[Any] = [guard._meta.get_field(name) for name in held]
+    places = ", ".join(_ago_sql(model, using) if name in times else "%s" for name in names)
+    lock = "FOR UPDATE" if connection.features.has_select_for_update else ""
+    if limit is not None:
+        name = quote(str(guard._meta.get_field(limit).name))  # the column of a time has its name
+        lock = f"AND ({name} IS NULL OR {name} > {_ago_sql(model, using)}) {lock}"
+    sql = (
+        f"INSERT INTO {quote(model._meta.db_table)} "
+        f"({', '.join(quote(one.column) for one in columns)}) "
+        f"SELECT {places} FROM {quote(guard._meta.db_table)} "
+        f"WHERE {' AND '.join(f'{quote(one.column)} = %s' for one in conditions)} {lock} "
+        f"{_unless_taken(columns[:2], connection)}"
+    )
+    return columns, conditions, sql
+
+
+def _ago_sql(model: type[models.Model], using: str) -> str:
+    """SQL for the database's time minus a duration, its one parameter."""
+    compiler = model._base_manager.using(using).all().query.get_compiler(using)
+    ago = models.ExpressionWrapper(
+        DatabaseNow() - models.Value(timedelta(0), output_field=_DURATION),
+        output_field=models.DateTimeField(),
+    )
+    return str(compiler.compile(ago.resolve_expression(compiler.query))[0])
+
+
+def _unless_taken(columns: Sequence[Any], connection: BaseDatabaseWrapper) -> str:
+    """The clause that skips this conflict only; empty on databases that cannot name it."""
+    if connection.vendor == "mysql":
+        return ""
+    names = ", ".join(connection.ops.quote_name(column.column) for column in columns)
+    return f"ON CONFLICT ({names}) DO NOTHING"
+
+
+def rows_per_statement(columns: int, using: str) -> int:
+    """How many rows of *columns* columns one statement may insert."""
+    most = connections[using].features.max_query_params
+    return 500 if most is None else max(1, min(500, most // columns))

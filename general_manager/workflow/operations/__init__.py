@@ -1,0 +1,1 @@
+"""Read-only views for operators: health, overview, timelines, traces, metrics."""

@@ -1,0 +1,90 @@
+"""What is wrong with pauses: names that nobody registers, and pauses that were forgotten."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from django.db import router
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from general_manager.durations import in_words
+from general_manager.escaping import MAX_TITLE, visible
+from general_manager.workflow.backend_registry import get_workflow_engine
+from general_manager.workflow.event_registry import get_event_registry
+from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.pauses import Pause, PauseKind
+from general_manager.workflow.schedules import all_schedules
+
+FORGOTTEN: Final = timedelta(days=1)
+"""A pause that has held work back for so long may be forgotten."""
+MOST_PAUSES_NAMED: Final = 5
+
+
+def is_in_memory(kind: PauseKind) -> bool:
+    """Whether a pause of this kind is in the memory of one process, which no other one sees."""
+    if kind is PauseKind.REGISTRATION:
+        return not getattr(get_event_registry(), "supports_tables", False)
+    return bool(getattr(get_workflow_engine(), "supports_timers", False))
+
+
+def is_known(pause: Pause) -> bool:
+    """Whether this process registers it, or executions of the workflow were ever started."""
+    if pause.kind is PauseKind.REGISTRATION:
+        return get_event_registry().find_registration(pause.name) is not None
+    if any(one.workflow.workflow_id == pause.name for one in all_schedules().values()):
+        return True
+    executions = WorkflowExecutionRecord.objects.using(router.db_for_read(WorkflowExecutionRecord))
+    return executions.filter(workflow_id=pause.name).exists()
+
+
+def pause_troubles(
+    pauses: Iterable[Pause], at: datetime
+) -> Iterator[tuple[str, str, str, int, int]]:
+    """Code, message, remedy, weight and count."""
+    unknown = [one for one in pauses if not is_known(one)]
+    if unknown:
+        yield (
+            "unknown-pauses",
+            ngettext(
+                "%s is paused, and nothing of that name is registered or was ever started.",
+                "%s are paused, and nothing of these names is registered or was ever started.",
+                len(unknown),
+            )
+            % _named(unknown),
+            _("Is the name misspelt? Unpause it: manage.py workflow_pauses"),
+            35,
+            len(unknown),
+        )
+    old = [one for one in pauses if one.parked and at - one.since > FORGOTTEN]
+    if old:
+        yield (
+            "long-pauses",
+            ngettext(
+                "%(names)s has been paused for %(time)s, and holds work back.",
+                "%(names)s have been paused for up to %(time)s, and hold work back.",
+                len(old),
+            )
+            % {"names": _named(old), "time": in_words(at - min(one.since for one in old))},
+            _("Is it forgotten? Unpause it: manage.py workflow_pauses"),
+            25,
+            sum(one.parked for one in old),
+        )
+
+
+def pause_to_json(pause: Pause) -> dict[str, Any]:
+    return {
+        "kind": str(pause.kind),
+        "name": pause.name,
+        "since": pause.since.isoformat(),
+        "by": pause.by,
+        "reason": pause.reason,
+        "parked": pause.parked,
+        "running": pause.running,
+    }
+
+
+def _named(pauses: list[Pause]) -> str:
+    more = ", …" if len(pauses) > MOST_PAUSES_NAMED else ""
+    names = (f"{one.kind} {one.name}" for one in pauses[:MOST_PAUSES_NAMED])
+    return ", ".join(visible(name[:MAX_TITLE]) for name in names) + more

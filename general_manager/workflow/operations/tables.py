@@ -1,0 +1,59 @@
+"""The rows that a reader may see: all of them, or those an admin page allows a user."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from django.db.models import QuerySet
+
+from general_manager.workflow.models import (
+    WorkflowDeliveryAttempt,
+    WorkflowEventRecord,
+    WorkflowExecutionRecord,
+    WorkflowLane,
+    WorkflowOutbox,
+    WorkflowSchedule,
+)
+
+
+def _allow(row: Any) -> bool:
+    del row
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """A queryset for each table. *allows* also filters the rows that are shown one by one."""
+
+    executions: "QuerySet[Any]"
+    events: "QuerySet[Any]"
+    entries: "QuerySet[Any]"
+    deliveries: "QuerySet[Any]"
+    schedules: "QuerySet[Any]"
+    lanes: "QuerySet[Any]"
+    allows: Callable[[Any], bool] = _allow
+
+    def using(self, alias: str) -> "Tables":
+        return replace(
+            self,
+            executions=self.executions.using(alias),
+            events=self.events.using(alias),
+            entries=self.entries.using(alias),
+            deliveries=self.deliveries.using(alias),
+            schedules=self.schedules.using(alias),
+            lanes=self.lanes.using(alias),
+        )
+
+    def seen(self, rows: Iterable[Any]) -> list[Any]:
+        return [row for row in rows if self.allows(row)]
+
+
+def whole_tables() -> Tables:
+    return Tables(
+        executions=WorkflowExecutionRecord.objects.all(),
+        events=WorkflowEventRecord.objects.all(),
+        entries=WorkflowOutbox.objects.all(),
+        deliveries=WorkflowDeliveryAttempt.objects.all(),
+        schedules=WorkflowSchedule.objects.all(),
+        lanes=WorkflowLane.objects.all(),
+    )

@@ -1,0 +1,1 @@
+"""What is wrong with lanes, queues and schedules, for health."""

@@ -1,0 +1,1 @@
+"""The transactional outbox: events are stored with the change, claimed, delivered, settled."""

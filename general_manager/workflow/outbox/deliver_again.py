@@ -1,0 +1,97 @@
+"""Deliver an event again on request: find its handlers, and queue it for the chosen ones."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from django.db import transaction
+
+from general_manager.workflow.event_registry import get_event_registry
+from general_manager.workflow.event_registry.registration import Registration
+from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.exceptions import ChangedMeanwhileError, WorkflowError
+from general_manager.workflow.models import (
+    DeliveryStatus,
+    WorkflowDeliveryAttempt,
+    WorkflowEventRecord,
+    WorkflowOutbox,
+)
+
+
+class EntryBusyError(WorkflowError):
+    """Raised while a worker is delivering the event."""
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__(event_id)
+        self.event_id = event_id
+
+    def __str__(self) -> str:
+        return f"A worker is delivering event {self.event_id} right now. Try again later."
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """A handler of this process that matches; *status* is empty if it never got the event."""
+
+    id: str
+    status: str
+
+    @property
+    def has_failed(self) -> bool:
+        return self.status in (DeliveryStatus.FAILED, DeliveryStatus.DEAD_LETTER)
+
+
+def recipients(record: WorkflowEventRecord) -> list[Recipient]:
+    """The handlers that match the event, including those registered since; calls each ``when``."""
+    event = record.to_event()
+    using = record._state.db or "default"
+    rows = WorkflowDeliveryAttempt.objects.using(using).filter(outbox__event=record)
+    had = dict(rows.values_list("registration_id", "status"))
+    return [
+        Recipient(one.id, had.get(one.id, ""))
+        for one in get_event_registry().matching(event)
+        if one.id in had or _matches(one, event)
+    ]
+
+
+def _matches(registration: Registration, event: WorkflowEvent) -> bool:
+    try:
+        return registration.wants(event)
+    except Exception:  # noqa: BLE001 - the user's predicate: let its own delivery fail
+        return True
+
+
+def statuses(known: Iterable[Recipient]) -> list[list[str]]:
+    """The status of each delivery, for `deliver_again` to compare."""
+    return [[one.id, one.status] for one in known]
+
+
+ANYHOW: Final = object()
+
+
+def deliver_again(
+    record: WorkflowEventRecord, registration_ids: Collection[str], *, seen: object = ANYHOW
+) -> int:
+    """Queue the event for redelivery to these handlers only. Returns to how many.
+
+    Raises `EntryBusyError` while a worker has it, and `ChangedMeanwhileError` if *seen* is given
+    and differs from the current `statuses`. The caller starts a drain.
+    """
+    using = record._state.db or "default"
+    deliveries = WorkflowDeliveryAttempt.objects.using(using)
+    entry = record.outbox.pk
+    with transaction.atomic(using=using):  # no drain may interfere
+        deliveries.filter(outbox=entry, registration_id__in=registration_ids).wake_lanes()
+        WorkflowOutbox.objects.using(using).select_for_update().filter(pk=entry).exists()
+        known = recipients(record)
+        if seen is not ANYHOW and seen != statuses(known):
+            raise ChangedMeanwhileError(
+                "Its deliveries have changed since you were asked, or the form does not contain "
+                "the state that you confirmed. Confirm again."
+            )
+        others = [one.id for one in known if not one.status and one.id not in registration_ids]
+        count = deliveries.deliver_again(entry, registration_ids)
+        if not count:
+            raise EntryBusyError(record.event_id)
+        deliveries.skip(entry, others)
+    return count

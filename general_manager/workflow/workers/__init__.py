@@ -1,0 +1,1 @@
+"""Periodic work of workers, Beat and long-lived processes."""

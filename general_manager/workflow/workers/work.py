@@ -1,0 +1,300 @@
+"""What a worker does with a nudge: empty a queue of deliveries and executions, in turns.
+
+It looks until it finds nothing. Work that takes long is not held: after `SLOW_SECONDS` of one turn,
+what was taken and not begun is given back, and another worker is called. Work grows by larger
+batches, not by more messages: see docs/tuning.md.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from time import monotonic
+from typing import Final
+
+from django.db import DatabaseError
+
+from general_manager.conf import get_workflow_settings
+from general_manager.escaping import get_logger
+from general_manager.workflow.admission.lines import look_at_due_lines, look_now
+from general_manager.workflow.core.leases import can_renew, start_calling
+from general_manager.workflow.core.limits import has_rates
+from general_manager.workflow.core.shutdown import is_announced
+from general_manager.workflow.event_registry import get_event_registry
+from general_manager.workflow.executions.children.afterwards import attend_to
+from general_manager.workflow.executions.runner import run_here, run_taken
+from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowQueue
+from general_manager.workflow.models.executions.claims import Taken, give_back, take_ready
+from general_manager.workflow.models.executions.parking import look_again
+from general_manager.workflow.models.sql.due import Share
+from general_manager.workflow.outbox.chunk import Chunk
+from general_manager.workflow.outbox.drain import claim_due, deliver_claim, release
+from general_manager.workflow.outbox.order import LaneSlice, deliver_lanes
+from general_manager.workflow.transport import get_transport
+from general_manager.workflow.transport.nudges import send_nudge, will_look_again
+from general_manager.workflow.workers.pace import Pace, taken_from
+
+logger = get_logger(__name__)
+
+SLICE_SECONDS: Final = 1.0
+"""After so long a worker ends its task and calls another one: other tasks have their turn."""
+
+SLOW_SECONDS: Final = 0.25
+"""After so long with one turn, what is not begun is left to other workers."""
+
+WATCH_EVERY: Final = timedelta(seconds=0.1)
+
+MANY: Final = 10
+"""A worker that finds so many rows calls one more worker to help."""
+
+SAY_BUSY_EVERY: Final = 1.0
+"""Seconds; half as long as others trust in it."""
+
+EXECUTIONS_PART: Final = 0.75
+"""The part of a turn for executions, which have begun, where both kinds wait."""
+
+entries_pace: Final = Pace()
+lanes_pace: Final = Pace()
+executions_pace: Final = Pace()
+
+
+def empty(using: str, queue: str = "") -> None:
+    """Deliver due events and run ready executions of *queue* until there are none.
+
+    If this thread is at it already, it will look again: there is nothing to do here.
+    """
+    with will_look_again(using, queue) as is_first:
+        if is_first:
+            _Shift(using, queue).run()
+
+
+class _Shift:
+    """One task of a worker in one queue."""
+
+    def __init__(self, using: str, queue: str) -> None:
+        self._using = using
+        self._queue = queue
+        self._executions = WorkflowExecutionRecord.objects.using(using)
+        self._queues = WorkflowQueue.objects.using(using)
+        self._transport = get_transport().here()
+        self._is_alone = self._transport.runs_at_once()
+        """Tasks run where they are sent: there is no other worker."""
+        self._has_called = False
+        self._is_busy = False
+        self._said_busy = float("-inf")
+        self._turns = 0
+        self._has_worked = False
+        self._has_many_entries = self._has_many_lanes = self._has_many_executions = False
+        self._turn_began = monotonic()
+        self._is_slow = False
+        self._chunk: Chunk | None = None
+        self._lanes: LaneSlice | None = None
+        self._has_lanes = get_event_registry().has_ordered()
+        self._taken = Taken("")
+        self._keys: deque[int] = deque()
+        self._ended: deque[int] = deque()
+        """Executions that have ended here, and may be waited for."""
+
+    def run(self) -> None:
+        try:
+            if self._look_until_empty():
+                return
+        except BaseException:
+            if self._has_worked:
+                with suppress(Exception):
+                    self._hand_over()
+            raise
+        self._hand_over()
+
+    def _look_until_empty(self) -> bool:
+        """False if this worker must stop before that."""
+        began = monotonic()
+        with self._watched():
+            while not is_announced():
+                if not can_renew():
+                    return True  # another call would come back to this process at once
+                self._turn_began, self._is_slow = monotonic(), False
+                found = self._deliver() + self._deliver_in_order() + self._run_executions()
+                if not (found or self._is_busy or self._turns or self._has_lanes):
+                    self._has_lanes = True  # the nudge was for lanes of what is no longer ordered
+                    found = self._deliver_in_order()
+                if found:
+                    self._turns += 1
+                    self._say_busy(found)
+                elif self._is_busy:
+                    self._clear_busy()  # and look once more: others have relied on it
+                else:
+                    return True
+                if not self._is_alone and monotonic() - began > SLICE_SECONDS:
+                    break
+        return False
+
+    def _deliver(self) -> int:
+        settings = get_workflow_settings()
+        most = settings.outbox_process_chunk_size
+        if self._has_many_executions:
+            part = 1 - EXECUTIONS_PART
+            most = min(most, max(1, int(settings.outbox_batch_size * part)))
+        size = entries_pace.size(most)
+        claim = claim_due(
+            self._using, Share(self._queue, self._has_many_entries, self._turns), size
+        )
+        self._has_many_entries = claim.size == size
+        if not claim.size:
+            return 0
+        self._has_worked = True
+        self._call_help(claim.size)
+        began = monotonic()
+        deliver_claim(
+            self._using,
+            claim,
+            queue=self._queue,
+            watch=self._watch,
+            is_late=lambda: self._is_slow,
+        )
+        entries_pace.learn(claim.size, monotonic() - began)
+        return claim.size
+
+    def _watch(self, chunk: Chunk) -> None:
+        self._chunk = chunk
+
+    def _deliver_in_order(self) -> int:
+        """Costs no statement where nothing asks for it, except for a nudge that finds nothing."""
+        if self._chunk is not None and self._chunk.in_order.lanes:
+            self._has_lanes = True
+        if self._is_slow or not self._has_lanes:
+            return 0
+        settings = get_workflow_settings()
+        most = settings.outbox_process_chunk_size
+        if self._has_many_executions or self._has_many_entries:
+            most = min(most, max(1, int(settings.outbox_batch_size * (1 - EXECUTIONS_PART))))
+        size, began = lanes_pace.size(most), monotonic()
+        found = deliver_lanes(
+            self._using,
+            Share(self._queue, self._has_many_lanes, self._turns),
+            size,
+            queue=self._queue,
+            is_late=lambda: self._is_slow,
+            watch=self._watch_lanes,
+        )
+        if found is None:
+            self._has_many_lanes = False
+            return 0
+        self._has_many_lanes = found.claimed == size
+        lanes_pace.learn(found.delivered, monotonic() - began)
+        return found.claimed
+
+    def _watch_lanes(self, lanes: LaneSlice) -> None:
+        self._lanes = lanes
+        self._has_worked = True
+        self._call_help(lanes.claimed)
+
+    def _run_executions(self) -> int:
+        most = get_workflow_settings().outbox_batch_size
+        if self._has_many_entries or self._has_many_lanes:
+            most = max(1, int(most * EXECUTIONS_PART))
+        size = executions_pace.size(most)
+        if self._is_slow:
+            return 0
+        share = Share(self._queue, self._has_many_executions, self._turns)
+        if has_rates():
+            look_at_due_lines(self._using, run_here)
+        taken = take_ready(self._executions, size, share)
+        self._has_many_executions = taken.size == size
+        if not taken.size:
+            return 0
+        self._has_worked = True
+        self._call_help(taken.size)
+        began = monotonic()
+        freed = {*taken.freed, *look_again(self._executions, taken.parked).lines}
+        for line in {*taken.lines, *freed}:
+            look_now(self._using, line, run_here)
+        self._taken, self._keys = taken, deque((*taken.calm, *taken.suspect))
+        suspects = set(taken.suspect)
+        done = 0
+        try:
+            while self._keys and not (self._is_slow or is_announced()):
+                with suppress(IndexError):  # they were given back meanwhile
+                    key = self._keys.popleft()
+                    if key in suspects:
+                        self._give_back()  # what it may do to its worker, it does alone
+                    run_taken(key, taken.token, self._using, self._ended)
+                    done += 1
+        finally:  # also if the process must end: a lease should not have to expire
+            self._give_back()
+            self._attend()
+        executions_pace.learn(done, monotonic() - began)
+        return taken.size
+
+    def _attend(self) -> None:
+        """Executions of one turn often have one parent: it looks once for all of them."""
+        if keys := taken_from(self._ended):
+            attend_to(keys, self._using, run_here)
+
+    def _give_back(self) -> None:
+        if not (keys := taken_from(self._keys)):
+            return
+        try:
+            give_back(self._executions, self._taken.token, keys)
+        except Exception:
+            logger.exception("%d executions could not be given back; they run later", len(keys))
+
+    def _say_busy(self, found: int) -> None:
+        """One event on an idle system is done in one turn: then nobody needs to be told."""
+        if self._is_alone or (self._turns == 1 and found < MANY):
+            return
+        if monotonic() - self._said_busy > SAY_BUSY_EVERY:
+            self._queues.say_busy(self._queue)
+            self._said_busy, self._is_busy = monotonic(), True
+
+    def _hand_over(self) -> None:
+        """Stop without a last look: nobody may rely on it, but on the worker that is called."""
+        if self._is_busy:
+            said_ago = timedelta(seconds=monotonic() - self._said_busy)
+            try:
+                self._queues.clear_busy(self._queue, said_ago=said_ago)
+            except DatabaseError:  # it is void in two seconds
+                logger.warning("Queue %r is still marked as busy", self._queue, exc_info=True)
+        self._call_another()
+
+    def _clear_busy(self) -> None:
+        self._is_busy, self._said_busy = False, float("-inf")
+        self._queues.clear_busy(self._queue)
+
+    def _call_help(self, found: int) -> None:
+        if found >= MANY and not self._has_called:
+            self._has_called = True
+            self._call_another()
+
+    def _call_another(self) -> None:
+        if not self._is_alone:
+            send_nudge(self._transport, self._using, self._queue)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        if self._is_alone:
+            yield
+            return
+        stop = start_calling(self._look_at_clock, WATCH_EVERY, is_lease=False)
+        try:
+            yield
+        finally:
+            stop()
+
+    def _look_at_clock(self) -> None:
+        """In another thread: a slow turn holds back nothing that others could do."""
+        if self._is_slow or monotonic() - self._turn_began < SLOW_SECONDS:
+            return
+        self._is_slow = True
+        chunk = self._chunk
+        if chunk is not None and (keys := chunk.take_back()):
+            release(self._using, chunk.token, keys)
+        if self._lanes is not None:
+            self._lanes.take_back()
+        self._give_back()
+        self._attend()
+        try:
+            self._clear_busy()  # nobody may rely on the next look
+        except DatabaseError:  # it is void in two seconds
+            logger.warning("Queue %r is still marked as busy", self._queue, exc_info=True)
+        self._call_another()
