@@ -20,10 +20,15 @@ from general_manager.workflow import (
     LocalWorkflowEngine,
     configure_event_registry,
     configure_workflow_engine,
-    dispatch,
-    messages,
 )
-from general_manager.workflow.spacing import Spaced
+from general_manager.workflow.admission import lines
+from general_manager.workflow.core import limits
+from general_manager.workflow.models.sql import low_water
+from general_manager.workflow.schedules import forget_schedules
+from general_manager.workflow.transport import broker, nudges
+from general_manager.workflow.transport.throttle import Throttle
+from general_manager.workflow.workers import work
+from general_manager.workflow.workers.pace import Pace
 from tests.testapp.heard import heard
 
 KEPT = {"auth_permission", "django_content_type"}
@@ -34,11 +39,26 @@ def _flush(case: TransactionTestCase) -> None:
     for alias in case._databases_names(include_mirrors=False):  # type: ignore[attr-defined]
         connection = connections[alias]
         names = connection.introspection.django_table_names(only_existing=True, include_views=False)
-        tables = [name for name in names if name not in KEPT]
-        statements = connection.ops.sql_flush(no_style(), tables)
+        tables = [name for name in _written(alias, names) if name not in KEPT]
+        # What refers to a table with rows may have none itself, and is emptied with it.
+        statements = connection.ops.sql_flush(no_style(), tables, allow_cascade=True)
         connection.ops.execute_sql_flush(statements)
         if set(names) >= KEPT and not _has_content_types(alias):  # the test took the app off
             emit_post_migrate_signal(verbosity=0, interactive=False, db=alias)
+
+
+def _written(alias: str, names: list[str]) -> list[str]:
+    """Those of *names* that may have rows. To truncate a hundred tables takes PostgreSQL longer
+    than most tests, and a table that it has truncated has no pages until somebody writes."""
+    if connections[alias].vendor != "postgresql":
+        return names
+    with connections[alias].cursor() as cursor:
+        cursor.execute(
+            "SELECT relname FROM pg_class WHERE relname = ANY(%s) AND pg_table_is_visible(oid)"
+            " AND (relkind <> 'r' OR pg_relation_size(oid) > 0)",
+            [names],
+        )
+        return [name for (name,) in cursor.fetchall()]
 
 
 def _has_content_types(alias: str) -> bool:
@@ -58,6 +78,22 @@ def _permissions_and_content_types_stay() -> Iterator[None]:
 def _no_registry_of_another_test() -> None:
     """What a test registers by hand must not be found unused in the next."""
     EventRegistry.made.clear()
+
+
+@pytest.fixture(autouse=True)
+def _no_schedule_of_another_test() -> Iterator[None]:
+    forget_schedules()
+    yield
+    forget_schedules()
+
+
+@pytest.fixture(autouse=True)
+def _no_limit_of_another_test() -> Iterator[None]:
+    known = dict(limits._declared)
+    yield
+    limits._declared.clear()
+    limits._declared.update(known)
+    lines._sweeps.clear()
 
 
 @pytest.fixture(autouse=True)
@@ -113,19 +149,30 @@ def run_on_commit(
 @pytest.fixture(autouse=True)
 def _the_broker_is_forgiven() -> Iterator[None]:
     """One test's missing broker is not another's."""
-    dispatch.broker.answered()
+    broker.broker.answered()
     yield
-    dispatch.broker.answered()
+    broker.broker.answered()
 
 
 @pytest.fixture(autouse=True)
-def drains(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spaced]:
+def drains(monkeypatch: pytest.MonkeyPatch) -> Iterator[Throttle]:
     """Messages that are put off are sent when the test says so, and never in another test."""
-    drains = Spaced(3600)
-    monkeypatch.setattr(messages, "drains", drains)
+    drains = Throttle(3600)
+    monkeypatch.setattr(nudges, "nudge_throttle", drains)
     yield drains
     for timer, _ in drains._late.values():
         timer.cancel()
+
+
+@pytest.fixture(autouse=True)
+def _no_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker learns from the test before, or takes a busy machine for a slow handler."""
+    for pace in ("entries_pace", "lanes_pace", "executions_pace"):
+        monkeypatch.setattr(work, pace, Pace())
+    monkeypatch.setattr(work, "SLOW_SECONDS", 3600)
+    monkeypatch.setattr(work, "SLICE_SECONDS", 3600)
+    monkeypatch.setattr(low_water, "SLOW_CLAIM_SECONDS", 3600)
+    low_water.marks.clear()
 
 
 def pytest_report_header() -> str:

@@ -56,9 +56,9 @@ strict_settings = false
 SETTINGS: Final = """\
 from tests.settings import *
 
-INSTALLED_APPS = [*INSTALLED_APPS, "billing"]
+INSTALLED_APPS = [*INSTALLED_APPS, "billing", "expenses"]  # the latter is of the real app
 """
-OF_FILES: Final = ("tutorial",)
+OF_FILES: Final = ("real_app", "tutorial")
 """Pages that are a project of several files, and have a test of their own."""
 
 
@@ -112,7 +112,7 @@ def check_types(folder: Path) -> int:
     environment = {
         **os.environ,
         "MYPYPATH": os.pathsep.join(roots),
-        "PYTHONPATH": os.pathsep.join([str(folder), str(CHECKOUT)]),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(folder / "real_app_page"), str(CHECKOUT)]),
     }
     command = [sys.executable, "-m", "mypy", "--config-file", str(folder / "pyproject.toml")]
     return subprocess.run([*command, *files], env=environment, cwd=CHECKOUT, check=False).returncode

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -49,12 +49,41 @@ class Postgres:
         os.kill(self._server.get_postmaster_info().pid, signal.SIGQUIT)
         wait_until(lambda: not (self._data / "postmaster.pid").exists(), "PostgreSQL to stop")
 
+    def kill(self) -> None:
+        """Kill the server's first process; the others end when they notice."""
+        postmaster = self._server.get_postmaster_info().pid
+        others = [pid for pid in map(int, _numbers("/proc")) if _parent_of(pid) == postmaster]
+        os.kill(postmaster, signal.SIGKILL)
+        wait_until(lambda: not any(map(_parent_of, others)), "PostgreSQL to end")
+        (self._data / "postmaster.pid").unlink()  # a dead one that nobody reaps looks alive
+
     def start(self) -> None:
         """Start again, on the same data and the same socket."""
-        self._server.ensure_postgres_running()
+
+        def is_started() -> bool:
+            # It may recover for longer than the package waits.
+            with suppress(subprocess.SubprocessError, AssertionError):
+                self._server.ensure_postgres_running()
+                return True
+            return False
+
+        wait_until(is_started, "PostgreSQL to start")
 
     def stop(self) -> None:
         self._server.cleanup()
+
+
+def _numbers(folder: str) -> Iterator[str]:
+    return (one.name for one in Path(folder).iterdir() if one.name.isdigit())
+
+
+def _parent_of(pid: int) -> int | None:
+    """`None` if the process has ended."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return None
+    return None if state == "Z" else int(parent)
 
 
 class Broker(Protocol):

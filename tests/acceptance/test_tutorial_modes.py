@@ -27,8 +27,8 @@ from general_manager.workflow.models import (
     WorkflowExecutionRecord,
     WorkflowOutbox,
 )
-from general_manager.workflow.outbox import drain
-from general_manager.workflow.sweep import sweep
+from general_manager.workflow.outbox.drain import drain
+from general_manager.workflow.workers.tick import sweep
 from tests.acceptance import tutorial_blocks as blocks
 from tests.testapp.models import Project
 
@@ -192,7 +192,7 @@ def test_the_constructor_stores_a_difference_for_each_field():
 class TestLocally(Story, TransactionTestCase):
     def executions(self):
         engine: Any = get_workflow_engine()
-        return engine.executions()
+        return list(engine.executions())
 
 
 class TestInThisProcess(Story, TransactionTestCase):
@@ -252,4 +252,4 @@ class TestLocallyInATestCase(Story, TestCase):
 
     def executions(self):
         engine: Any = get_workflow_engine()
-        return engine.executions()
+        return list(engine.executions())

@@ -7,10 +7,10 @@ from os import environ
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support import expected_conditions as expected
 from selenium.webdriver.support.wait import WebDriverWait
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -109,7 +109,7 @@ class Browser:
     def _follow(self, target: WebElement) -> None:
         self._driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", target)
         target.click()
-        WebDriverWait(self._driver, PATIENCE).until(expected.staleness_of(target))
+        WebDriverWait(self._driver, PATIENCE).until(lambda _: _is_gone(target))
         WebDriverWait(self._driver, PATIENCE).until(
             lambda driver: driver.execute_script("return document.readyState") == "complete"
         )
@@ -184,6 +184,19 @@ class Browser:
         found = [one for one in self._driver.find_elements(By.XPATH, xpath) if one.is_displayed()]
         assert found, f"Nothing says {words!r} on {self.path}:\n{self.text}"
         return found[0]
+
+
+def _is_gone(element: WebElement) -> bool:
+    """Whether its page has been left; Chromium has two ways to say so while the next one loads."""
+    try:
+        element.is_enabled()
+    except StaleElementReferenceException:
+        return True
+    except WebDriverException as error:
+        if "does not belong to the document" in str(error):
+            return True
+        raise
+    return False
 
 
 def _quoted(text: str) -> str:

@@ -12,20 +12,25 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
 from django.test import Client, override_settings
 from django.urls import reverse
+from django.utils import timezone
 
 from general_manager.workflow import (
     Retry,
     WorkflowDefinition,
     WorkflowEvent,
     get_workflow_engine,
+    pause_schedule,
     resume_url,
+    schedule,
 )
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
     WorkflowEventRecord,
     WorkflowExecutionRecord,
     WorkflowOutbox,
+    WorkflowSchedule,
 )
+from general_manager.workflow.scheduling.firing import fire_due
 from tests.integration.conftest import celery_engine, outbox, workers
 from tests.testapp import flows
 
@@ -154,6 +159,7 @@ class Story:
     doubtful: Any
     letter: Any
     event: Any
+    schedule: Any
 
     def execution(self, record: Any) -> str:
         return page_of("workflowexecutionrecord", "change", record.pk)
@@ -164,9 +170,12 @@ class Story:
     def letter_act(self, name: str) -> str:
         return reverse("admin:general_manager_delivery_act", args=[self.letter.pk, name])
 
+    def schedule_act(self, name: str) -> str:
+        return reverse("admin:general_manager_schedule_act", args=[self.schedule.pk, name])
+
     @property
-    def replay(self) -> str:
-        return reverse("admin:general_manager_event_replay", args=[self.event.pk])
+    def deliver_again(self) -> str:
+        return reverse("admin:general_manager_event_deliver_again", args=[self.event.pk])
 
     @property
     def link(self) -> str:
@@ -202,11 +211,18 @@ def story(outbox: Any, celery_engine: Any, workers: Any) -> Iterator[Story]:
     outbox.publish(WorkflowEvent("evt-2", "shop.paid", {}, event_name="budget_requested"))
     WorkflowOutbox.objects.filter(event__event_id="evt-1").update(available_at=None)
     rows = WorkflowExecutionRecord.objects
+    schedule("nightly_report", fails, cron="30 2 * * *", tz="America/Argentina/ComodRivadavia")
+    fire_due()
+    pause_schedule("nightly_report", reason="Q" * 200)
+    WorkflowSchedule.objects.update(
+        last_correlation_id="c" * 200, last_started_at=timezone.now(), error="boom " * 50
+    )
     yield Story(
         waiting=rows.get(state="waiting"),
         failed=rows.get(execution_id=failed.execution_id),
         doubtful=rows.get(execution_id=doubtful.execution_id),
         letter=WorkflowDeliveryAttempt.objects.get(status="dead_letter"),
         event=WorkflowEventRecord.objects.get(event_id="evt-1"),
+        schedule=WorkflowSchedule.objects.get(),
     )
     flows.troubles.clear()

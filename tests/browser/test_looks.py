@@ -17,6 +17,9 @@ PAGES = {
     "dead letters": lambda story: page_of("deadletter"),
     "dead letter": lambda story: page_of("deadletter", "change", story.letter.pk),
     "outbox": lambda story: page_of("workflowoutbox"),
+    "schedules": lambda story: page_of("workflowschedule"),
+    "schedule": lambda story: page_of("workflowschedule", "change", story.schedule.pk),
+    "unpause a schedule": lambda story: story.schedule_act("unpause"),
     "answer": lambda story: story.act(story.waiting, "answer"),
     "cancel": lambda story: story.act(story.waiting, "cancel"),
     "too late": lambda story: story.act(story.failed, "cancel"),
@@ -25,7 +28,7 @@ PAGES = {
     "go back": lambda story: f"{story.act(story.failed, 'retry')}?before=first",
     "resolve": lambda story: story.act(story.doubtful, "resolve"),
     "discard": lambda story: story.letter_act("discard"),
-    "deliver again": lambda story: story.replay,
+    "deliver again": lambda story: story.deliver_again,
     "deliver now": lambda story: "/admin/general_manager/workflowoutbox/drain/",
     "signed link": lambda story: story.link,
 }
@@ -64,7 +67,7 @@ def test_no_page_is_wider_than_its_window(boss, story, width):
     assert wide == []
 
 
-@pytest.mark.parametrize("name", ["executions", "dead letters", "events", "outbox"])
+@pytest.mark.parametrize("name", ["executions", "dead letters", "events", "outbox", "schedules"])
 def test_every_column_of_a_list_is_seen_at_1280_pixels(boss, story, name):
     boss.visit(PAGES[name](story))
     hidden = (

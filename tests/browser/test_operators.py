@@ -4,7 +4,11 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 
-from general_manager.workflow import WorkflowDefinition
+from general_manager.workflow import (
+    LocalWorkflowEngine,
+    WorkflowDefinition,
+    configure_workflow_engine,
+)
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
     WorkflowExecutionRecord,
@@ -12,7 +16,7 @@ from general_manager.workflow.models import (
     WorkflowOutbox,
 )
 from tests.browser.conftest import page_of
-from tests.integration.test_taking_back import early
+from tests.integration.admin.test_taking_back import early
 from tests.testapp import flows
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -67,6 +71,22 @@ def test_the_way_back_stands_above_the_page(boss, story, where):
     assert [one.strip() for one in way.split(ANGLE)] == words[where]
 
 
+def test_the_overview_of_local_mode_shows_what_this_process_remembers(boss, settings):
+    settings.GENERAL_MANAGER = {"WORKFLOW_MODE": "local"}
+    engine = LocalWorkflowEngine()
+    configure_workflow_engine(engine)
+    try:
+        engine.start(WorkflowDefinition("budget.approval", handler=flows.ask))
+        engine.start(WorkflowDefinition("budget.report", handler=flows.two_steps))
+        boss.visit(page_of("overview"))
+        assert "budget.approval" in boss.text
+        assert "budget.report" in boss.text
+        assert "waiting" in boss.text
+        assert "completed" in boss.text
+    finally:
+        configure_workflow_engine(None)
+
+
 def test_the_overview_refreshes_only_when_asked_to(boss, story):
     boss.visit(page_of("overview"))
     assert boss.texts("meta[http-equiv]") == []
@@ -84,7 +104,7 @@ def test_an_empty_overview_shows_how_to_begin(boss, outbox):
 
 def test_a_wait_is_answered(boss, story, workers, celery_engine):
     boss.visit(story.execution(story.waiting))
-    assert "Waits for approval" in boss.text
+    assert "Waiting for approval" in boss.text
     boss.press("Answer…")
     boss.fill("Answer", "{no")
     boss.press_first(CONFIRM)
@@ -131,19 +151,19 @@ def test_selected_executions_are_counted_before_they_are_cancelled(boss, story):
     assert state_of(story.waiting) == "cancelled"
 
 
-def test_a_dead_letter_is_replayed(boss, story, workers):
+def test_a_dead_letter_is_requeued(boss, story, workers):
     boss.visit(page_of("overview"))
     boss.press("tell_accounting")
     boss.press_first("#result_list tbody a")
     assert "does not answer" in boss.text
-    boss.press("Replay…")
+    boss.press("Requeue…")
     boss.press_first(CONFIRM)
     assert "Queued for redelivery with a fresh retry budget." in boss.text
     flows.troubles.clear()
     workers.deliver()
     assert "accounting" in flows.calls
     assert not WorkflowDeliveryAttempt.objects.filter(status="dead_letter").exists()
-    assert WorkflowHistory.objects.get(kind="replayed").by == "boss"
+    assert WorkflowHistory.objects.get(kind="requeued").by == "boss"
 
 
 def test_a_dead_letter_is_not_discarded_without_a_reason(boss, story):
@@ -181,11 +201,11 @@ def test_a_wrong_answer_is_taken_back_and_asked_again(boss, story, workers, cele
     failed = WorkflowExecutionRecord.objects.get(execution_id=execution.execution_id)
     boss.visit(story.execution(failed))
     boss.press("Retry from checkpoint…")
-    assert "Everything that has ended is kept." in boss.text
+    assert "All finished steps and answers are kept." in boss.text
     boss.press_first("tr:has(th) a[href*='before=approval']")
-    assert "Going back to before “approval”" in boss.text
+    assert "Retrying from before “approval”" in boss.text
     boss.press("Retry from checkpoint")
-    assert "Taken back, to happen again:" in boss.text
+    assert "Taken back, to run again:" in boss.text
     workers.run()
     fresh = WorkflowExecutionRecord.objects.latest("pk")
     assert (fresh.state, fresh.waiting_for) == ("waiting", "approval")
@@ -195,7 +215,7 @@ def test_a_wait_is_timed_out(boss, story, workers):
     boss.visit(story.execution(story.waiting))
     boss.press("Time out now…")
     boss.press("Time out now")
-    assert "Timed out by hand: approval" in boss.text
+    assert "Timed out manually: approval" in boss.text
     workers.run()
     assert state_of(story.waiting) == "completed"
 
@@ -212,13 +232,13 @@ def test_a_step_in_doubt_is_resolved(boss, story, workers):
     assert fresh.output_data == {"charged": "receipt"}
 
 
-def test_what_is_owed_is_delivered_now(boss, story):
+def test_undelivered_events_are_delivered_now(boss, story):
     flows.troubles.clear()
     boss.visit(page_of("workflowoutbox"))
     boss.press("Deliver now…")
     boss.press_first(CONFIRM)
     assert "delivered or handed to" in boss.text
-    assert "That is how it usually is." in boss.text
+    assert "This is normal." in boss.text
     assert not WorkflowOutbox.objects.filter(available_at__isnull=False).exists()
 
 
@@ -261,7 +281,7 @@ def test_a_signed_link_answers_once_and_only_when_its_button_is_pressed(
     workers.run()
     assert celery_engine.status(story.waiting.execution_id).output_data == {"answer": "yes"}
     browser.visit(story.link)
-    assert "This has been answered already." in browser.text
+    assert "This has already been answered." in browser.text
     assert "The answer: Approve the trip" in browser.text
     assert browser.texts("button") == []
     assert [one for one in browser.complaints() if "409" not in one] == []

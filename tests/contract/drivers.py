@@ -5,7 +5,7 @@ A new engine is put under contract by one class here and its name in `ENGINES`.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Protocol
 
 from django.db.models import F
@@ -20,16 +20,19 @@ from general_manager.workflow import (
     configure_workflow_engine,
 )
 from general_manager.workflow.backends.celery import CeleryWorkflowEngine
-from general_manager.workflow.event_registry.database import DatabaseEventRegistry
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
     WorkflowExecutionRecord,
+    WorkflowLane,
+    WorkflowLimitKey,
     WorkflowOutbox,
     WorkflowStep,
 )
-from general_manager.workflow.outbox import drain
-from general_manager.workflow.sweep import sweep
+from general_manager.workflow.outbox.drain import drain
+from general_manager.workflow.outbox.registry import DatabaseEventRegistry
+from general_manager.workflow.workers.tick import sweep
 from tests.conftest import Clock
+from tests.contract.threads import ThreadTransport
 
 
 class EngineDriver(Protocol):
@@ -54,6 +57,10 @@ class EngineDriver(Protocol):
         """How many executions there are."""
         ...
 
+    def now(self) -> datetime:
+        """The time by which the engine goes."""
+        ...
+
 
 class LocalDriver:
     def __init__(self) -> None:
@@ -76,7 +83,10 @@ class LocalDriver:
         self.clock.now += duration
 
     def count(self) -> int:
-        return len(self.engine.executions())
+        return self.engine.executions().count()
+
+    def now(self) -> datetime:
+        return self.clock.now
 
 
 class WorkerDriver:
@@ -100,19 +110,27 @@ class WorkerDriver:
     def settle(self) -> None:
         with self.in_force():
             while True:
-                ready = WorkflowExecutionRecord.objects.filter(state="pending", ready=True)
+                ready = WorkflowExecutionRecord.objects.filter(
+                    state="pending", ready=True, wake_at__isnull=False
+                )
                 ready.update(wake_at=timezone.now() - timedelta(seconds=1))  # messages are lost
                 if not sweep(hand_on=False):
                     return
 
     def pass_time(self, duration: timedelta) -> None:
-        for name in ("wake_at", "deadline"):
+        times = ("wake_at", "run_until", "deadline", "step_deadline", "rate_until", "slot_until")
+        for name in times:
             rows = WorkflowExecutionRecord.objects.filter(**{f"{name}__isnull": False})
             rows.update(**{name: F(name) - duration})
         WorkflowStep.objects.filter(until__isnull=False).update(until=F("until") - duration)
+        lines = WorkflowLimitKey.objects.filter(look_at__isnull=False)
+        lines.update(look_at=F("look_at") - duration)
 
     def count(self) -> int:
         return WorkflowExecutionRecord.objects.count()
+
+    def now(self) -> datetime:
+        return timezone.now()
 
 
 class InProcessDriver(WorkerDriver):
@@ -121,10 +139,35 @@ class InProcessDriver(WorkerDriver):
     run_async = False
 
 
+class _OverThreads:
+    """Another transport than Celery is in force: see `ThreadTransport`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transport = ThreadTransport()
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        driver: Any = super()
+        with self.transport.in_force(), driver.in_force():
+            yield
+
+
+class ThreadDriver(_OverThreads, WorkerDriver):
+    """Executions in the same tables, run by threads."""
+
+    def settle(self) -> None:
+        with self.in_force():
+            sweep()
+            while self.transport.work():
+                sweep()
+
+
 ENGINES: dict[str, type[LocalDriver] | type[WorkerDriver]] = {
     "local": LocalDriver,
     "workers": WorkerDriver,
     "in this process": InProcessDriver,
+    "threads": ThreadDriver,
 }
 
 
@@ -162,19 +205,35 @@ class OutboxDriver:
         finally:
             configure_event_registry(None)
 
+    def _deliver(self) -> None:
+        drain()
+
     def settle(self) -> None:
-        """Deliver, and let every rest pass, until all is over."""
+        """Deliver, and let every delay pass, until all is over."""
         for _ in range(20):
-            drain(hand_on=False)
+            self._deliver()
             past = timezone.now() - timedelta(seconds=1)
-            for table in (WorkflowOutbox, WorkflowDeliveryAttempt):
+            tables = (WorkflowOutbox, WorkflowLane, WorkflowDeliveryAttempt)
+            for table in tables:
                 table._default_manager.filter(available_at__isnull=False).update(available_at=past)
-            if not WorkflowOutbox.objects.filter(available_at__isnull=False).exists():
+            if not any(
+                table._default_manager.filter(available_at__isnull=False).exists()
+                for table in tables[:2]
+            ):
                 return
         raise AssertionError("deliveries go on and on")
+
+
+class ThreadOutboxDriver(_OverThreads, OutboxDriver):
+    """Delivered by what `ThreadTransport` has heard of."""
+
+    def _deliver(self) -> None:
+        sweep()
+        self.transport.work()
 
 
 REGISTRIES: dict[str, type[MemoryRegistryDriver] | type[OutboxDriver]] = {
     "in memory": MemoryRegistryDriver,
     "in the database": OutboxDriver,
+    "by threads": ThreadOutboxDriver,
 }

@@ -147,13 +147,13 @@ def test_a_sleep_and_a_rest_can_be_ended_early(engine, driver, started):
     ("handler", "state"),
     [(plays.ask, "waiting"), (plays.echo, "completed"), (plays.fail, "failed")],
 )
-def test_what_neither_rests_nor_sleeps_cannot_be_woken(engine, driver, started, handler, state):
+def test_what_neither_retries_nor_sleeps_cannot_be_woken(engine, driver, started, handler, state):
     execution = started(define(handler))
     with pytest.raises(WorkflowInvalidStateError) as caught:
         engine.wake(execution.execution_id)
     error = caught.value
     assert (error.verb, error.state, error.allowed) == ("wake", state, ("pending", "waiting"))
-    assert state != "waiting" or "It waits for 'approval'" in str(error)
+    assert state != "waiting" or "It is waiting for 'approval'" in str(error)
     driver.settle()
     assert engine.status(execution.execution_id) == execution
 
@@ -189,7 +189,7 @@ def test_a_step_that_may_run_once_is_in_doubt_after_a_failure(engine, driver, st
     assert execution.state == "failed"
     assert "Step 'charge'" in execution.error
     assert plays.stage.calls == ["charge"]
-    with pytest.raises(WorkflowInvalidStateError, match="find out, and say so"):
+    with pytest.raises(WorkflowInvalidStateError, match="find out, and call"):
         engine.retry_from_checkpoint(execution.execution_id)
 
 

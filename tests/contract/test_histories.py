@@ -22,8 +22,12 @@ WORKFLOWS = {
     "journey": WorkflowDefinition("journey", handler=plays.journey),
     "patient": WorkflowDefinition("patient", handler=plays.journey, retry=STEADY),
     "questions": WorkflowDefinition("questions", handler=plays.ask_twice),
+    "limited": WorkflowDefinition("limited", handler=plays.ask_twice, deadline=30 * HOUR),
     "empty": WorkflowDefinition("empty"),
     "lost": WorkflowDefinition("lost", metadata={"handler_path": "no.where"}, retry=STEADY),
+    "trip": WorkflowDefinition("trip", handler=plays.trip_history),
+    "patient trip": WorkflowDefinition("patient trip", handler=plays.trip_history, retry=STEADY),
+    "branch": WorkflowDefinition("branch", handler=plays.branch_history, retry=STEADY),
     "single": WorkflowDefinition("single", handler=plays.charge_once_if_it_can, retry=STEADY),
 }
 KEYS = st.sampled_from(["a", "b", "c"])
@@ -84,15 +88,22 @@ class Histories(RuleBasedStateMachine):
         with self.drivers[name].in_force():
             for key in self.ids[name]:
                 one = engine.status(key)
+                sent = [(each.name, each.value, each.status, each.wait)
+                        for each in engine.signals(key)]  # fmt: skip
                 entries = [(str(entry.kind), entry.detail) for entry in engine.history(key)]
                 facts.append(
                     (
                         str(one.state), one.workflow_id, one.correlation_id, one.input_data,
-                        one.output_data, one.error, one.metadata, entries, bool(one.traceback),
+                        one.output_data, one.error, sorted(one.metadata.items()),
+                        sent, entries, self._steps(engine, key), bool(one.traceback),
                         one.started_at is None, one.ended_at is None,
                     )
                 )  # fmt: skip
         return self._plain(name, facts)
+
+    def _steps(self, engine: Any, key: str) -> Any:
+        preview = engine.preview_retry(key)
+        return preview.kept, sorted(preview.runs_again), preview.in_doubt, bool(preview.refusal)
 
     def _plain(self, name: str, value: Any) -> str:
         """*value* with the executions' ids as numbers."""
@@ -120,10 +131,18 @@ class Histories(RuleBasedStateMachine):
         self.everywhere(lambda driver, ids: driver.engine.resume(ids[one], {"n": one}, wait=wait))
 
     @precondition(lambda self: self.ids["local"])
-    @rule(data=st.data(), reason=st.sampled_from([None, "", "enough"]))
-    def cancel(self, data: st.DataObject, reason: str | None) -> None:
+    @rule(data=st.data(), signal=st.sampled_from(["answer", "first", "second"]))
+    def signal(self, data: st.DataObject, signal: str) -> None:
         one = self._of_one(data)
-        self.everywhere(lambda driver, ids: driver.engine.cancel(ids[one], reason=reason))
+        self.everywhere(lambda driver, ids: driver.engine.signal(ids[one], signal, {"n": one}))
+
+    @precondition(lambda self: self.ids["local"])
+    @rule(data=st.data(), reason=st.sampled_from([None, "", "enough"]), compensate=st.booleans())
+    def cancel(self, data: st.DataObject, reason: str | None, compensate: bool) -> None:
+        one = self._of_one(data)
+        self.everywhere(
+            lambda driver, ids: driver.engine.cancel(ids[one], reason=reason, compensate=compensate)
+        )
 
     @precondition(lambda self: self.ids["local"])
     @rule(data=st.data())
@@ -132,10 +151,14 @@ class Histories(RuleBasedStateMachine):
         self.everywhere(lambda driver, ids: driver.engine.wake(ids[one]))
 
     @precondition(lambda self: self.ids["local"])
-    @rule(data=st.data())
-    def go_on(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), before=st.sampled_from([None, None, "answer", "first", "second"]))
+    def go_on(self, data: st.DataObject, before: str | None) -> None:
         one = self._of_one(data)
-        self.everywhere(lambda driver, ids: driver.engine.retry_from_checkpoint(ids[one]))
+        self.everywhere(
+            lambda driver, ids: driver.engine.retry_from_checkpoint(
+                ids[one], before=before, repeat_once=True
+            )
+        )
 
     @precondition(lambda self: self.ids["local"])
     @rule(data=st.data(), happened=st.booleans(), step=st.sampled_from(["charge", "first"]))

@@ -12,7 +12,7 @@ from general_manager.workflow import (
     WorkflowExecution,
     WorkflowState,
 )
-from general_manager.workflow.metrics import install, uninstall
+from general_manager.workflow.operations.metrics import install, uninstall
 from general_manager.workflow.signals import execution_changed
 from tests.testapp import plays
 
@@ -118,7 +118,7 @@ def test_an_observer_may_ask_for_the_one_sender_and_hears_all(started):
     assert len(heard) == 3
 
 
-def test_observers_are_told_when_a_run_begins_before_its_handler_is_called(started):
+def test_observers_are_notified_when_a_run_begins_before_its_handler_is_called(started):
     calls = []
 
     def receive(execution, **details):

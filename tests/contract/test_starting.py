@@ -1,7 +1,7 @@
 """Starting an execution, and how it ends, on every engine."""
 
 import pickle
-from datetime import date
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -145,7 +145,7 @@ def test_an_active_execution_is_returned_though_the_new_handler_cannot_be_found(
     assert started(broken, correlation_id="key").execution_id == first.execution_id
 
 
-def test_an_execution_that_rests_between_attempts_keeps_its_correlation_id(started):
+def test_an_execution_that_waits_between_attempts_keeps_its_correlation_id(started):
     plays.stage.troubles.append(ValueError("once"))
     definition = define(plays.fail_as_told, retry=Retry())
     first = started(definition, correlation_id="key")
@@ -214,3 +214,71 @@ def test_errors_survive_pickling_with_what_they_know(engine):
         engine.start(define(plays.echo), {"a": b""})
     again = pickle.loads(pickle.dumps(caught.value))
     assert (again.path, str(again)) == ("input_data.a", str(caught.value))
+
+
+HOUR = timedelta(hours=1)
+
+
+def test_an_execution_for_later_runs_when_its_time_has_come(engine, driver):
+    at = driver.now() + HOUR
+    execution = engine.start(define(plays.echo), {"n": 1}, at=at)
+    assert (execution.state, execution.starts_at) == ("pending", at)
+    driver.settle()
+    now = engine.status(execution.execution_id)
+    assert (now.state, now.started_at) == ("pending", None)
+    assert abs(now.starts_at - at) < timedelta(seconds=1)
+    driver.pass_time(HOUR)
+    driver.settle()
+    now = engine.status(execution.execution_id)
+    assert (now.state, now.output_data, now.starts_at) == ("completed", {"echo": {"n": 1}}, None)
+
+
+def test_a_time_that_is_past_is_now(engine, driver):
+    execution = engine.start(define(plays.echo), {"n": 1}, at=driver.now() - HOUR)
+    assert execution.starts_at is None
+    driver.settle()
+    assert engine.status(execution.execution_id).state == "completed"
+
+
+def test_an_execution_for_later_holds_its_correlation_id(engine, driver):
+    first = engine.start(define(plays.echo), correlation_id="a", at=driver.now() + HOUR)
+    again = engine.start(define(plays.echo), correlation_id="a")
+    driver.settle()
+    assert again.execution_id == first.execution_id
+    assert engine.status(first.execution_id).state == "pending"
+    assert driver.count() == 1
+
+
+def test_an_execution_for_later_can_be_cancelled_and_woken(engine, driver):
+    at = driver.now() + HOUR
+    ids = [engine.start(define(plays.echo), at=at).execution_id for _ in range(2)]
+    assert engine.cancel(ids[0]).state == "cancelled"
+    engine.wake(ids[1])
+    driver.pass_time(HOUR)
+    driver.settle()
+    assert [engine.status(one).state for one in ids] == ["cancelled", "completed"]
+
+
+def test_without_a_handler_an_execution_for_later_completes_then(engine, driver):
+    execution = engine.start(define(), at=driver.now() + HOUR)
+    assert execution.state == "pending"
+    driver.pass_time(HOUR)
+    driver.settle()
+    assert engine.status(execution.execution_id).state == "completed"
+
+
+def test_a_time_without_a_zone_and_what_is_no_time_are_refused(engine, driver):
+    with pytest.raises(ValueError, match="at must have a time zone"):
+        engine.start(define(plays.echo), at=datetime(2030, 1, 1))  # noqa: DTZ001 - that is what is refused
+    with pytest.raises(TypeError, match="at must be a datetime or None, not '2030-01-01'"):
+        engine.start(define(plays.echo), at="2030-01-01")
+    assert driver.count() == 0
+
+
+def test_what_cannot_run_fails_at_once_though_it_was_for_later(engine, driver):
+    definition = define(metadata={"handler_path": "no.where"})
+    failed = engine.start(definition, correlation_id="a", at=driver.now() + HOUR)
+    assert (failed.state, failed.starts_at) == ("failed", None)
+    driver.pass_time(HOUR)
+    driver.settle()
+    assert engine.status(failed.execution_id) == failed

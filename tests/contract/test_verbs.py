@@ -15,9 +15,11 @@ from general_manager.workflow import (
     WorkflowInvalidStateError,
     WorkflowWaitMismatchError,
 )
-from general_manager.workflow.ids import new_id
+from general_manager.workflow.core.ids import new_id
 from tests.testapp import plays
 from tests.testapp.models import Tag
+
+HOUR = timedelta(hours=1)
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
 
@@ -94,6 +96,38 @@ def test_an_answer_that_comes_while_the_question_is_sent_is_kept(started):
     assert started(define(plays.answer_at_once)).output_data == {"answer": "at once"}
 
 
+@pytest.mark.parametrize("wait", [None, "approval"])
+def test_an_answer_after_the_deadline_stands_until_the_timeout_is_written(
+    engine, driver, started, wait
+):
+    key = started(define(plays.ask)).execution_id
+    driver.pass_time(48 * HOUR)
+    assert engine.find_wait(key, "approval").outcome == "open"
+    engine.resume(key, "late, and in time", wait=wait)
+    driver.settle()
+    assert engine.status(key).output_data == {"answer": "late, and in time"}
+    assert [entry.kind for entry in engine.history(key)] == ["resumed"]
+
+
+def test_no_answer_is_taken_once_the_timeout_is_written(engine, driver, started):
+    key = started(define(plays.ask)).execution_id
+    driver.pass_time(48 * HOUR)
+    driver.settle()
+    with pytest.raises(WorkflowInvalidStateError):
+        engine.resume(key, "too late", wait="approval")
+    assert engine.find_wait(key, "approval").outcome == "timed_out"
+    assert engine.status(key).output_data == {"late": "approval"}
+
+
+def test_a_sleep_that_nobody_has_ended_yet_takes_no_answer(engine, driver, started):
+    key = started(define(plays.nap)).execution_id
+    driver.pass_time(48 * HOUR)
+    with pytest.raises(WorkflowInvalidStateError, match="It is sleeping; no wait is open"):
+        engine.resume(key, "yes")
+    driver.settle()
+    assert engine.status(key).state == "completed"
+
+
 def test_each_question_has_its_own_answer(engine, driver, started):
     key = started(define(plays.ask_twice)).execution_id
     for wait in ("first", "second"):
@@ -113,7 +147,7 @@ def test_an_answer_to_another_question_is_refused(engine, driver, started):
     assert (error.state, error.allowed) == ("waiting", ("waiting",))
     assert str(error) == (
         f"Cannot resume workflow execution {execution.execution_id} now. "
-        "It waits for 'first', and the answer is for 'second'."
+        "It is waiting for 'first', not for 'second'."
     )
     driver.settle()
     assert engine.status(execution.execution_id) == execution
@@ -132,7 +166,7 @@ def test_only_a_waiting_execution_takes_an_answer(engine, driver, cases, case):
     if case == "sleeping":
         assert "It is sleeping; no wait is open." in str(error)
     else:
-        assert f"it is {execution.state}, and resume is for waiting executions" in str(error)
+        assert "Only waiting executions can be resumed." in str(error)
     driver.settle()
     assert engine.status(execution.execution_id) == execution
 
@@ -164,7 +198,7 @@ def test_what_is_over_cannot_be_cancelled(engine, cases, case):
     assert isinstance(error, WorkflowCancelledError) == (case == "cancelled")
     assert (error.verb, error.state) == ("cancel", case)
     assert error.allowed == ("pending", "running", "waiting")
-    assert f"it is {case}, and cancel is for pending or running or waiting" in str(error)
+    assert f"it is {case}. Only pending, running or waiting executions" in str(error)
     assert engine.status(execution.execution_id) == execution
 
 

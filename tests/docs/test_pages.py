@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from general_manager.workflow.encoding import MAX_DEPTH
+from general_manager.workflow.core.encoding import MAX_DEPTH
 from tests.docs_code import BILLING, CHECKOUT, FILE, OF_FILES, blocks, pages
 
 SETTINGS = """
@@ -58,7 +58,7 @@ print("done")
 """
 
 
-IN_EVERY_MODE = ("durable", "from_celery")
+IN_EVERY_MODE = ("children", "durable", "from_celery", "schedules", "lookups", "async")
 """Pages whose claims are for both engines."""
 
 
@@ -102,7 +102,7 @@ def test_every_block_of_a_page_runs(page, mode, tmp_path):
 
 
 @pytest.mark.parametrize("page", list(pages()))
-def test_no_block_is_passed_over(page):
+def test_no_block_is_skipped(page):
     """One that is indented, say, or whose fence is written in another way."""
     text = pages()[page]
     assert len(blocks(text)) == text.count("```python") + text.count("<!-- python")

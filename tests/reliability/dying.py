@@ -23,14 +23,14 @@ from general_manager.workflow import (
     step,
     wait_for,
 )
-from general_manager.workflow.executor import run
+from general_manager.workflow.executions.runner import run
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
     WorkflowExecutionRecord,
     WorkflowOutbox,
 )
-from general_manager.workflow.outbox import drain
-from general_manager.workflow.sweep import work_off
+from general_manager.workflow.outbox.drain import drain
+from general_manager.workflow.workers.tick import run_inline
 from tests.acceptance.production.shop.effects import tell_the_world
 from tests.acceptance.production.shop.workflows import die, once
 from tests.testapp.models import Tag
@@ -63,7 +63,7 @@ def die_again_and_again() -> int:
     )
     get_workflow_engine().start(POISON, correlation_id="poison")
     kills = 0
-    while is_killed(lambda: list(work_off())):
+    while is_killed(lambda: list(run_inline())):
         kills += 1
         assert kills < 20
         end_leases()
@@ -125,7 +125,7 @@ def _live(name: str) -> None:
         get_event_registry().publish(WorkflowEvent(name, "a.b", {"name": name}, event_name=NAME))
     alone = f"{name} {ALONE}"  # in no transaction but its own
     get_event_registry().publish(WorkflowEvent(alone, "a.b", {}, event_name=ALONE))
-    drain("default", hand_on=False)
+    drain("default")
     for execution in WorkflowExecutionRecord.objects.filter(correlation_id=name):
         run(execution.execution_id, "default")
         get_workflow_engine().resume(execution.execution_id, "yes")
@@ -144,7 +144,7 @@ def _work_off(number: int) -> None:
     """What is left of the life, in this process, which nobody kills."""
     for _ in range(10):
         end_leases()
-        turns = list(work_off())
+        turns = list(run_inline())
         waiting = WorkflowExecutionRecord.objects.filter(state="waiting")
         for execution in waiting:
             get_workflow_engine().resume(execution.execution_id, "yes")

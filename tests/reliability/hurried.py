@@ -2,7 +2,7 @@
 
 import os
 
-from general_manager.workflow.dispatch import TICK
+from general_manager.workflow.transport.base import TICK
 from tests.acceptance.production.settings import *  # noqa: F403
 from tests.acceptance.production.settings import CELERY_TASK_DEFAULT_QUEUE, GENERAL_MANAGER
 

@@ -109,7 +109,7 @@ def test_x5_a_once_step_never_runs_twice_and_an_operator_settles_those_in_doubt(
 
     assert set(charged().values()) == {1}
     failed = [one["error"] for one in aftermath.of("ten_charges") if one["state"] != "completed"]
-    in_doubt = aftermath.site.ask("WorkflowStep.objects.filter(status='begun').count()")
+    in_doubt = aftermath.site.ask("WorkflowStep.objects.filter(status='started').count()")
     report("steps in doubt", in_doubt)
     assert len(failed) == in_doubt
     assert [error for error in failed if "may have happened" not in error] == []

@@ -6,6 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from django.core.files.storage import InMemoryStorage
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import models
 
 if TYPE_CHECKING:
@@ -121,3 +123,18 @@ class OneWayKeyField(_Char):
         if isinstance(value, Label):
             raise TypeError("a Label cannot be looked up")
         return value
+
+
+class CountingStorage(InMemoryStorage):
+    """Counts how often a stored file is opened."""
+
+    opened = 0
+
+    def open(self, name: str, mode: str = "rb") -> Any:
+        self.opened += 1
+        return super().open(name, mode)
+
+
+def picture(name: str, width: int, height: int) -> SimpleUploadedFile:
+    """An image of that size, as far as anybody looks."""
+    return SimpleUploadedFile(name, b"P6\n%d %d\n255\n" % (width, height))

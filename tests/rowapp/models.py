@@ -1,10 +1,10 @@
-"""Each kind of model twice, with the same body: `Kind.plain`, and `Kind.tracked`."""
+"""Each kind of model twice: as Django has it, and tracked."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import wraps
-from itertools import count
+from importlib.util import find_spec
 from typing import Any
 from uuid import uuid4
 
@@ -12,8 +12,8 @@ from django.db import connection, models, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Random
 
-from general_manager import track_changes
 from tests.rowapp.fields import (
+    CountingStorage,
     EncryptedField,
     MadeKeyField,
     OneWayKeyField,
@@ -22,58 +22,9 @@ from tests.rowapp.fields import (
     UnreadableField,
     Vector,
     VectorField,
+    picture,
 )
-
-Body = Callable[[], dict[str, Any]]
-numbers = count(1)
-
-
-@dataclass
-class Kind:
-    name: str
-    plain: Any
-    tracked: Any
-    new: Body
-    """Values of a new row."""
-    change: Body
-    """Values that an update changes."""
-    reported: list[str]
-    """Names of the events' managers, in order."""
-    of_update: list[str]
-    unread: set[str] = field(default_factory=set)
-
-
-KINDS: dict[str, Kind] = {}
-
-
-def text() -> dict[str, Any]:
-    return {"name": models.CharField(max_length=50, default="a")}
-
-
-def model(name: str, body: dict[str, Any], *bases: Any, **meta: Any) -> Any:
-    options = type("Meta", (), {"app_label": "rowapp", **meta})
-    return type(name, bases or (models.Model,), {"__module__": __name__, "Meta": options, **body})
-
-
-def kind(
-    name: str,
-    body: Body,
-    *,
-    new: Body = dict,
-    change: Body = lambda: {"name": "b"},
-    bases: Callable[[str], tuple[Any, ...]] = lambda prefix: (),
-    meta: Callable[[str], dict[str, Any]] = lambda prefix: {},
-    reported: list[str] | None = None,
-    of_update: list[str] | None = None,
-    unread: set[str] | None = None,
-) -> Kind:
-    plain = model(f"Plain{name}", body(), *bases("Plain"), **meta("Plain"))
-    tracked = track_changes(model(f"Tracked{name}", body(), *bases("Tracked"), **meta("Tracked")))
-    names = reported or [f"Tracked{name}"]
-    made = Kind(name, plain, tracked, new, change, names, of_update or names, unread or set())
-    KINDS[name] = made
-    return made
-
+from tests.rowapp.kinds import KINDS, Body, Kind, kind, model, numbers, text
 
 # Keys
 
@@ -139,6 +90,10 @@ kind("Generated", lambda: {
 kind("Defaulted", lambda: {"level": models.IntegerField(db_default=7), **text()})
 kind("Counted", lambda: {"number": models.IntegerField(default=1)},
      change=lambda: {"number": F("number") + 1})  # fmt: skip
+kind("Timed", lambda: {"at": models.DateTimeField(), "on": models.DateField(null=True, blank=True)},
+     new=lambda: {"at": datetime(2026, 3, 29, 1, 30, tzinfo=UTC)},
+     change=lambda: {"at": datetime(2026, 3, 29, 2, 0, tzinfo=UTC), "on": date(2026, 3, 29)},
+     )  # fmt: skip
 kind("Ours", lambda: {
     name: models.CharField(max_length=20, default="a")
     for name in ("change_tracker", "told_elsewhere", "general_manager", "values_before_delete",
@@ -283,6 +238,20 @@ KINDS["ProxyOfChild"] = Kind(
     "ProxyOfChild", PlainProxyOfChild, ProxyOfChild, dict, lambda: {"load": 2},
     ["TrackedParent", "TrackedChildOfTracked"], ["TrackedChildOfTracked"],
 )  # fmt: skip
+
+if find_spec("PIL") is not None:
+    kind(
+        "Pictured",
+        lambda: {
+            "image": models.ImageField(
+                width_field="width", height_field="height", storage=CountingStorage()
+            ),
+            "width": models.IntegerField(null=True),
+            "height": models.IntegerField(null=True),
+        },
+        new=lambda: {"image": picture("a.ppm", 3, 2)},
+        change=lambda: {"image": picture("b.ppm", 5, 4)},
+    )
 
 if connection.vendor == "postgresql":
     from django.contrib.postgres.fields import ArrayField, IntegerRangeField

@@ -43,3 +43,9 @@ def restore(known: dict[Any, Tracker]) -> None:
 
 def brief(changes: list[DataChange]) -> list[tuple[str, str]]:
     return [(one.action, one.manager) for one in changes]
+
+
+def returns_old_values(using: str = "default") -> bool:
+    """Whether the server returns a row's old values from its UPDATE."""
+    connection: Any = connections[using]
+    return bool(connection.vendor == "postgresql" and connection.pg_version >= 18_00_00)

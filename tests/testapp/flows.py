@@ -77,6 +77,10 @@ def ask(input_data: dict[str, Any]) -> dict[str, Any]:
     return {"answer": answer}
 
 
+def wait_once(input_data: dict[str, Any]) -> dict[str, Any]:
+    return {"answer": wait_for("approval")}
+
+
 def ask_twice(input_data: dict[str, Any]) -> dict[str, Any]:
     return {"first": wait_for("first"), "second": wait_for("second")}
 

@@ -11,17 +11,33 @@ from functools import partial
 from typing import Any, TypedDict, assert_type
 
 from general_manager.workflow import (
+    ExecutionQuery,
+    Retry,
+    Schedule,
     WorkflowDefinition,
     WorkflowEvent,
+    WorkflowExecution,
+    WorkflowState,
+    astep,
+    await_for,
     current_execution_id,
     get_event_registry,
     get_workflow_engine,
+    report,
     resume_url,
+    run_schedule,
+    schedule,
     sleep,
     step,
     wait_for,
 )
-from general_manager.workflow.testing import assert_crash_safe, assert_published, drain, run
+from general_manager.workflow.testing import (
+    advance,
+    assert_crash_safe,
+    assert_published,
+    drain,
+    run,
+)
 
 
 class Colour(StrEnum):
@@ -101,6 +117,10 @@ def results_with_options() -> None:
     assert_type(step("hold", hold, 1, once=True), str)
     assert_type(step("hold", hold, 1, seats=2, atomic=False), str)
     assert_type(step("hold", hold, 1, seats=2, once=True, atomic=False), str)
+    assert_type(step("hold", hold, 1, retry=Retry(max_attempts=2)), str)
+    assert_type(step("hold", hold, 1, timeout=timedelta(seconds=3)), str)
+    assert_type(step("hold", hold, 1, atomic=False, retry=Retry(), timeout=timedelta(1)), str)
+    assert_type(step("price", price, retry=Retry()), Any)
     assert_type(step("price", price, atomic=False), Any)
     assert_type(step("pair", pair, once=True), Any)
 
@@ -112,6 +132,9 @@ def refused() -> None:
     step("hold", hold(1))  # type: ignore[call-overload]
     step(hold, 1)  # type: ignore[call-overload]
     step("hold", partial(hold, "one"))  # type: ignore[arg-type]
+    step("hold", hold, 1, retry=3)  # type: ignore[arg-type, call-arg]
+    step("hold", hold, 1, timeout=3)  # type: ignore[arg-type, call-arg]
+    step("hold", hold, 1, once=True, retry=Retry())  # type: ignore[arg-type, call-arg]
     step("hold", hold, 1, once="yes")  # type: ignore[arg-type, call-arg]
     wait_for("approval", ask=mail)  # type: ignore[arg-type]
     wait_for("approval", timeout=3)  # type: ignore[arg-type]
@@ -147,3 +170,43 @@ def tested() -> None:
     assert_type(drain(), int)
     with assert_published("manager_updated") as events:
         assert_type(events, list[WorkflowEvent])
+
+
+async def documented_async(data: dict[str, Any]) -> dict[str, Any]:
+    report("progress", {"done": 1, "of": 2})
+    report("progress", object())  # type: ignore[arg-type]
+    held = await astep("hold", hold, data["trip"], atomic=False)
+    answer = await await_for("approval", timeout=timedelta(days=3))
+    return {"by": answer["by"], "held": held}
+
+
+def found() -> None:
+    engine = get_workflow_engine()
+    executions = engine.executions(state=["failed", "cancelled"], attributes={"customer": 7})
+    assert_type(executions, ExecutionQuery)
+    assert_type(executions[:5], ExecutionQuery)
+    assert_type(executions[0], WorkflowExecution)
+    assert_type(executions.first(), WorkflowExecution | None)
+    assert_type([one.subject for one in executions], list[str | None])
+    assert_type(engine.result("id", timeout=5), dict[str, Any])
+    engine.resume(workflow="trip", correlation_id="trip-7", signal={"ok": True})
+    engine.executions(workflow=7)  # type: ignore[arg-type]
+
+
+async def found_async() -> None:
+    engine = get_workflow_engine()
+    definition = WorkflowDefinition("trip", handler=documented_async)
+    execution = await engine.astart(definition, {"trip": 7}, subject="Trip 7")
+    assert_type(execution, WorkflowExecution)
+    assert_type(await engine.aresult(execution.execution_id), dict[str, Any])
+    assert_type([one.state async for one in engine.executions()], list[WorkflowState])
+
+
+def schedules() -> None:
+    flow = WorkflowDefinition("report", handler=lambda data: data)
+    nightly = schedule("nightly", flow, cron="0 3 * * *", tz="Europe/Berlin", missed="all")
+    assert_type(nightly, Schedule)
+    assert_type(run_schedule("nightly"), WorkflowExecution)
+    schedule("often", flow, every=timedelta(minutes=5), overlap="skip", slot_key="slot")
+    schedule("wrong", flow, cron="0 3 * * *", missed="some")  # type: ignore[arg-type]  # refused
+    advance(timedelta(days=1), schedules=["nightly"])

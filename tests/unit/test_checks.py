@@ -78,14 +78,14 @@ def test_a_manager_of_a_model_that_does_not_exist_is_found():
     assert "testapp.Gohst" in message.msg
 
 
-def test_a8_a_registry_by_hand_that_is_not_in_force_is_named():
+def test_a8_a_registry_by_hand_that_is_not_in_use_is_named():
     """As in section 2 of the tutorial, which builds one and puts it nowhere."""
     by_hand = InMemoryEventRegistry()
     assert check_backends() == []
     by_hand.register("manager_updated", handler=print)
     (message,) = check_backends()
     assert message.id == "general_manager.W016"
-    assert "has 1 registration and is not the one in force" in message.msg
+    assert "has 1 registration but is not in use" in message.msg
     configure_event_registry(by_hand)
     try:
         assert check_backends() == []

@@ -49,7 +49,7 @@ def test_durations_are_timedeltas():
     assert settings.retention == timedelta(days=30)
 
 
-def test_a_claim_lasts_as_long_as_a_running_delivery_unless_told():
+def test_a_claim_lasts_as_long_as_a_running_delivery_unless_set():
     running = {"WORKFLOW_DELIVERY_RUNNING_TIMEOUT_SECONDS": 60}
     assert load(**running).outbox_claim_ttl == timedelta(seconds=60)
     told = load(**running, WORKFLOW_OUTBOX_CLAIM_TTL_SECONDS=20)
@@ -95,6 +95,7 @@ WRONG: dict[str, list[object]] = {
     "WORKFLOW_DELIVERY_RUNNING_TIMEOUT_SECONDS": [0, float("inf"), 1e30],
     "WORKFLOW_MAX_RETRIES": [0, -1, 2.0],
     "WORKFLOW_DEAD_LETTER_ENABLED": [1],
+    "WORKFLOW_SYNCHRONOUS_COMMIT": ["off", 0],
     "WORKFLOW_OUTBOX_CLAIM_TTL_SECONDS": [0, None],
     "WORKFLOW_RETRY_BACKOFF_SECONDS": [0, "5"],
     "WORKFLOW_MAX_CRASHES": [0],
@@ -102,6 +103,7 @@ WRONG: dict[str, list[object]] = {
     "WORKFLOW_STEP_RESULT_MAX_BYTES": [0, "1"],
     "WORKFLOW_EVENT_MAX_BYTES": [0, "1"],
     "WORKFLOW_BASE_URL": ["example.com", None],
+    "WORKFLOW_TRANSPORT": [3.5, b"x", {"options": {}}],
     "WORKFLOW_CELERY_APP": ["app", "project:app", "", 3],
     "WORKFLOW_REDACT": ["password", [1], [""]],
     "WORKFLOW_HANDLER_MODULES": ["shop", [1], ["shop/flows"], [""], ["shop."]],
@@ -135,7 +137,7 @@ def test_an_unknown_key_is_an_error_that_suggests_the_nearest():
         load_settings(SimpleNamespace(GENERAL_MANAGER={7: 7}))
 
 
-def test_all_wrong_keys_are_told_at_once():
+def test_all_wrong_keys_are_reported_at_once():
     with pytest.raises(ImproperlyConfigured) as caught:
         load(WORKFLOW_MODE="x", WORKFLOW_MAX_RETRIES=0, WORKFLOW_ASYNC="y", NONSENSE=1)
     for name in ("WORKFLOW_MODE", "WORKFLOW_MAX_RETRIES", "WORKFLOW_ASYNC", "NONSENSE"):

@@ -48,7 +48,7 @@ def test_a_deletion_tells_who_is_gone():
     assert event.payload == {"manager": "Project", "identification": {"id": 42}}
 
 
-def test_an_event_has_an_id_of_its_own_and_the_time_unless_told():
+def test_an_event_has_an_id_of_its_own_and_the_time_unless_given():
     first = manager_deleted_event(manager="Project")
     second = manager_deleted_event(manager="Project")
     assert UUID(first.event_id) != UUID(second.event_id)
@@ -102,7 +102,7 @@ def test_an_event_cannot_be_changed():
         ({"payload": [1]}, "payload must be a mapping"),
         ({"metadata": "m"}, "metadata must be a mapping"),
         ({"occurred_at": "today"}, "occurred_at must be a datetime"),
-        ({"occurred_at": datetime(2026, 1, 1)}, "must say its time zone"),  # noqa: DTZ001 - what is refused
+        ({"occurred_at": datetime(2026, 1, 1)}, "must have a time zone"),  # noqa: DTZ001 - what is refused
     ],
 )
 def test_a_wrong_argument_is_refused_by_name(changed, message):

@@ -77,9 +77,9 @@ def test_an_instance_is_taken_as_it_is():
         ({"class": LOCAL, "options": {"max_executions": 0}}, "WORKFLOW_ENGINE could not build"),
         ({"class": LOCAL, "options": {"speed": 9}}, "WORKFLOW_ENGINE could not build.*speed"),
         (broken_factory, "WORKFLOW_ENGINE could not build broken_factory.*no such server"),
-        (HalfAnEngine, r"which has no resume\(\), cancel\(\), status\(\)"),
-        (object(), r"which has no start\(\), resume\(\), cancel\(\), status\(\)"),
-        ({"class": shared_engine, "options": {"a": 1}}, "is an instance that takes none"),
+        (HalfAnEngine, r"which lacks resume\(\), cancel\(\), status\(\)"),
+        (object(), r"which lacks start\(\), resume\(\), cancel\(\), status\(\)"),
+        ({"class": shared_engine, "options": {"a": 1}}, "is an instance and takes none"),
     ],
 )
 def test_what_cannot_be_an_engine_is_refused_and_named(value, message):
@@ -90,7 +90,9 @@ def test_what_cannot_be_an_engine_is_refused_and_named(value, message):
 def test_a_registry_without_the_protocol_is_refused():
     with (
         using(LOCAL, "WORKFLOW_EVENT_REGISTRY"),
-        pytest.raises(ImproperlyConfigured, match=r"WORKFLOW_EVENT_REGISTRY gives .* no register"),
+        pytest.raises(
+            ImproperlyConfigured, match=r"WORKFLOW_EVENT_REGISTRY gives .* lacks register"
+        ),
     ):
         get_event_registry()
 
@@ -150,7 +152,7 @@ def test_a_configured_instance_wins_until_it_is_taken_back():
 
 def test_configuring_what_is_no_engine_changes_nothing():
     before = get_workflow_engine()
-    with pytest.raises(TypeError, match="WORKFLOW_ENGINE needs"):
+    with pytest.raises(TypeError, match="WORKFLOW_ENGINE requires"):
         configure_workflow_engine(object())  # type: ignore[arg-type]
     assert get_workflow_engine() is before
 

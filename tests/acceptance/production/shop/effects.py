@@ -89,7 +89,7 @@ def resolve_doubts() -> None:
     """What an operator does about steps in doubt: look outside, and say what is there."""
     happened = set(_world().read_text().splitlines())
     engine = CeleryWorkflowEngine()
-    for doubt in WorkflowStep.objects.filter(status="begun"):
+    for doubt in WorkflowStep.objects.filter(status="started"):
         engine.resolve_step(
             doubt.execution.execution_id, doubt.name, happened=doubt.name in happened, result=1
         )

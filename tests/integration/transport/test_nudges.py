@@ -1,0 +1,413 @@
+"""How many messages and statements the work of a queue costs: the hot paths, counted."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.db.models import F
+
+from general_manager.workflow import (
+    WorkflowDefinition,
+    WorkflowEvent,
+)
+from general_manager.workflow.core import limits
+from general_manager.workflow.executions.runner import run
+from general_manager.workflow.executions.store import DatabaseRunStore
+from general_manager.workflow.models import (
+    WorkflowExecutionRecord,
+    WorkflowOutbox,
+    WorkflowQueue,
+)
+from general_manager.workflow.models.executions.claims import begin, take_ready
+from general_manager.workflow.models.queue import BUSY_SECONDS
+from general_manager.workflow.models.sql.due import ANY_AGE, Share
+from general_manager.workflow.outbox.drain import deliver_claim, drain
+from general_manager.workflow.transport import broker, nudges
+from general_manager.workflow.transport.base import WORK
+from general_manager.workflow.transport.throttle import Throttle
+from general_manager.workflow.workers import work
+from general_manager.workflow.workers.pace import Pace
+from general_manager.workflow.workers.tick import sweep
+from general_manager.workflow.workers.work import empty
+from tests.integration.conftest import data_statements
+from tests.servers import wait_until
+from tests.testapp import flows
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Messages instead of a broker: their queues."""
+    said: list[str] = []
+
+    def publish(app, task, arguments, queue):
+        assert (task, arguments) == (WORK, ["default", queue])
+        said.append(queue)
+
+    monkeypatch.setattr(broker, "has_app", lambda *_: True)
+    monkeypatch.setattr(broker, "_publish", publish)
+    monkeypatch.setattr(nudges, "nudge_throttle", Throttle(0))
+    broker.broker.answered()
+    return said
+
+
+@pytest.fixture
+def _slow_soon(monkeypatch):
+    monkeypatch.setattr(work, "SLOW_SECONDS", 0.05)
+
+
+def publish(outbox, number, key="x"):
+    outbox.publish_many(
+        WorkflowEvent(f"{key}{number}-{one}", "a.b", {}, event_name=key) for one in range(number)
+    )
+
+
+def start(engine, number=1, **options):
+    definition = WorkflowDefinition("w", handler=flows.echo, **options)
+    return [engine.start(definition).execution_id for _ in range(number)]
+
+
+def queue_row():
+    return WorkflowQueue.objects.get(name="")
+
+
+def test_an_idle_drain_is_one_statement(outbox):
+    with data_statements() as statements:
+        assert drain("default") == 0
+    assert len(statements) == 1
+
+
+def test_an_idle_look_is_one_statement_for_each_kind(outbox, sent, monkeypatch):
+    monkeypatch.setattr(limits, "_declared", {})  # where a workflow has a rate, its lines are read
+    with data_statements() as statements:
+        empty("default")
+    # Elsewhere a claim of executions opens a transaction of its own.
+    assert len(statements) == 3, statements
+
+
+def test_one_event_from_claim_to_settled_takes_few_statements(outbox, celery_engine, sent):
+    outbox.register("x", handler=flows.start_from_event)
+    publish(outbox, 1)
+    with data_statements() as statements:
+        assert drain("default") == 1
+    # The queues, a claim, the chunk's events, who waits for one of them, the start, who is busy,
+    # the delivery's row, the outcome, an empty claim; elsewhere a claim is a SELECT and an UPDATE.
+    assert len(statements) == (9 if connection.vendor == "postgresql" else 10), statements
+    assert WorkflowOutbox.objects.get().status == "processed"
+
+
+def test_an_event_and_its_execution_take_one_message_and_say_nothing_of_being_busy(
+    outbox, celery_engine, sent
+):
+    outbox.register("x", handler=flows.start_from_event)
+    publish(outbox, 1)
+    assert sent == [""]
+    empty("default")
+    assert sent == [""]
+    assert set(WorkflowExecutionRecord.objects.values_list("state", flat=True)) == {"completed"}
+    assert not WorkflowQueue.objects.exists()
+
+
+def test_a_worker_that_finds_many_calls_one_more_and_says_that_it_is_busy(outbox, sent):
+    busy = []
+    outbox.register(
+        "x", handler=lambda event: busy.append(sum(sent.count(one) for one in sent)),
+        registration_id="r",
+    )  # fmt: skip
+    publish(outbox, 60)
+    sent.clear()
+    empty("default")
+    assert WorkflowOutbox.objects.filter(status="processed").count() == 60
+    assert sent == [""], "one message for all"
+    assert busy[0] == 1, "and before the work"
+    assert queue_row().busy_until is None, "it has stopped"
+
+
+def test_nobody_sends_a_message_to_a_queue_in_which_a_worker_is_busy(outbox, sent):
+    WorkflowQueue.objects.say_busy("")
+    publish(outbox, 1)
+    assert sent == []
+    WorkflowQueue.objects.update(busy_until=F("busy_until") - timedelta(seconds=BUSY_SECONDS))
+    publish(outbox, 2)
+    assert sent == [""], "it may have died"
+
+
+def test_a_commit_reads_once_whether_a_worker_is_busy(celery_engine, sent):
+    start(celery_engine)
+    with data_statements() as alone:
+        start(celery_engine)
+    with data_statements() as statements, transaction.atomic():
+        start(celery_engine, 3)
+    assert len([one for one in alone if "workflowqueue" in one]) == 1
+    assert len([one for one in statements if "workflowqueue" in one]) == 1
+
+
+def test_what_comes_while_a_worker_clears_busy_is_found_by_its_last_look(outbox, sent, monkeypatch):
+    """The publisher has read that somebody is busy, so it sends nothing."""
+    outbox.register("x", handler=lambda event: None, registration_id="r")
+    publish(outbox, 60)
+    clear = work._Shift._clear_busy
+
+    def publish_before(self):
+        if not WorkflowOutbox.objects.filter(event__event_id__startswith="x7").exists():
+            publish(outbox, 7)
+        clear(self)
+
+    monkeypatch.setattr(work._Shift, "_clear_busy", publish_before)
+    empty("default")
+    assert WorkflowOutbox.objects.exclude(status="processed").count() == 0
+    assert WorkflowOutbox.objects.count() == 67
+
+
+def test_after_a_slice_a_worker_calls_another_and_ends(outbox, sent, monkeypatch):
+    monkeypatch.setattr(work, "SLICE_SECONDS", 0)
+    outbox.register("x", handler=lambda event: None, registration_id="r")
+    publish(outbox, 60)
+    sent.clear()
+    empty("default")
+    assert WorkflowOutbox.objects.filter(status="pending").count() == 10
+    assert sent == ["", ""], "one to help, one to go on"
+
+
+def test_o6_after_a_slice_nobody_relies_on_the_worker_that_has_ended(outbox, sent, monkeypatch):
+    """The next one may find nothing: it does not know what this one has said."""
+    monkeypatch.setattr(work, "SLICE_SECONDS", 0)
+    outbox.register("x", handler=lambda event: None, registration_id="r")
+    publish(outbox, 12)
+    empty("default")
+    assert WorkflowOutbox.objects.filter(status="processed").count() == 12
+    empty("default")
+    sent.clear()
+    publish(outbox, 1)
+    assert sent == [""], "it would wait for the next tick"
+
+
+def test_o6_what_a_worker_has_said_last_stays_when_another_one_ends_its_slice(
+    outbox, sent, monkeypatch
+):
+    monkeypatch.setattr(work, "SLICE_SECONDS", 0)
+    outbox.register("x", handler=lambda event: None, registration_id="r")
+    publish(outbox, 12)
+    say = work._Shift._say_busy
+
+    def both_say(self, found):
+        say(self, found)
+        self._said_busy -= 0.5  # and half a second later
+        WorkflowQueue.objects.say_busy("")
+
+    monkeypatch.setattr(work._Shift, "_say_busy", both_say)
+    empty("default")
+    assert WorkflowQueue.objects.is_busy("")
+
+
+@pytest.mark.usefixtures("_slow_soon")
+def test_what_a_slow_handler_holds_back_is_given_to_others(
+    outbox, celery_engine, sent, monkeypatch
+):
+    """Entries and executions; and publishers may not rely on this worker's next look."""
+    looks = []
+
+    def wait(event):
+        if looks:
+            return
+        looks.append(1)
+        wait_until(lambda: len(sent) > 1, "a message")
+        looks.append(WorkflowOutbox.objects.filter(status="pending").count())
+        looks.append(WorkflowQueue.objects.is_busy(""))
+        monkeypatch.setattr(work, "SLOW_SECONDS", 3600)  # the others are not, however busy this is
+
+    outbox.register("x", handler=wait, registration_id="r", atomic=False)
+    publish(outbox, 12)
+    sent.clear()
+    empty("default")
+    assert looks == [1, 11, False]
+    assert WorkflowOutbox.objects.filter(status="processed").count() == 12
+
+
+@pytest.mark.usefixtures("_slow_soon")
+def test_what_a_slow_execution_holds_back_is_given_to_others(celery_engine, sent, monkeypatch):
+    given = []
+
+    def wait(input_data):
+        if not given:
+            given.append(0)
+            others = WorkflowExecutionRecord.objects.runnable()
+            wait_until(lambda: others.count() == 2, "the others")
+            wait_until(lambda: sent, "a message")
+            monkeypatch.setattr(work, "SLOW_SECONDS", 3600)
+
+    ids = start(celery_engine, 3)
+    sent.clear()
+    monkeypatch.setattr(flows, "echo", wait)
+    empty("default")
+    assert {celery_engine.status(one).state for one in ids} == {"completed"}
+
+
+@pytest.mark.usefixtures("_slow_soon")
+def test_a_message_does_not_wait_for_the_end_of_a_slow_handler(outbox, celery_engine, sent):
+    """It has started an execution, which another worker can run meanwhile."""
+
+    def start_and_wait(event):
+        flows.start_from_event(event)
+
+    def wait(event):
+        wait_until(lambda: sent, "the message")
+
+    outbox.register("x", handler=start_and_wait, registration_id="r")
+    outbox.register("x", handler=wait, registration_id="s")
+    publish(outbox, 1)
+    sent.clear()
+    empty("default")
+    assert sent
+
+
+def test_what_a_slow_chunk_gives_back_is_announced(outbox, sent, monkeypatch):
+    outbox.register("x", handler=lambda event: None, registration_id="r")
+    publish(outbox, 3)
+    sent.clear()
+    monkeypatch.setattr(
+        "general_manager.workflow.outbox.chunk.monotonic", iter(range(0, 10**6, 1000)).__next__
+    )
+    claim = WorkflowOutbox.objects.claim(3, lease=MINUTE, begin=3)
+    deliver_claim("default", claim)
+    assert WorkflowOutbox.objects.filter(status="pending").count() == 2
+    assert sent == [""]
+
+
+def test_x6_an_answer_that_comes_while_the_run_suspends_sends_a_message(
+    celery_engine, sent, monkeypatch
+):
+    started = celery_engine.start(WorkflowDefinition("w", handler=flows.ask))
+    opened = DatabaseRunStore.settle_wait
+
+    def answer_after_it_looked(self, name):
+        wait = opened(self, name)
+        celery_engine.resume(started.execution_id, "late", wait=name)
+        return wait
+
+    monkeypatch.setattr(DatabaseRunStore, "settle_wait", answer_after_it_looked)
+    sent.clear()
+    run(started.execution_id, "default")
+    assert WorkflowExecutionRecord.objects.get().state == "pending"
+    assert sent == [""]
+
+
+def test_the_tick_sends_one_message_for_each_queue_in_which_something_is_due(
+    outbox, celery_engine, sent
+):
+    outbox.register("x", handler=lambda event: None, queue="slow", registration_id="r")
+    publish(outbox, 5)
+    start(celery_engine, 14)
+    start(celery_engine, 2, queue="gpu")
+    start(celery_engine, 2, queue="busy")
+    WorkflowQueue.objects.say_busy("busy")
+    sent.clear()
+    assert sweep() == 0
+    assert sent == ["", "gpu", "slow"]
+
+
+def test_the_tick_sends_nothing_where_nothing_is_due(outbox, celery_engine, sent):
+    sweep()
+    assert sent == []
+
+
+def test_e9_what_lost_its_worker_runs_alone(celery_engine, sent):
+    """An execution that kills its worker again must not keep others waiting for a lease."""
+    ids = start(celery_engine, 5)
+    died = [ids[0], ids[3]]
+    WorkflowExecutionRecord.objects.filter(execution_id__in=died).update(crashes=1)
+    taken = take_ready(WorkflowExecutionRecord.objects.all(), 10, ANY_AGE)
+    keys = dict(WorkflowExecutionRecord.objects.values_list("pk", "execution_id"))
+    assert [keys[one] for one in taken.suspect] == died
+    assert [keys[one] for one in taken.calm] == [ids[1], ids[2], ids[4]]
+
+
+def test_e9_the_executions_taken_with_one_that_kills_its_worker_are_not_charged(
+    celery_engine, sent, workers
+):
+    ids = start(celery_engine, 3)
+    rows = WorkflowExecutionRecord.objects.all()
+    taken = take_ready(rows, 10, ANY_AGE)
+    begin(rows, taken.calm[0], taken.token, lease=MINUTE)
+    workers.let_rest_pass()  # and its worker is dead
+    sweep(hand_on=False)
+    crashes = dict(rows.values_list("execution_id", "crashes"))
+    assert crashes == {ids[0]: 1, ids[1]: 0, ids[2]: 0}
+    assert set(rows.values_list("state", flat=True)) == {"completed"}
+
+
+def test_e5_a_worker_begins_nothing_that_it_holds_no_longer(celery_engine, sent, workers):
+    start(celery_engine)
+    rows = WorkflowExecutionRecord.objects.all()
+    first = take_ready(rows, 10, ANY_AGE)
+    workers.let_rest_pass()
+    second = take_ready(rows, 10, ANY_AGE)
+    assert second.size == 1
+    assert begin(rows, first.calm[0], first.token, lease=MINUTE) is None
+    assert begin(rows, second.calm[0], second.token, lease=MINUTE).state == "running"
+    assert begin(rows, second.calm[0], second.token, lease=MINUTE) is None
+
+
+def test_x2_what_is_cancelled_after_it_was_taken_does_not_run(celery_engine, sent):
+    [execution_id] = start(celery_engine)
+    rows = WorkflowExecutionRecord.objects.all()
+    taken = take_ready(rows, 10, ANY_AGE)
+    celery_engine.cancel(execution_id)
+    assert begin(rows, taken.calm[0], taken.token, lease=MINUTE) is None
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 8])
+def test_o6_under_a_backlog_a_quarter_of_what_is_taken_is_new(celery_engine, sent, limit):
+    """Old work goes on, and what has just come does not wait for it."""
+    old = start(celery_engine, 40)
+    WorkflowExecutionRecord.objects.update(wake_at=F("wake_at") - timedelta(hours=1))
+    new = set(start(celery_engine, 40))
+    rows = WorkflowExecutionRecord.objects.all()
+    keys = dict(rows.values_list("pk", "execution_id"))
+    found: list[Any] = []
+    for number in range(16 // limit):
+        taken = take_ready(rows, limit, Share("", is_behind=True, number=number))
+        assert taken.size == limit
+        found += [keys[one] for one in taken.calm]
+    assert len(set(found)) == len(found)
+    assert sum(one in new for one in found) == len(found) // 4
+    assert [one for one in found if one not in new] == old[: len(found) - len(found) // 4]
+
+
+def test_o6_without_new_work_a_claim_takes_old_work_only(outbox, sent):
+    publish(outbox, 9)
+    WorkflowOutbox.objects.update(available_at=F("available_at") - timedelta(hours=1))
+    claim = WorkflowOutbox.objects.claim(8, lease=MINUTE, share=Share("", is_behind=True))
+    assert claim.size == 8
+
+
+def test_a_priority_is_a_minute_of_age_for_each_step(celery_engine, sent):
+    """So what has none waits for a bounded time."""
+    [old] = start(celery_engine)
+    WorkflowExecutionRecord.objects.update(wake_at=F("wake_at") - timedelta(seconds=90))
+    [low, high] = start(celery_engine, priority=1) + start(celery_engine, priority=2)
+    rows = WorkflowExecutionRecord.objects.all()
+    keys = dict(rows.values_list("pk", "execution_id"))
+    assert [keys[one] for one in take_ready(rows, 10, ANY_AGE).calm] == [high, old, low]
+
+
+def test_a_worker_takes_as_much_as_it_does_in_a_fraction_of_a_second():
+    pace = Pace()
+    assert pace.size(1000) == 50
+    assert pace.size(20) == 20
+    for _ in range(30):
+        pace.learn(1, 2.0)
+    assert pace.size(1000) == 1
+    for _ in range(30):
+        pace.learn(100, 0.1)
+    assert pace.size(1000) > 150
+
+
+def test_what_becomes_ready_now_is_due_now(celery_engine):
+    """Also where times are compared as texts, in the same millisecond."""
+    for _ in range(50):
+        execution_id = celery_engine.start(WorkflowDefinition("w", handler=flows.echo)).execution_id
+        assert run(execution_id, "default")

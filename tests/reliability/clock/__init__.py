@@ -1,0 +1,1 @@
+"""An app with a schedule of every other second."""

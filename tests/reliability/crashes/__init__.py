@@ -1,0 +1,1 @@
+"""An app whose database crashes under it."""
