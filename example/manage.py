@@ -11,12 +11,12 @@ from django.core.management import execute_from_command_line
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "company.settings")
-    # The demo's: settings are read before its options are.
+    # For the demo: settings are read before its options.
     if {"--production", "--servers"} & set(sys.argv):
         os.environ["EXAMPLE_MODE"] = "production"
     elif "--in-process" in sys.argv:
         os.environ["EXAMPLE_MODE"] = "in-process"
     if "--servers" in sys.argv:
-        folder = f"company_{uuid4().hex[:12]}"  # short: a socket's path has no room for more
+        folder = f"company_{uuid4().hex[:12]}"  # short: the path of a socket is limited
         os.environ["EXAMPLE_SERVERS"] = str(Path(tempfile.gettempdir()) / folder)
     execute_from_command_line(sys.argv)

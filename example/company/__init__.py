@@ -1,4 +1,4 @@
-"""The project. Its Celery app is imported here, so that the web process has it too."""
+"""The project. Imports its Celery app, so that the web process has it too."""
 
 from company.celery import app
 

@@ -1,4 +1,4 @@
-"""The project's Celery app, as Celery's documentation has it."""
+"""The project's Celery app, as in Celery's documentation."""
 
 import os
 

@@ -1,7 +1,7 @@
-"""A broker made of files, so that the demo needs no server. Not for anything else.
+"""A file-based broker, so that the demo needs no server. Only for the demo.
 
-Kombu's own writes a message under its final name, where a reader can meet it half written. This one
-writes it under another name first.
+Kombu's own writes a message under its final name, so a reader may find it half written. This one
+writes it under a temporary name first.
 """
 
 import json
@@ -16,7 +16,7 @@ from kombu.transport import filesystem
 class Channel(filesystem.Channel):
     def _put(self, queue: str, payload: dict[str, Any], **_: Any) -> None:
         name = f"{monotonic_ns() // 1_000_000}_{uuid4()}.{queue}.msg"
-        final = os.path.join(self.data_folder_out, name)  # noqa: PTH118 - kombu's folders are text
+        final = os.path.join(self.data_folder_out, name)  # noqa: PTH118 - kombu's folders are strings
         unfinished = f"{final}.unfinished"
         with open(unfinished, "w") as file:  # noqa: PTH123 - the same
             json.dump(payload, file)

@@ -16,9 +16,9 @@ GENERAL_MANAGER = {
 }
 
 if os.environ.get("EXAMPLE_MODE") in ("production", "in-process"):
-    # Events and executions in the database, handlers in Celery's workers, or without
-    # WORKFLOW_ASYNC in the process that publishes. The times are short, so that the demo has
-    # something to show; leave them out in a project of your own.
+    # Events and executions in the database; handlers in Celery workers, or without
+    # WORKFLOW_ASYNC in the publishing process. The times are short for the demo; leave them
+    # out in your own project.
     GENERAL_MANAGER = {
         "WORKFLOW_MODE": "production",
         "WORKFLOW_ASYNC": os.environ["EXAMPLE_MODE"] == "production",
@@ -28,7 +28,10 @@ if os.environ.get("EXAMPLE_MODE") in ("production", "in-process"):
         "WORKFLOW_RETRY_BACKOFF_SECONDS": 1,
     }
 
-GENERAL_MANAGER["WORKFLOW_BASE_URL"] = "http://127.0.0.1:8000"  # where the demo serves
+GENERAL_MANAGER["WORKFLOW_BASE_URL"] = "http://127.0.0.1:8000"  # the demo's site
+
+# What the bank sends with each payment; a secret in your own project.
+PAYMENT_WEBHOOK_TOKEN = os.environ.get("EXAMPLE_PAYMENT_TOKEN", "a token for the demo only")
 
 BROKER_DIR = VAR_DIR / "broker"
 BROKER_DIR.mkdir(exist_ok=True)
@@ -41,7 +44,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 CELERY_DB_REUSE_MAX = 1000
 
-SECRET_KEY = "an example keeps no secrets"  # noqa: S105 - it protects nothing
+SECRET_KEY = "an example has no secrets"  # noqa: S105 - it protects nothing
 DEBUG = True
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 ROOT_URLCONF = "company.urls"
@@ -97,19 +100,19 @@ DATABASES = {
 
 SERVERS_DIR = os.environ.get("EXAMPLE_SERVERS")
 if SERVERS_DIR:
-    # PostgreSQL and Redis, as in production; the demo starts both: see projects/servers.py.
+    # PostgreSQL and Redis, as in production. The demo starts both, see projects/servers.py.
     DATABASES = {
         "default": {
             "ENGINE": "django.db.backends.postgresql",
             "NAME": "postgres",
             "USER": "postgres",
-            "HOST": f"{SERVERS_DIR}/postgres",  # the folder of its socket
+            "HOST": f"{SERVERS_DIR}/postgres",  # the folder of the socket
         },
     }
     CELERY_BROKER_URL = f"redis+socket://{SERVERS_DIR}/redis.sock"
     CELERY_BROKER_TRANSPORT_OPTIONS = {}
 
-# Mails are written to files: look into var/mails.
+# Mails are written to files in var/mails.
 MAIL_DIR = VAR_DIR / "mails"
 _FILES = "django.core.mail.backends.filebased.EmailBackend"
 if django.VERSION >= (6, 1):

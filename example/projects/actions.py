@@ -1,4 +1,4 @@
-"""What workflows do to the world, by name."""
+"""Side effects of workflows as named actions."""
 
 from django.core.mail import send_mail
 

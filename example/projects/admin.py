@@ -1,10 +1,13 @@
 from django.contrib import admin
 
+from general_manager.admin import WorkflowsPanel
 from projects.models import DeadLetter, Project
 
 
 @admin.register(Project.Interface.model)
-class ProjectAdmin(admin.ModelAdmin):
+class ProjectAdmin(WorkflowsPanel, admin.ModelAdmin):
+    """A project's page shows its workflows below its own fields."""
+
     list_display = ("name", "status", "budget", "owner")
     list_filter = ("status",)
     search_fields = ("name",)

@@ -1,8 +1,8 @@
-"""Which events this app listens to: the whole routing on one page."""
+"""The registrations of this app: all routing in one place."""
 
 from django.apps import AppConfig
 
-from general_manager.workflow import WorkflowEvent, get_event_registry
+from general_manager.workflow import WorkflowEvent, get_event_registry, schedule
 
 
 class ProjectsConfig(AppConfig):
@@ -10,7 +10,7 @@ class ProjectsConfig(AppConfig):
     verbose_name = "Projects"
 
     def ready(self) -> None:
-        from projects import handlers  # noqa: PLC0415 - models can be imported only now
+        from projects import handlers, workflows  # noqa: PLC0415 - models can be imported only now
 
         registry = get_event_registry()
         registry.register(
@@ -26,9 +26,16 @@ class ProjectsConfig(AppConfig):
             retries=2,
             dead_letter_handler=handlers.note_dead_letter,
         )
+        schedule(
+            "nightly_summary",
+            workflows.NIGHTLY_SUMMARY,
+            cron="0 3 * * *",
+            tz="Europe/Berlin",
+            slot_key="slot",
+        )
 
 
 def is_activation(event: WorkflowEvent) -> bool:
-    """Whether a project became active."""
+    """Whether a project has become active."""
     status = event.payload.get("changes", {}).get("status", {})
     return event.payload.get("manager") == "Project" and status.get("new") == "active"

@@ -1,14 +1,10 @@
 """Executions of either engine, for the start page and the demo."""
 
-from general_manager.workflow import LocalWorkflowEngine, WorkflowExecution, get_workflow_engine
-from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow import WorkflowExecution, get_workflow_engine
 
 
 def all_executions(limit: int = 200) -> list[WorkflowExecution]:
     """The latest *limit*, oldest first."""
     engine = get_workflow_engine()
-    if isinstance(engine, LocalWorkflowEngine):
-        engine.run_due()
-        return engine.executions()[-limit:]
-    records = WorkflowExecutionRecord.objects.order_by("-pk")[:limit]
-    return [record.snapshot() for record in reversed(records)]
+    engine.run_due()  # in local mode; does nothing with workers
+    return list(reversed(list(engine.executions()[:limit])))

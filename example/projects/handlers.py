@@ -1,4 +1,4 @@
-"""What happens when an event arrives: each handler starts a workflow, or does one small thing."""
+"""Event handlers: each starts a workflow or does one small thing."""
 
 from general_manager.workflow import WorkflowEvent, get_workflow_engine
 from projects.models import DeadLetter
@@ -25,13 +25,15 @@ def start_budget_approval(event: WorkflowEvent) -> None:
             "project_id": event.payload["identification"]["id"],
             "amount": event.payload["amount"],
             "asked_by": event.payload["asked_by"],
+            "request": event.event_id,
         },
         correlation_id=event.event_id,
+        attributes={"asked_by": event.payload["asked_by"]},  # to search by in the admin
     )
 
 
 def tell_accounting(event: WorkflowEvent) -> None:
-    """Accounting's server is always away in this example, to show what a failure looks like."""
+    """Accounting's server is always down in this example, to show a failure."""
     raise ConnectionError("accounting.example.test does not answer")
 
 

@@ -1,4 +1,4 @@
-"""What the company works on."""
+"""The company's projects, and dead letters to review."""
 
 from decimal import Decimal
 
@@ -29,12 +29,12 @@ class Project(GeneralManager):
             return self.name
 
 
-# What is saved in the admin goes past the manager; this way it is told all the same.
+# Saves in the admin bypass the manager; tracking makes them emit events too.
 track_changes(Project.Interface.model)
 
 
 class DeadLetter(models.Model):
-    """An event that a handler could not take, noted for somebody to look at."""
+    """An event whose handler failed for good, recorded for a review."""
 
     event_id = models.CharField(max_length=255)
     event_name = models.CharField(max_length=255)

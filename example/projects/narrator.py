@@ -1,4 +1,4 @@
-"""Prints what happens as it happens. It only observes: without it everything would be the same."""
+"""Prints events, deliveries and states as they happen. It only observes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,7 +47,7 @@ class Narrator:
                 signal.disconnect(receiver)
 
     def _published(self, event: WorkflowEvent, **_: Any) -> None:
-        self._line("event", _told(event))
+        self._line("event", _described(event))
 
     def _delivered(self, registration: Registration, **_: Any) -> None:
         self._line("handled by", _name(registration))
@@ -73,7 +73,7 @@ def _name(registration: Registration) -> str:
     return f"{handler.__module__}.{getattr(handler, '__qualname__', repr(handler))}"
 
 
-def _told(event: WorkflowEvent) -> str:
+def _described(event: WorkflowEvent) -> str:
     details = [
         f"{name}: {change['old']} -> {change['new']}"
         for name, change in event.payload.get("changes", {}).items()
@@ -85,33 +85,33 @@ def _told(event: WorkflowEvent) -> str:
 
 
 class RowNarrator:
-    """Tells what other processes did, from the rows that they wrote."""
+    """Reports the work of other processes from the rows that they wrote."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
         self._told: set[object] = set()
 
     def until(self, is_reached: Callable[[], object], *, seconds: float = 60) -> None:
-        """Tell news as it comes until *is_reached*; raises `CommandError` if it never is."""
+        """Report news until *is_reached*. Raises `CommandError` if that takes too long."""
         deadline = monotonic() + seconds
         while not is_reached():
             if monotonic() > deadline:
                 log = shown(Path(settings.VAR_DIR / "worker.log"))
-                raise CommandError(f"The workers did not get there; look into {log}")
+                raise CommandError(f"The workers did not finish in time. Check {log}")
             self.tell_news()
             sleep(0.1)
         self.tell_news()
 
     def tell_news(self) -> None:
         for record in WorkflowEventRecord.objects.order_by("pk"):
-            self._say("event", _told(record.to_event()), key=record.event_id)
+            self._say("event", _described(record.to_event()), key=record.event_id)
         for row in WorkflowDeliveryAttempt.objects.order_by("pk"):
             handler = row.registration_id.split(":")[1]
             if row.status == "completed":
                 self._say("handled by", handler, key=(row.pk, row.status))
             elif row.status != "running":
-                text = f"{handler} {row.status}, pass {row.passes}: {row.error}"
-                self._say("delivery", text, key=(row.pk, row.status, row.passes))
+                text = f"{handler} {row.status}, pass {row.attempts}: {row.error}"
+                self._say("delivery", text, key=(row.pk, row.status, row.attempts))
         for row in WorkflowExecutionRecord.objects.order_by("pk"):
             text = f"{row.workflow_id} {row.execution_id[-8:]} is {row.state}"
             if row.state == "waiting":

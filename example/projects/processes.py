@@ -1,4 +1,4 @@
-"""A web server, a worker and Beat for the demo, each a process of its own, as in production."""
+"""A web server, a worker and Beat for the demo, each in its own process, as in production."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ LONGEST_START = 60
 
 @contextmanager
 def web_worker_and_beat(port: int, say: Say) -> Iterator[Process]:
-    """All three run until the block ends, and write into var/; gives the web server's process."""
+    """Run all three until the block ends; they log to var/. Yields the web server's process."""
     started: list[Process] = []
     try:
         web = _start(say, started, "web", (*WEB, f"127.0.0.1:{port}"))
@@ -48,7 +48,7 @@ def web_worker_and_beat(port: int, say: Say) -> Iterator[Process]:
 
 
 def shown(path: Path) -> str:
-    """*path* as it is found from here."""
+    """*path* relative to the working directory."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
@@ -71,7 +71,7 @@ def _start(say: Say, started: list[Process], name: str, module: tuple[str, ...])
 
 
 def _wait_until_it_serves(web: Process, port: int) -> None:
-    opener = build_opener(ProxyHandler({}))  # it is here, whatever the machine's proxy
+    opener = build_opener(ProxyHandler({}))  # a local address needs no proxy
     deadline = monotonic() + LONGEST_START
     while True:
         try:
@@ -79,7 +79,7 @@ def _wait_until_it_serves(web: Process, port: int) -> None:
         except URLError:
             if web.poll() is not None or monotonic() > deadline:
                 log = shown(Path(settings.VAR_DIR / "web.log"))
-                raise CommandError(f"The web server did not start; look into {log}") from None
+                raise CommandError(f"The web server did not start. Check {log}") from None
             sleep(0.1)
         else:
             return

@@ -19,7 +19,7 @@ PROJECTS = [
 
 
 def create_sample_data() -> dict[str, Any]:
-    """Make people, projects and the account ``admin`` / ``admin``; returns people by name."""
+    """Create people, projects and the account ``admin`` / ``admin``. Returns people by name."""
     users = get_user_model()._default_manager
     users.create_superuser("admin", "admin@example.test", "admin")
     people = {

