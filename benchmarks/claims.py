@@ -17,8 +17,8 @@ from django.db import connection
 from benchmarks.floor import EVENT, EXECUTION, OUTBOX
 from benchmarks.measuring import seconds, show, show_times, statements
 from general_manager.workflow.models import Claim, WorkflowExecutionRecord, WorkflowOutbox
-from general_manager.workflow.outbox import drain
-from general_manager.workflow.sweep import sweep
+from general_manager.workflow.outbox.drain import drain
+from general_manager.workflow.workers.tick import sweep
 
 DUE, DELAYED, SETTLED = 200_000, 200_000, 1_000_000
 WAITING = 5_000
@@ -30,7 +30,7 @@ FILL = f"""WITH events AS (
     INSERT INTO {EVENT} (event_id, event_type, event_name, payload, metadata)
     SELECT %(status)s || n, 'shop.order.paid', 'order_seen', '{{"id": 42}}', '{{}}'
     FROM generate_series(1, %(count)s) n RETURNING id)
-    INSERT INTO {OUTBOX} (event_id, owed_to, status, available_at, settled_at)
+    INSERT INTO {OUTBOX} (event_id, expected_registrations, status, available_at, settled_at)
     SELECT id, '["r"]', %(stored)s, now() + %(available)s * interval '1 s'
         + random() * interval '1 hour', %(settled)s::timestamptz FROM events"""
 WAIT = f"""WITH waiting AS (

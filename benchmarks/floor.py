@@ -17,10 +17,10 @@ EXECUTION = "general_manager_workflowexecutionrecord"
 
 PUBLISH_EVENT = f"""INSERT INTO {EVENT} (event_id, event_type, event_name, payload, metadata)
     VALUES (%s, %s, %s, %s, '{{}}') ON CONFLICT DO NOTHING RETURNING id"""
-PUBLISH_ENTRY = f"INSERT INTO {OUTBOX} (event_id, owed_to) VALUES (%s, '[]')"
+PUBLISH_ENTRY = f"INSERT INTO {OUTBOX} (event_id, expected_registrations) VALUES (%s, '[]')"
 CLAIM = f"""WITH due AS (SELECT id FROM {OUTBOX} WHERE available_at <= now() ORDER BY available_at
     LIMIT %s FOR UPDATE SKIP LOCKED) UPDATE {OUTBOX} o SET status = 'claimed', claim_token = %s,
-    available_at = now() + interval '300 s', begun = true FROM due, {EVENT} e
+    available_at = now() + interval '300 s', started = true FROM due, {EVENT} e
     WHERE o.id = due.id AND e.id = o.event_id RETURNING o.id, e.event_id, e.payload,
     (SELECT set_config('synchronous_commit', 'off', true))"""
 START = f"""INSERT INTO {EXECUTION} (execution_id, workflow_id, version, state, handler_path,

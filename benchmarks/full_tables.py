@@ -62,8 +62,8 @@ SELECT n, 'event-' || noise, CASE WHEN is_rare THEN 'shop.year.closed'
         jsonb_build_object('old', 'draft', 'new', 'paid'), 'note', repeat(noise, 5))), '{{}}', at
 FROM numbers"""
 
-ENTRIES: Final = f"""INSERT INTO {OUTBOX} (id, event_id, owed_to, status, available_at, owed_since,
-    claimed_by, claimed_at, settled_at)
+ENTRIES: Final = f"""INSERT INTO {OUTBOX} (id, event_id, expected_registrations, status,
+    available_at, undelivered_since, claimed_by, claimed_at, settled_at)
 SELECT n, n, '["order_paid", "order_seen"]', CASE WHEN n > %(count)s - 1900 THEN 'pending'
         WHEN n > %(count)s - 2000 THEN 'claimed' WHEN {{is_dead}} THEN 'dead_letter'
         ELSE 'processed' END,

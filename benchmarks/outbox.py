@@ -21,6 +21,7 @@ django.setup()
 
 from django.core.management import call_command
 from django.db import transaction
+from django.test import override_settings
 
 from benchmarks.floor import Floor
 from benchmarks.measuring import Pairs, rate, show, show_pairs, statements
@@ -28,23 +29,23 @@ from benchmarks.settings import POSTGRES
 from benchmarks.site import messages_kept
 from general_manager.workflow import WorkflowEvent, get_event_registry
 from general_manager.workflow.event_registry import DatabaseEventRegistry
-from general_manager.workflow.executor import run
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowOutbox
-from general_manager.workflow.outbox import drain
+from general_manager.workflow.outbox.drain import drain
+from general_manager.workflow.workers.work import empty
 
 EVENTS = 500
 ROUNDS = 7
+UNWAITED = {"WORKFLOW_MODE": "production", "WORKFLOW_SYNCHRONOUS_COMMIT": False}
 PAYLOAD: dict[str, Any] = {"manager": "Project", "identification": {"id": 42}}
 
 
 class Ours:
-    """Our own path; *executions* is where messages are kept instead of sent."""
+    """Our own path."""
 
-    def __init__(self, executions: list[str]) -> None:
+    def __init__(self) -> None:
         registry = get_event_registry()
         assert isinstance(registry, DatabaseEventRegistry)
         self._registry = registry
-        self._executions = executions
 
     def publish(self, event_id: str, payload: dict[str, Any], *, name: str = "order_paid") -> None:
         with transaction.atomic():
@@ -55,13 +56,10 @@ class Ours:
             self._registry.publish_many(event_of(one, PAYLOAD, name) for one in ids)
 
     def deliver(self) -> None:
-        drain("default", hand_on=False)
+        drain("default")
 
     def deliver_and_run(self) -> None:
-        self.deliver()
-        for execution_id in self._executions:
-            run(execution_id, "default")
-        self._executions.clear()
+        empty("default")
 
 
 def event_of(event_id: str, payload: dict[str, Any], name: str) -> WorkflowEvent:
@@ -85,6 +83,9 @@ class Measured:
         self.run: list[tuple[float, float]] = []
         self.deliver: list[tuple[float, float]] = []
         self.many: list[tuple[float, float]] = []
+        self.grouped: list[tuple[float, float]] = []
+        self.unwaited: list[tuple[float, float]] = []
+        self.both: list[tuple[float, float]] = []
 
     def add_round(self, floor: Floor, ours: Ours, numbers: Iterator[int]) -> None:
         theirs = rate(EVENTS, partial(each, floor.publish, new_ids(numbers)))
@@ -101,13 +102,24 @@ class Measured:
         self.run.append((mine_run, theirs_run))
         self.deliver.append((mine_seen, theirs_seen))
         self.many.append((many, mine))
+        alone = self._written(ours, numbers, "order_written")
+        self.grouped.append((self._written(ours, numbers, "order_grouped"), alone))
+        with override_settings(GENERAL_MANAGER=UNWAITED):
+            self.unwaited.append((self._written(ours, numbers, "order_written"), alone))
+            self.both.append((self._written(ours, numbers, "order_grouped"), alone))
+
+    @staticmethod
+    def _written(ours: Ours, numbers: Iterator[int], name: str) -> float:
+        """Deliveries a second to a handler that inserts a row."""
+        ours.publish_many(new_ids(numbers), name=name)
+        return rate(EVENTS, ours.deliver)
 
 
 def main() -> None:
     call_command("migrate", verbosity=0)
     floor = Floor(POSTGRES)
-    with messages_kept() as executions:
-        measure(floor, Ours(executions), iter(range(10**9)))
+    with messages_kept():
+        measure(floor, Ours(), iter(range(10**9)))
     floor.close()
 
 
@@ -136,6 +148,9 @@ def show_all(measured: Measured) -> None:
         ("claim to settled, a no-op handler", measured.deliver, "the floor"),
         ("claim to completed execution", measured.run, "the floor"),
         ("publish_many", measured.many, "one by one"),
+        ("one row a delivery: grouped", measured.grouped, "alone"),
+        ("one row a delivery: unwaited", measured.unwaited, "alone"),
+        ("one row a delivery: grouped and unwaited", measured.both, "alone"),
     )
     for question in questions:
         show_pairs(*question)

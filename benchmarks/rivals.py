@@ -22,7 +22,7 @@ class Dbos:
 
     def __init__(self, uri: str) -> None:
         logging.getLogger("dbos").setLevel(logging.ERROR)
-        self._config: dict[str, Any] = {
+        self._config: Any = {
             "name": "bench",
             "system_database_url": uri,
             "log_level": "ERROR",

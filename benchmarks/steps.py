@@ -22,7 +22,7 @@ from benchmarks.rivals import AbsurdQueue, Dbos
 from benchmarks.settings import POSTGRES
 from benchmarks.site import PROCESSES, broker, messages_kept, until, worker
 from general_manager.workflow import get_workflow_engine
-from general_manager.workflow.executor import run
+from general_manager.workflow.executions.runner import run
 from general_manager.workflow.models import WorkflowExecutionRecord
 
 WORKFLOWS = 300

@@ -38,8 +38,8 @@ from benchmarks.measuring import show, statements
 from general_manager import PublishingQuerySet, track_changes
 from general_manager.workflow import configure_event_registry
 from general_manager.workflow.event_registry import InMemoryEventRegistry
-from general_manager.workflow.event_registry.database import DatabaseEventRegistry
 from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.outbox.registry import DatabaseEventRegistry
 
 SAVES = 200
 ROUNDS = 9
