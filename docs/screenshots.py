@@ -44,12 +44,14 @@ from projects.sample_data import create_sample_data
 from projects.services import request_budget
 from projects.workflows import PROJECT_STATUS
 
-from general_manager.workflow import get_workflow_engine
+from general_manager.workflow import get_workflow_engine, run_schedule
+from general_manager.workflow.core.actors import acting_as
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
     WorkflowEventRecord,
     WorkflowExecutionRecord,
     WorkflowOutbox,
+    WorkflowSchedule,
 )
 from tests.browser.chromium import Browser, find
 
@@ -100,6 +102,9 @@ def live_through_a_day() -> None:
         engine.start(PROJECT_STATUS, input_data={**gone, "project_id": number})
     until(lambda: executions.filter(workflow_id="project_status_email", ended_at__isnull=False)
           .count() == 5)  # fmt: skip
+    with acting_as("admin"):
+        nightly = run_schedule("nightly_summary")
+    until(lambda: engine.status(nightly.execution_id).state == "completed")
     spread_over_a_day(chance)
     until(lambda: WorkflowDeliveryAttempt.objects.filter(status="dead_letter").count() == 3)
     for name, amount in (("Canteen menu", 150), ("Apollo", 4000), ("Data centre move", 25000)):
@@ -125,6 +130,7 @@ def take_pictures(browser: Browser, names: list[str]) -> None:
     waiting = executions.filter(state="waiting").order_by("-pk")[1]
     dead = WorkflowDeliveryAttempt.objects.filter(status="dead_letter").latest("pk")
     event = WorkflowEventRecord.objects.get(outbox=dead.outbox)
+    schedule = WorkflowSchedule.objects.get()
     of = "admin:general_manager_{}".format
     pages = {
         "overview": (reverse(of("overview_changelist")), 1110),
@@ -135,7 +141,8 @@ def take_pictures(browser: Browser, names: list[str]) -> None:
         "answer": (reverse(of("execution_act"), args=[waiting.pk, "answer"]), 600),
         "event": (reverse(of("workfloweventrecord_change"), args=[event.pk]), 1500),
         "dead_letter": (reverse(of("deadletter_change"), args=[dead.pk]), 1000),
-        "deliver_again": (reverse(of("event_replay"), args=[event.pk]), 600),
+        "schedule": (reverse(of("workflowschedule_change"), args=[schedule.pk]), 1110),
+        "deliver_again": (reverse(of("event_deliver_again"), args=[event.pk]), 600),
     }  # fmt: skip
     for name, (path, height) in pages.items():
         if not names or name in names:
