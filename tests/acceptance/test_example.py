@@ -24,4 +24,4 @@ def test_the_tests_of_the_example_pass(mode, tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "Ran 4 tests" in result.stderr
+    assert "Ran 5 tests" in result.stderr

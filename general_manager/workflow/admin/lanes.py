@@ -16,6 +16,7 @@ from general_manager.workflow.admin.acts.dead_letters import LANE_ACTS, LetterAc
 from general_manager.workflow.admin.acts.seen import SEEN, dead_since, sign
 from general_manager.workflow.admin.acts.single import confirm_act, permitted_act
 from general_manager.workflow.admin.base import DetailAdmin, may
+from general_manager.workflow.admin.bounds import Bounded, get_bounded
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.fields.formats import (
     BREAK,
@@ -42,6 +43,10 @@ from general_manager.workflow.models.sql.counting import MOST, count_capped
 MOST_QUEUED: Final = 50
 """Events of a lane that its page lists, from the first."""
 MOST_ATTEMPTS_OF_HEAD: Final = 100
+NOT_LISTED: Final = (
+    "traceback", "outbox__expected_registrations", "outbox__event__payload",
+    "outbox__event__metadata",
+)  # fmt: skip
 
 
 @admin.register(WorkflowLane)
@@ -79,13 +84,14 @@ class LaneAdmin(DetailAdmin):
         items = reader.rows(DeadLetter).using(alias).filter(in_lane=True)
         counts = count_capped([items.filter(lane=row.lane) for row in rows], alias)
         lanes = WorkflowLane.objects.using(alias).filter(pk__in=[row.pk for row in rows])
-        heads = WorkflowDeliveryAttempt.objects.using(alias).heads(lanes)
-        known = [one.pk for one in heads.values() if one is not None]
-        letters = reader.rows(DeadLetter).using(alias).filter(pk__in=known)
-        shown = {one.pk for one in reader.seen(letters.select_related("outbox__event"))}
+        asked: Any = WorkflowDeliveryAttempt.objects.using(alias).first_in(lanes)
+        heads = dict(asked.values_list("pk", "head"))
+        letters = reader.rows(DeadLetter).using(alias).filter(pk__in=set(heads.values()) - {None})
+        read = letters.select_related("outbox__event").defer(*NOT_LISTED)
+        bounded = Bounded(DeadLetter, ("outbox__event",)).read(read)
+        shown = {one.pk: one for one in reader.seen(bounded)}
         for row, count in zip(rows, counts, strict=True):
-            head = heads.get(row.pk)
-            row.first = head if head is not None and head.pk in shown else None
+            row.first = shown.get(heads.get(row.pk))
             row.reader, row.count = reader, count
         found = [row for row in rows if row.first is not None]
         find_events(found, reader, lambda row: row.first.outbox.event_id)
@@ -129,13 +135,15 @@ class LaneAdmin(DetailAdmin):
     def error(self, row: Any) -> SafeString | str:
         if row.first is None:
             return NONE
-        return text_block(row.first.error, _("Error"))
+        letter = get_bounded(row.reader.rows(DeadLetter), pk=row.first.pk)
+        return text_block(letter.error, _("Error"))
 
     @admin.display(description=gettext_lazy("In this order"))
     def queued(self, row: Any) -> SafeString | str:
         items = row.reader.rows(DeadLetter).filter(lane=row.lane, in_lane=True)
-        found = items.select_related("outbox").defer("traceback", "error").order_by("in_lane", "pk")
-        listed = row.reader.seen(list(found[:MOST_QUEUED]))
+        read = items.select_related("outbox").defer("traceback", "outbox__expected_registrations")
+        found = read.order_by("in_lane", "pk")[:MOST_QUEUED]
+        listed = row.reader.seen(Bounded(DeadLetter, ("outbox",)).read(found))
         find_events(listed, row.reader, lambda item: item.outbox.event_id)
         lines = ((badge(one.status), event_cell(one.event_seen, row.links)) for one in listed)
         more = _("… and more") if row.count > MOST_QUEUED else ""

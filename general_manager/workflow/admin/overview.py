@@ -84,7 +84,7 @@ class OverviewAdmin(ReadOnlyAdmin):
             **frame(self, request, title=_("Overview")),
             "refresh": REFRESH.get(request.GET.get("refresh", "")),
             "overview": overview,
-            "troubles": [_with_link(one, links) for one in health.troubles],
+            "troubles": [_with_link(one, links) for one in _shown(health.troubles, reader)],
             "is_empty": not any(overview.states.values()) and not tables.events.exists(),
             "cards": list(_cards(overview, links)),
             "chart": chart(details.hours),
@@ -113,6 +113,21 @@ class OverviewAdmin(ReadOnlyAdmin):
             **(extra_context or {}),
         }
         return TemplateResponse(request, "admin/general_manager/overview.html", context)
+
+
+def _shown(troubles: list[Trouble], reader: Reader) -> list[Trouble]:
+    """Those whose names this user may read: not the values of limits, nor what is paused."""
+    hidden: set[str] = set()
+    if not _may_read_lines(reader):
+        hidden |= {"standing-lines"}
+    if not reader.may_view(WorkflowPause):
+        hidden |= {"unknown-pauses", "long-pauses"}
+    return [one for one in troubles if one.code not in hidden]
+
+
+def _may_read_lines(reader: Reader) -> bool:
+    """The labels of limits are values of executions, which a project may narrow."""
+    return reader.may_view(EXECUTION) and not reader.is_narrowed(EXECUTION)
 
 
 def _with_link(trouble: Trouble, links: Links) -> dict[str, Any]:
@@ -186,8 +201,7 @@ def _schedules(overview: OverviewData, links: Links, reader: Reader) -> Iterator
 
 
 def _lines(overview: OverviewData, reader: Reader) -> list[Row]:
-    """The lines of limits; their labels are values of executions, which a project may narrow."""
-    if not overview.lines or reader.is_narrowed(EXECUTION) or not reader.may_view(EXECUTION):
+    if not overview.lines or not _may_read_lines(reader):
         return []
     return [
         Row(
@@ -206,10 +220,10 @@ def _pauses(pauses: list[Pause], at: datetime, links: Links, reader: Reader) -> 
         return []
     return [
         Row(
-            visible(f"{one.kind} {one.name}"),
+            visible(f"{one.kind} {one.name[:SHORT]}"),
             _("for %(time)s by %(who)s")
-            % {"time": in_words(at - one.since), "who": visible(one.by) or NONE},
-            links.to_list(WorkflowPause, q=one.name),
+            % {"time": in_words(at - one.since), "who": visible(one.by[:SHORT]) or NONE},
+            links.to_list(WorkflowPause, q=one.name[:SHORT]),
             _("%s parked") % number(one.parked),
         )
         for one in pauses

@@ -77,11 +77,15 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         """A dead letter gives up its place in the lane."""
         return self.dead().filter(Exists(held), pk=key).update(in_lane=False)
 
-    def heads(self, lanes: LaneQuerySet) -> dict[int, Any]:
-        """The first undelivered row of each of *lanes*, with its event and ``is_paused``."""
+    def first_in(self, lanes: LaneQuerySet) -> LaneQuerySet:
+        """*lanes*, each with ``head``, the key of its first undelivered row."""
         # In the index's whole order: a planner would sort a long lane, or walk the primary key.
         first = self.waiting_in_lane().order_by("in_lane", "pk").values("pk")[:1]
-        asked = lanes.annotate(head=Subquery(first), is_paused=is_registration_paused())
+        return lanes.annotate(head=Subquery(first))
+
+    def heads(self, lanes: LaneQuerySet) -> dict[int, Any]:
+        """The first undelivered row of each of *lanes*, with its event and ``is_paused``."""
+        asked = self.first_in(lanes).annotate(is_paused=is_registration_paused())
         found = {key: one for key, *one in asked.values_list("pk", "head", "is_paused")}
         rows: Any = self.filter(pk__in=[head for head, _ in found.values() if head is not None])
         known = {row.pk: row for row in rows.timed().select_related("outbox__event")}

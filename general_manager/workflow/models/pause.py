@@ -101,13 +101,14 @@ class PauseQuerySet(models.QuerySet["WorkflowPause"]):
         old = self.of(kind, name).filter(lifted_at__lt=from_now(-LIFTED_KEPT), released_at=None)
         old.update(released_at=DatabaseNow())
 
-    def prune(self, older_than: timedelta, limit: int) -> None:
+    def prune(self, older_than: timedelta, limit: int) -> int:
         """Delete up to *limit* pauses that have been over for longer than that, with histories."""
         old = self.filter(released_at__lt=from_now(-older_than)).order_by("pk")
         keys = list(old.values_list("pk", flat=True)[:limit])
-        if keys:
-            WorkflowHistory.objects.using(self.db).filter(pause__in=keys).delete()
-            self.filter(pk__in=keys, released_at__isnull=False).delete()
+        if not keys:
+            return 0
+        WorkflowHistory.objects.using(self.db).filter(pause__in=keys).delete()
+        return self.filter(pk__in=keys, released_at__isnull=False).delete()[0]
 
     def _note(self, kind: PauseKind, name: str, what: HistoryKind, detail: str = "") -> None:
         key = self.of(kind, name).values_list("pk", flat=True).get()

@@ -117,13 +117,14 @@ class ScheduleQuerySet(models.QuerySet["WorkflowSchedule"]):
     def note(self, row: "WorkflowSchedule", kind: HistoryKind, detail: str = "") -> None:
         WorkflowHistory.objects.using(self.db).note(kind, detail=detail, schedule_id=row.pk)
 
-    def prune_history(self, older_than: timedelta, limit: int) -> None:
+    def prune_history(self, older_than: timedelta, limit: int) -> int:
         """Delete up to *limit* entries of schedules' histories that are older than that."""
         entries = WorkflowHistory.objects.using(self.db).filter(schedule__isnull=False)
         old = entries.filter(at__lt=from_now(-older_than)).order_by("schedule_id", "pk")
         keys = list(old.values_list("pk", flat=True)[:limit])
         if keys:
             WorkflowHistory.objects.using(self.db).filter(pk__in=keys).delete()
+        return len(keys)
 
     def named(self, names: Collection[str]) -> Self:
         return self.filter(name__in=list(names))

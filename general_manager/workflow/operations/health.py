@@ -66,7 +66,8 @@ class Health:
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines: times in ISO 8601, ages in seconds."""
         overview = self.overview
-        oldest = overview.oldest_undelivered
+        oldest, tick = overview.oldest_undelivered, overview.last_tick
+        age = None if oldest is None else (overview.at - oldest).total_seconds()
         return {
             "ok": self.is_well,
             "at": overview.at.isoformat(),
@@ -78,9 +79,7 @@ class Health:
             "outbox": {
                 "undelivered": overview.undelivered,
                 "claimed": overview.claimed,
-                "oldest_seconds": None
-                if oldest is None
-                else (overview.at - oldest).total_seconds(),
+                "oldest_seconds": age,
             },
             "dead_letters": overview.dead,
             "late_executions": overview.late_executions,
@@ -92,7 +91,7 @@ class Health:
             "unregistered_schedules": overview.unregistered_schedules,
             "lines": {"count": overview.lines, "executions": overview.in_line},
             "pauses": [pause_to_json(one) for one in self.pauses],
-            "last_tick": None if overview.last_tick is None else overview.last_tick.isoformat(),
+            "last_tick": None if tick is None else tick.isoformat(),
             "beats": overview.beats,
             "workers": overview.workers,
         }
@@ -109,16 +108,17 @@ def check_health(using: str | None = None, tables: Tables | None = None) -> Heal
     for alias in [] if using else outboxes():
         if alias not in asked:
             overview = overview.and_outbox_of(read_overview(alias, tables))
-    transactions = _of_transactions(using or router.db_for_write(WorkflowOutbox))
+    outbox = using or router.db_for_write(WorkflowOutbox)
     executions = using or router.db_for_read(WorkflowExecutionRecord)
-    schedules = (tables or whole_tables()).using(executions).schedules
-    of_schedules = schedule_troubles(schedules, overview, is_ticking=not _late_tick(overview))
-    of_queues = queue_troubles(using or router.db_for_write(WorkflowOutbox), overview)
-    of_lines = line_troubles(executions, overview)
-    of_lanes = lane_troubles((tables or whole_tables()).lanes, overview)
-    of_pauses = pause_troubles(pauses := read_pauses(using=using), overview.at)
-    found = (*of_schedules, *of_queues, *of_lines, *of_lanes, *of_pauses)
-    troubles = [*_troubles(overview), *transactions, *(Trouble(*one) for one in found)]
+    seen, pauses = tables or whole_tables(), read_pauses(using=using)
+    found = (
+        *schedule_troubles(seen.using(executions), overview, is_ticking=not _late_tick(overview)),
+        *queue_troubles(outbox, overview),
+        *line_troubles(executions, overview),
+        *lane_troubles(seen, overview),
+        *pause_troubles(pauses, overview.at),
+    )
+    troubles = [*_troubles(overview), *_of_transactions(outbox), *(Trouble(*one) for one in found)]
     return Health(overview, sorted(troubles, key=lambda one: -one.weight), pauses)
 
 

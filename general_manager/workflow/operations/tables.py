@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from django.db.models import QuerySet
 
+from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
     WorkflowEventRecord,
@@ -14,6 +15,9 @@ from general_manager.workflow.models import (
     WorkflowOutbox,
     WorkflowSchedule,
 )
+
+MOST_ASKED: Final = 20
+"""Rows that a sentence with names asks for, one by one."""
 
 
 def _allow(row: Any) -> bool:
@@ -46,6 +50,12 @@ class Tables:
 
     def seen(self, rows: Iterable[Any]) -> list[Any]:
         return [row for row in rows if self.allows(row)]
+
+    def named(self, rows: "QuerySet[Any]", column: str, most: int) -> str:
+        """The first *most* texts in *column* of those *rows* that are allowed, to be shown."""
+        found = self.seen(rows[:MOST_ASKED])
+        names = [visible(str(getattr(one, column))[:MAX_TITLE]) for one in found[:most]]
+        return ", ".join(names) + (", …" if len(found) > most else "")
 
 
 def whole_tables() -> Tables:

@@ -56,7 +56,7 @@ def prune(
     for alias in outboxes():
         while pruned := _prune_batch(alias, older_than, batch_size, include_failed=include_failed):
             yield pruned
-        while WorkflowTakenEvent.objects.using(alias).prune(older_than, batch_size):
+        while _prune_around(alias, older_than, batch_size):
             pass
 
 
@@ -66,7 +66,7 @@ def prune_once(older_than: timedelta, *, batch_size: int = PRUNE_BATCH) -> Prune
     for alias in outboxes():
         try:
             pruned += _prune_batch(alias, older_than, batch_size, include_failed=False)
-            WorkflowTakenEvent.objects.using(alias).prune(older_than, batch_size)
+            _prune_around(alias, older_than, batch_size)
         except DatabaseError:
             logger.exception(
                 "Old rows of database %r could not be pruned; retrying at the next tick", alias
@@ -101,12 +101,17 @@ def find_kept(older_than: timedelta, *, include_failed: bool = False) -> dict[st
 def _prune_batch(alias: str, older_than: timedelta, size: int, *, include_failed: bool) -> Pruned:
     # Heartbeats of killed workers; each worker name leaves a row.
     WorkflowHeartbeat.objects.using(alias).forget(WORKER, older_than)
-    WorkflowPause.objects.using(alias).prune(older_than, size)
-    if all_schedules():
-        WorkflowSchedule.objects.using(alias).prune_history(older_than, size)
     entries = WorkflowOutbox.objects.using(alias)
     executions = WorkflowExecutionRecord.objects.using(alias)
     return Pruned(
         entries.prunable(older_than, include_failed=include_failed).prune(size),
         executions.prunable(older_than, include_failed=include_failed).prune(size),
     )
+
+
+def _prune_around(alias: str, older_than: timedelta, size: int) -> int:
+    """A batch of the few rows that hang on no event or execution. Returns how many were deleted."""
+    deleted = WorkflowPause.objects.using(alias).prune(older_than, size)
+    if all_schedules():
+        deleted += WorkflowSchedule.objects.using(alias).prune_history(older_than, size)
+    return deleted + WorkflowTakenEvent.objects.using(alias).prune(older_than, size)

@@ -25,10 +25,14 @@ from general_manager.workflow.models import (
     WorkflowEventRecord,
     WorkflowExecutionRecord,
     WorkflowHistory,
+    WorkflowLane,
+    WorkflowLimitKey,
     WorkflowOutbox,
+    WorkflowPause,
     WorkflowSchedule,
     WorkflowStep,
 )
+from general_manager.workflow.operations.health import check_health
 from tests.integration.admin import urls_scoped
 from tests.integration.admin.urls_scoped import MINE
 from tests.integration.conftest import hidden_fields
@@ -37,7 +41,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "arch
 
 TABLES = (
     WorkflowEventRecord, WorkflowOutbox, WorkflowDeliveryAttempt, WorkflowExecutionRecord,
-    WorkflowStep, WorkflowHistory, WorkflowSchedule,
+    WorkflowStep, WorkflowHistory, WorkflowSchedule, WorkflowLane, WorkflowPause,
 )  # fmt: skip
 SECRET = "hunter2secret"
 TEXTS = {
@@ -104,6 +108,17 @@ def fill(text, tenant, number, payload, states=("failed", "waiting")):
             execution=execution, kind="continued", by=text[:250], detail=text
         )
     WorkflowHistory.objects.create(delivery=letters[0], kind="requeued", by=text, detail=text)
+    WorkflowLane.objects.create(
+        lane=f"{tenant}{number}"[:32], ordering_key=f"{short}{tenant}"[-250:],
+        registration_id=text[:250], available_at=None, blocked_since=now,
+    )  # fmt: skip
+    WorkflowDeliveryAttempt.objects.filter(pk=letters[0].pk).update(
+        lane=f"{tenant}{number}"[:32], in_lane=True
+    )
+    WorkflowPause.objects.create(
+        kind="workflow" if number % 2 else "registration", name=f"{short}{tenant}"[-250:],
+        reason=text, paused_by=text[:250], lifted_at=now if number % 3 else None,
+    )  # fmt: skip
     made = WorkflowSchedule.objects.create(
         name=f"{short}{tenant}"[-250:], workflow_id=text[:250], timing=text[:500], tz=text[:250],
         missed="latest", overlap="skip", version=tenant[:16], versions=payload or [], error=text,
@@ -180,7 +195,7 @@ def lists(prefix="/admin/"):
     return [
         f"{prefix}general_manager/{one}/"
         for one in ("overview", "workflowexecutionrecord", "workfloweventrecord", "deadletter",
-                    "workflowoutbox", "workflowschedule")
+                    "workflowoutbox", "workflowschedule", "workflowlane", "workflowpause")
     ]  # fmt: skip
 
 
@@ -379,6 +394,7 @@ def their_keys(model):
         WorkflowEventRecord: {"source": "theirs"}, WorkflowExecutionRecord: {"version": "theirs"},
         WorkflowOutbox: {"event__source": "theirs"},
         WorkflowDeliveryAttempt: {"outbox__event__source": "theirs"},
+        WorkflowLane: {"ordering_key__endswith": "theirs"},
     }[model._meta.concrete_model]  # fmt: skip
     return set(model._default_manager.filter(**which).values_list("pk", flat=True))
 
@@ -470,7 +486,7 @@ def test_i3_no_act_reaches_rows_out_of_scope(tenant, tenants, site, prefix, cele
         return {
             model: list(model._default_manager.filter(pk__in=keys).order_by("pk").values())
             for model in (WorkflowEventRecord, WorkflowOutbox, WorkflowDeliveryAttempt,
-                          WorkflowExecutionRecord)
+                          WorkflowExecutionRecord, WorkflowLane)
             for keys in (their_keys(model),)
         }  # fmt: skip
 
@@ -503,7 +519,7 @@ def test_i3_no_act_reaches_rows_out_of_scope(tenant, tenants, site, prefix, cele
 def test_i3_an_export_holds_no_row_of_others(tenant, tenants, site, prefix):
     pages = {model._meta.model_name for model in site._registry}
     walked = [url for url in lists(prefix)[1:] if url.split("/")[-2] in pages]
-    assert len(walked) == 4
+    assert len(walked) == 5
     for url in walked:
         keys = list(WorkflowDeliveryAttempt.objects.values_list("pk", flat=True))
         keys += list(WorkflowExecutionRecord.objects.values_list("pk", flat=True))
@@ -551,3 +567,18 @@ def test_i9_no_page_grows_with_what_is_stored(client, hostile):
         sent = {"action": "export_as_csv", "select_across": "1", "_selected_action": keys}
         cells = max(map(len, re.findall(r'"(?:[^"]|"")*"', read(client.post(url, sent)))))
         assert cells < 70_000, url
+
+
+@pytest.mark.parametrize(("site", "prefix"), SITES)
+def test_i3_the_overview_names_no_limit_and_no_pause_out_of_scope(tenant, tenants, site, prefix):
+    long_ago = timezone.now() - timedelta(days=2)
+    WorkflowLimitKey.objects.create(
+        key="theirs", scope="workflow", label="per customer: theirs", most=1, moved_at=long_ago
+    )
+    WorkflowPause.objects.update(lifted_at=None, paused_at=long_ago)
+    troubles = {one.code for one in check_health().troubles}
+    assert {"standing-lines", "unknown-pauses", "blocked-lane"} <= troubles
+    event_id = WorkflowEventRecord.objects.get(source="theirs").event_id
+    text = read(tenant.get(f"{prefix}general_manager/overview/")).replace(event_id, "")
+    assert "urs1mine" in text
+    assert "theirs" not in text

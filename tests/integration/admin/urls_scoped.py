@@ -20,6 +20,7 @@ from general_manager.workflow.models import (
 )
 
 MINE = "mine"
+THEIRS = "theirs"
 
 
 class OwnEvents(EventAdmin):
@@ -40,6 +41,11 @@ class OwnLetters(DeadLetterAdmin):
 class OwnOutbox(OutboxAdmin):
     def get_queryset(self, request):
         return super().get_queryset(request).filter(event__source=MINE)
+
+
+class OwnLanes(LaneAdmin):
+    def get_queryset(self, request):
+        return super().get_queryset(request).exclude(ordering_key__endswith=THEIRS)
 
 
 class RowByRow:
@@ -73,19 +79,26 @@ class OutboxRowByRow(RowByRow, OutboxAdmin):
         return obj.event.source == MINE
 
 
-def site(name, events, executions, letters, outbox):
+class LanesRowByRow(RowByRow, LaneAdmin):
+    def is_mine(self, obj):
+        return not obj.ordering_key.endswith(THEIRS)
+
+
+def site(name, events, executions, letters, outbox, lanes=LaneAdmin):
     made = AdminSite(name)
     for model, page in (
         (WorkflowEventRecord, events), (WorkflowExecutionRecord, executions),
         (DeadLetter, letters), (WorkflowOutbox, outbox), (Overview, OverviewAdmin),
-        (WorkflowLane, LaneAdmin),
+        (WorkflowLane, lanes),
     ):  # fmt: skip
         made.register(model, page)
     return made
 
 
-narrowed = site("narrowed", OwnEvents, OwnExecutions, OwnLetters, OwnOutbox)
-row_by_row = site("row_by_row", EventsRowByRow, ExecutionsRowByRow, LettersRowByRow, OutboxRowByRow)
+narrowed = site("narrowed", OwnEvents, OwnExecutions, OwnLetters, OwnOutbox, OwnLanes)
+row_by_row = site(
+    "row_by_row", EventsRowByRow, ExecutionsRowByRow, LettersRowByRow, OutboxRowByRow, LanesRowByRow
+)
 
 urlpatterns = [
     path("admin/", site("admin", EventAdmin, ExecutionAdmin, DeadLetterAdmin, OutboxAdmin).urls),

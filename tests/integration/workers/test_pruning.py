@@ -84,7 +84,7 @@ def test_o3_what_is_over_goes_with_all_that_hangs_on_it(outbox, celery_engine, w
         workers.deliver()
         workers.run()
         WorkflowOutbox.objects.update(available_at=None)
-        WorkflowOutbox.objects.exclude(status="processed").update(available_at=timezone.now())
+        WorkflowOutbox.objects.exclude(status="processed").update(available_at=timezone.now() - DAY)
         WorkflowDeliveryAttempt.objects.update(available_at=None)
     celery_engine.cancel(waiting.execution_id)
     assert WorkflowHistory.objects.count() == 2

@@ -93,7 +93,7 @@ def _is_abandoned(row: WorkflowSchedule) -> Text | None:
     return None
 
 
-PAUSE: Final = ScheduleAct(
+PAUSE_SCHEDULE: Final = ScheduleAct(
     name="pause",
     label=_("Pause…"),
     done=_("Paused."),
@@ -105,7 +105,7 @@ PAUSE: Final = ScheduleAct(
     rule=_is_not_paused,
     perform=lambda row, values: pause_schedule(row.name, reason=values.get("reason", "")),
 )
-UNPAUSE: Final = ScheduleAct(
+UNPAUSE_SCHEDULE: Final = ScheduleAct(
     name="unpause",
     label=_("Unpause…"),
     done=_("Unpaused."),
@@ -139,4 +139,4 @@ REMOVE: Final = ScheduleAct(
     perform=lambda row, values: remove_schedule(row),
     is_grave=True,
 )
-ACTS: Final = {act.name: act for act in (PAUSE, UNPAUSE, RUN_NOW, REMOVE)}
+ACTS: Final = {act.name: act for act in (PAUSE_SCHEDULE, UNPAUSE_SCHEDULE, RUN_NOW, REMOVE)}

@@ -1,22 +1,19 @@
 """What is wrong with deliveries in order, in words, for the health of the system."""
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.models.databases import outboxes
 from general_manager.workflow.operations.overview import Overview
+from general_manager.workflow.operations.tables import Tables
 
 MOST_LANES_NAMED: Final = 5
 
 
-def lane_troubles(
-    lanes: "QuerySet[Any]", overview: Overview
-) -> Iterator[tuple[str, str, str, int, int]]:
+def lane_troubles(tables: Tables, overview: Overview) -> Iterator[tuple[str, str, str, int, int]]:
     """Code, message, remedy, weight and count. Reads keys only if there is something to name."""
     if overview.blocked_lanes:
         yield (
@@ -26,7 +23,7 @@ def lane_troubles(
                 "Dead letters block the events of %s.",
                 overview.blocked_lanes,
             )
-            % _named(lanes),
+            % _named(tables),
             _(
                 "Fix the cause, then requeue, discard or skip the dead letter on the lane's page, "
                 "or: manage.py workflow_requeue_dead_letters"
@@ -65,10 +62,10 @@ def lane_troubles(
         )
 
 
-def _named(lanes: "QuerySet[Any]") -> str:
-    keys: list[str] = []
-    for alias in outboxes():
-        rows = lanes.using(alias).filter(blocked_since__isnull=False).order_by("blocked_since")
-        keys += rows.values_list("ordering_key", flat=True)[: MOST_LANES_NAMED + 1]
-    more = ", …" if len(keys) > MOST_LANES_NAMED else ""
-    return ", ".join(visible(one[:MAX_TITLE]) for one in keys[:MOST_LANES_NAMED]) + more
+def _named(tables: Tables) -> str:
+    blocked = (tables.using(alias).lanes.exclude(blocked_since=None) for alias in outboxes())
+    names = (
+        tables.named(rows.order_by("blocked_since"), "ordering_key", MOST_LANES_NAMED)
+        for rows in blocked
+    )
+    return ", ".join(filter(None, names))

@@ -9,6 +9,7 @@ from django.utils.translation import ngettext
 
 from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.operations.schedules import ahead_of_clock, late, unregistered
+from general_manager.workflow.operations.tables import Tables
 from general_manager.workflow.schedules import all_schedules
 
 MOST_SCHEDULES_NAMED: Final = 5
@@ -30,9 +31,10 @@ TroubleParts = tuple[str, str, str, int, int]
 
 
 def schedule_troubles(
-    rows: "QuerySet[Any]", counted: Counted, *, is_ticking: bool
+    tables: Tables, counted: Counted, *, is_ticking: bool
 ) -> Iterator[TroubleParts]:
     """What is wrong with schedules. Reads their names only if there is something to name."""
+    rows = tables.schedules
     broken = [one.name for one in all_schedules().values() if one.problem]
     if broken:
         yield (
@@ -55,7 +57,7 @@ def schedule_troubles(
                 "Schedules %s are late: their slots are due and have not started.",
                 counted.late_schedules,
             )
-            % _named(late(rows)),
+            % _named(tables, late(rows)),
             _("Does a tick run? The schedule's page shows if starting fails, and why."),
             85,
             counted.late_schedules,
@@ -68,7 +70,7 @@ def schedule_troubles(
                 "No running process registers schedules %s.",
                 counted.unregistered_schedules,
             )
-            % _named(unregistered(rows)),
+            % _named(tables, unregistered(rows)),
             _(
                 "Do all workers run the newest code? If it was taken out of the code, remove it on "
                 "its page."
@@ -84,16 +86,15 @@ def schedule_troubles(
                 "Schedules %s have run slots of the future and start nothing until they have come.",
                 counted.ahead_schedules,
             )
-            % _named(ahead_of_clock(rows)),
+            % _named(tables, ahead_of_clock(rows)),
             _("The database's clock was set back. To start from now, remove it on its page."),
             65,
             counted.ahead_schedules,
         )
 
 
-def _named(rows: "QuerySet[Any]") -> str:
-    names = rows.order_by("name").values_list("name", flat=True)
-    return _in_short(list(names[: MOST_SCHEDULES_NAMED + 1]))
+def _named(tables: Tables, rows: "QuerySet[Any]") -> str:
+    return tables.named(rows.order_by("name"), "name", MOST_SCHEDULES_NAMED)
 
 
 def _in_short(names: list[str]) -> str:
