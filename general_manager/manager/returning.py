@@ -62,7 +62,10 @@ def _is_plain(model: type[Model], using: str) -> bool:
 
 
 class Returned:
-    """Asks the UPDATE statement of one save for the row, as an execute wrapper of Django's."""
+    """Asks the UPDATE statement of one save for the row, as an execute wrapper of Django's.
+
+    The first of the connection's: others may put a comment before or behind the statement.
+    """
 
     __slots__ = ("_columns", "_connection", "after", "before")
 
@@ -76,12 +79,15 @@ class Returned:
 
     def during(self, update: Callable[[], Any]) -> Any:
         """Call *update* and read what it returns."""
+        wrappers = self._connection.execute_wrappers
+        wrappers.insert(0, self._execute)
         try:
-            with self._connection.execute_wrapper(self._execute):
-                return update()
+            return update()
         except NotSupportedError:  # a rule was made since: the next save will ask
             _plain.pop((self._connection.alias, self._columns.model._meta.db_table), None)
             raise
+        finally:
+            wrappers.remove(self._execute)
 
     def _execute(self, execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
         if not sql.startswith("UPDATE "):

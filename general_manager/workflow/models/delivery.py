@@ -214,7 +214,8 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         WorkflowLane.objects.using(self.db).unblock([str(one.lane) for one in found])
         keys = [one.pk for one in found]
         every = self.model._default_manager.using(self.db)
-        free = every.filter(pk__in=keys).exclude(in_lane=True, status__in=UNDER_WAY)
+        # Asked again under the lock: it may have been delivered or discarded meanwhile.
+        free = rows.filter(pk__in=keys).exclude(in_lane=True, status__in=UNDER_WAY)
         changed = dict(free.values_list("pk", "outbox_id"))
         queued = {**AFRESH, "status": DeliveryStatus.QUEUED, "in_lane": True}
         every.filter(pk__in=changed).update(**queued)

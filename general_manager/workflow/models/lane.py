@@ -28,7 +28,7 @@ from general_manager.workflow.models.sql.columns import (
     Utf8CharField,
     from_now,
 )
-from general_manager.workflow.models.sql.commits import update_without_waiting
+from general_manager.workflow.models.sql.commits import bookkeeping, update_without_waiting
 from general_manager.workflow.models.sql.due import ANY_AGE, Share
 from general_manager.workflow.models.sql.inserts import rows_per_statement
 from general_manager.workflow.models.sql.lanes import LaneClaim, claim_lanes, insert_or_lock
@@ -106,16 +106,23 @@ class LaneQuerySet(models.QuerySet["WorkflowLane"]):
 
     def renew(self, token: str, keys: Collection[int], *, lease: timedelta) -> int:
         """Extend the lease; skips rows that are locked at the moment."""
-        with transaction.atomic(using=self.db):
+        with bookkeeping(self.db) as update:
             rows = self.held(token).filter(pk__in=keys).select_for_update(skip_locked=True)
             free = list(rows.values_list("pk", flat=True))
-            return self.held(token).filter(pk__in=free).update(available_at=from_now(lease))
+            return update(self.held(token).filter(pk__in=free), available_at=from_now(lease))
+
+    def _lock_held(self, token: str, keys: Collection[int]) -> "LaneQuerySet":
+        """Lock these held lanes in the order of their names, as publishers do."""
+        held = self.held(token).filter(pk__in=keys)
+        if len(keys) > 1:
+            list(held.order_by("lane").select_for_update().values_list("pk", flat=True))
+        return held
 
     def release(self, token: str, keys: Collection[int], *, is_suspect: bool = False) -> int:
         """Held to due for any worker. *is_suspect*: that its last worker died still counts."""
         values = {"claim_token": None} if is_suspect else FREE
-        rows = self.held(token).filter(pk__in=keys)
-        return update_without_waiting(rows, available_at=DatabaseNow(), **values)
+        with bookkeeping(self.db) as update:
+            return update(self._lock_held(token, keys), available_at=DatabaseNow(), **values)
 
     def delay(
         self, token: str, key: int, delay: timedelta, *, interruptions: int = 0, queue: str = ""
@@ -130,24 +137,40 @@ class LaneQuerySet(models.QuerySet["WorkflowLane"]):
             **FREE,
         )
 
-    def block(self, token: str, key: int) -> int:
-        """Held to blocked: the head is a dead letter."""
-        rows = self.held(token).filter(pk=key)
-        return rows.update(available_at=None, blocked_since=DatabaseNow(), interruptions=0, **FREE)
+    def block(self, token: str, key: int, dead: "models.QuerySet[Any]") -> bool:
+        """Held to blocked, if there is a row in *dead*, the letter at its head; otherwise to due.
+
+        Who requeues, discards or skips a letter locks its lane first. What was done while the lane
+        was held is seen here, and what comes later finds it blocked.
+        """
+        held = self.held(token).filter(pk=key)
+        with transaction.atomic(using=self.db):
+            list(held.select_for_update().values_list("pk", flat=True))
+            # A new statement: the lock was perhaps waited for.
+            blocked = held.filter(Exists(dead)).update(
+                available_at=None, blocked_since=DatabaseNow(), interruptions=0, **FREE
+            )
+            if not blocked:
+                held.update(available_at=DatabaseNow(), interruptions=0, **FREE)
+        return bool(blocked)
 
     def park(self, token: str, keys: Collection[int]) -> int:
         """Held to parked, because the registration is paused: look again after the commit.
 
         That its last worker died still counts.
         """
-        rows = self.held(token).filter(pk__in=keys)
-        return rows.update(available_at=None, parked_at=DatabaseNow(), claim_token=None)
+        parked = {"available_at": None, "parked_at": DatabaseNow(), "claim_token": None}
+        with transaction.atomic(using=self.db):
+            return self._lock_held(token, keys).update(**parked)
 
     def look_again(self, keys: Collection[int]) -> int:
         """Parked to due, of those whose pause was lifted meanwhile; returns how many."""
         parked = self.filter(pk__in=keys, parked_at__isnull=False)
         free = parked.exclude(is_registration_paused())
-        return free.update(available_at=DatabaseNow(), parked_at=None)
+        with transaction.atomic(using=self.db):
+            found = list(free.order_by("lane").select_for_update().values_list("pk", flat=True))
+            left = parked.filter(pk__in=found)
+            return left.update(available_at=DatabaseNow(), parked_at=None) if found else 0
 
     def release_parked(self, registration_id: str) -> Released:
         """Release a batch of the parked lanes of a registration that is not paused any more."""

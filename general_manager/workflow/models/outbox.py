@@ -167,19 +167,26 @@ class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
         return self.filter(claim_token=token, status=OutboxStatus.CLAIMED)
 
     def begin(
-        self, token: str, keys: Collection[int], *, lease: timedelta, own: str | None = None
+        self,
+        token: str,
+        keys: Collection[int],
+        *,
+        lease: timedelta,
+        own: str | None = None,
+        is_seen: bool = True,
     ) -> int:
         """Mark *keys* as started by a worker, whose death counts from now on, and renew the lease.
 
         *own*, a fresh token, replaces the token of the claim: a worker that lost the response
-        finds its entries by it, and a duplicate message starts nothing.
+        finds its entries by it, and a duplicate message starts nothing. *is_seen* is false while
+        the publisher's transaction is open: an event is not in the mailbox before its commit.
         """
         new = own or token
         rows = self.held(token).filter(pk__in=keys, started=False)
 
         def take() -> int:
             values = {"started": True, "claim_token": new, "available_at": from_now(lease)}
-            values |= seen_now()
+            values |= seen_now() if is_seen else {}
             begun = update_without_waiting(rows, **values)
             return begun or (self.held(own).count() if own else 0)
 
@@ -199,9 +206,8 @@ class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
         return update_without_waiting(ours, available_at=DatabaseNow(), **values)
 
     def leave(self, token: str, keys: Collection[int]) -> int:
-        """Release what was delivered in its publisher's transaction: unseen until its commit."""
-        unseen = {"seen_at": None, "seen_late_at": None}
-        return self.release(token, keys, visits=F("visits") + 1, **unseen)
+        """Release what was delivered in its publisher's transaction, for a worker to settle."""
+        return self.release(token, keys, visits=F("visits") + 1)
 
     def requeue(self) -> int:
         """Any status but claimed to pending and due; its age counts from now."""

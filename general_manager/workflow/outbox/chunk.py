@@ -18,7 +18,6 @@ from general_manager.durations import in_words
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.connections import in_transaction, persist
 from general_manager.workflow.core.shutdown import is_announced
-from general_manager.workflow.core.transactions import is_in_transaction
 from general_manager.workflow.event_registry import EventRegistry
 from general_manager.workflow.event_registry.registration import Registration
 from general_manager.workflow.events import WorkflowEvent
@@ -56,7 +55,8 @@ TROUBLE_DELAY: Final = timedelta(seconds=30)
 class Chunk:
     """Some claimed entries and their outcomes.
 
-    *is_relaxed*: commits of atomic handlers need not wait for the disk.
+    *is_relaxed*: commits of atomic handlers need not wait for the disk. *is_held*: the publisher's
+    transaction is open, so a worker settles the entries after its commit.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Chunk:
         *,
         queue: str | None = None,
         is_relaxed: bool = False,
-        is_publishers: bool = False,
+        is_held: bool = False,
     ) -> None:
         self.processed: list[int] = []
         self.dead: list[int] = []
@@ -80,8 +80,7 @@ class Chunk:
         """Entries whose event a handler completed."""
         self.in_order: InOrder = NO_ORDER
         """What is delivered in order, by lanes, and not here."""
-        self.is_held = is_publishers and is_in_transaction(using)
-        """Whether the publisher's transaction is open: a worker settles them after its commit."""
+        self.is_held = is_held
         self._unseen: set[int] = set()
         """Entries whose look for waits failed."""
         self.is_out_of_time = False
@@ -145,11 +144,11 @@ class Chunk:
     def settle(self) -> None:
         """Write the outcome of each entry; can be repeated after a lost connection."""
         if self.is_held:
-            entries = WorkflowOutbox.objects.using(self._using)
-            entries.leave(self.token, [*self.processed, *self.dead])
-            self.processed, self.dead = [], []
-        for key in self._unseen.intersection((*self.processed, *self.dead)):
-            self.later[key] = TROUBLE_DELAY
+            self._leave_all()
+        for key in self._unseen:  # the look must not wait for what holds the entry back
+            self.later[key] = min(self.later.get(key, TROUBLE_DELAY), TROUBLE_DELAY)
+            self.parked.pop(key, None)
+            self.elsewhere.pop(key, None)
         self.processed, self.dead = (
             [key for key in keys if key not in self._unseen] for keys in (self.processed, self.dead)
         )
@@ -168,6 +167,14 @@ class Chunk:
         if self.in_order.entries:  # a delivery in order may have died before
             rows = WorkflowOutbox.objects.using(self._using).filter(pk__in=self.in_order.entries)
             persist(self._using, rows.mark_dead)
+
+    def _leave_all(self) -> None:
+        """Nobody else sees these events yet, so their waits are looked for by a worker."""
+        entries = WorkflowOutbox.objects.using(self._using)
+        left = (*self.processed, *self.dead, *self.later, *self.elsewhere, *self.parked)
+        entries.leave(self.token, left)
+        for outcomes in (self.processed, self.dead, self.later, self.elsewhere, self.parked):
+            outcomes.clear()
 
     def look_again(self) -> set[str]:
         """After `settle`: release what was parked for a pause that was lifted meanwhile.

@@ -13,6 +13,7 @@ from general_manager.workflow.core.actors import whereabouts
 from general_manager.workflow.core.connections import persist, unit_of_work
 from general_manager.workflow.core.leases import can_renew, renewing
 from general_manager.workflow.core.shutdown import is_announced
+from general_manager.workflow.core.transactions import is_in_transaction
 from general_manager.workflow.event_registry import EventRegistry, get_event_registry
 from general_manager.workflow.models import (
     Claim,
@@ -145,18 +146,19 @@ def deliver(
     if not can_renew():
         release(using, token, keys)
         return 0
+    # A drain in a transaction settles: it would find again and again what it leaves.
+    is_held = registry is not None and is_in_transaction(using)
     with unit_of_work():
         if not is_started:
             own = uuid4().hex
-            if not entries.begin(token, keys, lease=lease, own=own):
+            if not entries.begin(token, keys, lease=lease, own=own, is_seen=not is_held):
                 return 0
             token = own
         try:
             # A publisher that delivers says what was delivered: only workers need not wait.
             is_relaxed = registry is None and settings.run_async and not settings.synchronous_commit
             load = partial(Chunk, using, token, keys, lease, registry or get_event_registry())
-            # A drain in a transaction settles: it would find again and again what it leaves.
-            how = {"is_relaxed": is_relaxed, "is_publishers": registry is not None}
+            how = {"is_relaxed": is_relaxed, "is_held": is_held}
             chunk = persist(using, lambda: load(queue=queue, **how))
         except BaseException:
             release(using, token, keys)
@@ -171,7 +173,7 @@ def deliver(
                     release(using, token, chunk.take_back())
         finally:
             chunk.settle()
-            if chunk.is_held:
+            if is_held:
                 drain_soon(using)
             others = {one.queue for one in chunk.elsewhere.values() if not one.delay}
             others |= chunk.look_again()

@@ -6,17 +6,14 @@ transaction for each execution that waits, which locks that execution alone.
 
 from collections.abc import Iterable, Mapping
 
-from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
-from general_manager.workflow.admission.lines import look_soon
 from general_manager.workflow.core.connections import persist
 from general_manager.workflow.core.matching import keys_of, mailbox_for
 from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.executions.children.afterwards import run_later
 from general_manager.workflow.executions.runner import run_here
 from general_manager.workflow.models import WorkflowEventWait, WorkflowExecutionRecord
 from general_manager.workflow.models.executions.looks import look_for_event
-from general_manager.workflow.transport.in_process import perform_soon
-from general_manager.workflow.transport.nudges import nudge
 
 logger = get_logger(__name__)
 
@@ -66,12 +63,5 @@ def _keys(event: WorkflowEvent) -> Iterable[str]:
 
 def _look(using: str, key: int) -> None:
     record = look_for_event(WorkflowExecutionRecord.objects.using(using), key)
-    if record is None:
-        return
-    if record.slot_key is not None:  # it is in the line of its limit
-        look_soon(using, record.slot_key, run_here)
-    elif get_workflow_settings().run_async:
-        nudge(using, record.queue)
-    else:
-        execution_id: str = record.execution_id
-        perform_soon(lambda: run_here(execution_id, using), using)
+    if record is not None:
+        run_later(record.execution_id, record.queue, record.slot_key, using, run_here)

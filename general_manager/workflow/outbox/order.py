@@ -77,7 +77,8 @@ class LaneSlice:
         suspects = {key for key, one in self._left.items() if one.lapsed_token}
         try:
             with renewing(renew, self._lease):
-                self._take_turns(self._left.keys() - suspects)
+                # With a suspect the others get one turn, so that its own comes in this slice.
+                self._take_turns(self._left.keys() - suspects, only_once=bool(suspects))
                 # What it may do to its worker, it does alone.
                 first = min(suspects & self._left.keys(), default=None)
                 self._release(self._left.keys() - {first})
@@ -147,7 +148,7 @@ class LaneSlice:
         if head.status != DeliveryStatus.DEAD_LETTER:
             return self._deliver_to(registration, lane, head)
         if registration.on_dead == "block":
-            return self._block(lane)
+            return self._block(lane, head)
         held = self._lanes.held(self._token).filter(pk=lane.pk)
         persist(self._using, partial(self._rows.leave_lane, head.pk, held))  # a deploy unblocked it
         return True
@@ -180,7 +181,7 @@ class LaneSlice:
                 lane, wait, interruptions=lane.interruptions + 1 if is_interrupted else 0
             )
         if outcome is Outcome.DEAD and registration.on_dead == "block":
-            return self._block(lane)
+            return self._block(lane, head)
         if outcome is Outcome.LOST:  # or an operator has changed the head: look at it afresh
             return self._delay(lane, LOOK_AGAIN_DELAY)
         return True
@@ -189,8 +190,9 @@ class LaneSlice:
         persist(self._using, partial(self._lanes.delay, self._token, lane.pk, delay, **values))
         return False
 
-    def _block(self, lane: HeldLane) -> bool:
-        persist(self._using, partial(self._lanes.block, self._token, lane.pk))
+    def _block(self, lane: HeldLane, head: WorkflowDeliveryAttempt) -> bool:
+        dead = self._rows.dead().filter(pk=head.pk, in_lane=True)
+        persist(self._using, partial(self._lanes.block, self._token, lane.pk, dead))
         return False
 
     def _park(self, keys: Collection[int]) -> None:

@@ -57,7 +57,7 @@ def find_in_order(
         found.late.extend(
             Place(entry.pk, one, key)
             for one in queues
-            if one not in known and not (one in given and entry.is_fresh)
+            if one not in known and one not in given  # those were queued, or refused since
         )
     return found
 

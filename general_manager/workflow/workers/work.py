@@ -12,8 +12,6 @@ from datetime import timedelta
 from time import monotonic
 from typing import Final
 
-from django.db import DatabaseError
-
 from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
 from general_manager.workflow.admission.lines import look_at_due_lines, look_now
@@ -23,7 +21,7 @@ from general_manager.workflow.core.shutdown import is_announced
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.executions.children.afterwards import attend_to
 from general_manager.workflow.executions.runner import run_here, run_taken
-from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowQueue
+from general_manager.workflow.models import WorkflowExecutionRecord
 from general_manager.workflow.models.executions.claims import Taken, give_back, take_ready
 from general_manager.workflow.models.executions.parking import look_again
 from general_manager.workflow.models.sql.due import Share
@@ -32,6 +30,7 @@ from general_manager.workflow.outbox.drain import claim_due, deliver_claim, rele
 from general_manager.workflow.outbox.order import LaneSlice, deliver_lanes
 from general_manager.workflow.transport import get_transport
 from general_manager.workflow.transport.nudges import send_nudge, will_look_again
+from general_manager.workflow.workers.busy import Busy
 from general_manager.workflow.workers.pace import Pace, taken_from
 
 logger = get_logger(__name__)
@@ -47,15 +46,16 @@ WATCH_EVERY: Final = timedelta(seconds=0.1)
 MANY: Final = 10
 """A worker that finds so many rows calls one more worker to help."""
 
-SAY_BUSY_EVERY: Final = 1.0
-"""Seconds; half as long as others trust in it."""
-
 EXECUTIONS_PART: Final = 0.75
 """The part of a turn for executions, which have begun, where both kinds wait."""
 
 entries_pace: Final = Pace()
 lanes_pace: Final = Pace()
 executions_pace: Final = Pace()
+
+_begin_with: dict[tuple[str, str], int] = {}
+"""By database and queue, what the next turn begins with: what comes after the kind that was slow,
+so that slow handlers of one kind do not keep this process from the others."""
 
 
 def empty(using: str, queue: str = "") -> None:
@@ -75,13 +75,11 @@ class _Shift:
         self._using = using
         self._queue = queue
         self._executions = WorkflowExecutionRecord.objects.using(using)
-        self._queues = WorkflowQueue.objects.using(using)
         self._transport = get_transport().here()
         self._is_alone = self._transport.runs_at_once()
         """Tasks run where they are sent: there is no other worker."""
         self._has_called = False
-        self._is_busy = False
-        self._said_busy = float("-inf")
+        self._busy = Busy(using, queue)
         self._turns = 0
         self._has_worked = False
         self._has_many_entries = self._has_many_lanes = self._has_many_executions = False
@@ -114,20 +112,32 @@ class _Shift:
                 if not can_renew():
                     return True  # another call would come back to this process at once
                 self._turn_began, self._is_slow = monotonic(), False
-                found = self._deliver() + self._deliver_in_order() + self._run_executions()
-                if not (found or self._is_busy or self._turns or self._has_lanes):
+                found = self._take_turn()
+                if not (found or self._busy.is_said or self._turns or self._has_lanes):
                     self._has_lanes = True  # the nudge was for lanes of what is no longer ordered
                     found = self._deliver_in_order()
                 if found:
                     self._turns += 1
                     self._say_busy(found)
-                elif self._is_busy:
-                    self._clear_busy()  # and look once more: others have relied on it
+                elif self._busy.is_said:
+                    self._busy.clear()  # and look once more: others have relied on it
                 else:
                     return True
                 if not self._is_alone and monotonic() - began > SLICE_SECONDS:
                     break
         return False
+
+    def _take_turn(self) -> int:
+        """A batch of each kind, until one of them was slow. Returns how much was found."""
+        kinds = (self._deliver, self._deliver_in_order, self._run_executions)
+        first = _begin_with.pop((self._using, self._queue), 0)
+        found = 0
+        for place in range(first, first + len(kinds)):
+            found += kinds[place % len(kinds)]()
+            if self._is_slow:
+                _begin_with[self._using, self._queue] = (place + 1) % len(kinds)
+                break
+        return found
 
     def _deliver(self) -> int:
         settings = get_workflow_settings()
@@ -243,23 +253,12 @@ class _Shift:
         """One event on an idle system is done in one turn: then nobody needs to be told."""
         if self._is_alone or (self._turns == 1 and found < MANY):
             return
-        if monotonic() - self._said_busy > SAY_BUSY_EVERY:
-            self._queues.say_busy(self._queue)
-            self._said_busy, self._is_busy = monotonic(), True
+        self._busy.say()
 
     def _hand_over(self) -> None:
         """Stop without a last look: nobody may rely on it, but on the worker that is called."""
-        if self._is_busy:
-            said_ago = timedelta(seconds=monotonic() - self._said_busy)
-            try:
-                self._queues.clear_busy(self._queue, said_ago=said_ago)
-            except DatabaseError:  # it is void in two seconds
-                logger.warning("Queue %r is still marked as busy", self._queue, exc_info=True)
+        self._busy.hand_over()
         self._call_another()
-
-    def _clear_busy(self) -> None:
-        self._is_busy, self._said_busy = False, float("-inf")
-        self._queues.clear_busy(self._queue)
 
     def _call_help(self, found: int) -> None:
         if found >= MANY and not self._has_called:
@@ -293,8 +292,5 @@ class _Shift:
             self._lanes.take_back()
         self._give_back()
         self._attend()
-        try:
-            self._clear_busy()  # nobody may rely on the next look
-        except DatabaseError:  # it is void in two seconds
-            logger.warning("Queue %r is still marked as busy", self._queue, exc_info=True)
+        self._busy.clear_late()  # nobody may rely on the next look
         self._call_another()

@@ -8,6 +8,7 @@ from django.db import connection
 from django.utils import timezone
 
 from general_manager.workflow import WorkflowDefinition
+from general_manager.workflow.executions.children import attending
 from general_manager.workflow.executions.children.afterwards import attend_left
 from general_manager.workflow.executions.runner import run, run_here
 from general_manager.workflow.models import (
@@ -16,6 +17,7 @@ from general_manager.workflow.models import (
     WorkflowHistory,
     WorkflowStep,
 )
+from general_manager.workflow.models.children import look as looks
 from general_manager.workflow.models.children.look import look
 from general_manager.workflow.models.children.starting import start_chunk
 from general_manager.workflow.workers.pruning import prune
@@ -345,3 +347,33 @@ def test_ten_thousand_children_start_in_bounded_transactions(celery_engine, monk
     states = rows(parent=parent)
     assert states.filter(ready=True).count() == 2
     assert states.filter(ready=False, wake_at=None, state="pending").count() == 1_198
+
+
+def undo_slowly(*keys):
+    """These children were asked to end, and take their time."""
+    rows(execution_id__in=keys).update(state="waiting", runs=1, ending_at=timezone.now())
+
+
+def test_a_parent_that_fails_asks_each_child_however_many_undo_already(celery_engine, monkeypatch):
+    monkeypatch.setattr(attending, "STOPS_AT_ONCE", 2)
+    parent = run_parent(celery_engine, 5)
+    *first, fourth, fifth = children(parent)
+    undo_slowly(*first)
+    past = timezone.now() - timedelta(seconds=1)
+    rows(execution_id=parent).update(state="failed", ended_at=past, wake_at=past)
+    attend_left("default", run_here)
+    assert [celery_engine.status(one).state for one in (fourth, fifth)] == ["cancelled"] * 2
+    assert [celery_engine.status(one).state for one in first] == ["waiting"] * 3
+
+
+def test_a_gather_that_fails_stops_each_child_however_many_undo_already(celery_engine, monkeypatch):
+    monkeypatch.setattr(attending, "STOPS_AT_ONCE", 2)
+    monkeypatch.setattr(looks, "STOPS_AT_ONCE", 2)
+    parent = run_parent(celery_engine, 7)
+    *first, fourth, fifth, sixth, bad = children(parent)
+    undo_slowly(*first)
+    plays.stage.failing.add("6")
+    run(bad, "default")
+    others = (fourth, fifth, sixth)
+    assert [celery_engine.status(one).state for one in others] == ["cancelled"] * 3
+    assert [celery_engine.status(one).state for one in first] == ["waiting"] * 3

@@ -425,6 +425,47 @@ def test_m1_an_event_published_now_in_a_transaction_is_seen_by_the_commit(celery
     assert WorkflowExecutionRecord.objects.get().state == "pending"
 
 
+@pytest.mark.parametrize("held_by", ["a failed handler", "a pause", "another queue"])
+def test_m1_an_event_published_now_is_seen_after_the_commit_whatever_holds_it_back(
+    celery_engine, registry, held_by
+):
+    def fail(event):
+        raise ValueError("not now")
+
+    registry.register(answering.PAID, handler=fail, registration_id="held", queue="slow")
+    if held_by == "a pause":
+        celery_engine.pause(registration="held")
+    elif held_by == "another queue":
+        registry.register(answering.PAID, handler=lambda event: None, registration_id="other")
+    waiting(celery_engine)
+    with transaction.atomic():
+        event = WorkflowEvent("now", "shop.payment", {"amount": 1}, event_name=answering.PAID)
+        registry.publish_sync(event)
+        assert WorkflowOutbox.objects.get().seen_at is None
+    drain()
+    assert WorkflowExecutionRecord.objects.get().state == "pending"
+    assert WorkflowOutbox.objects.get().seen_at is not None
+
+
+def test_m1_a_look_that_fails_is_repeated_though_a_pause_holds_the_event_back(
+    celery_engine, registry, monkeypatch
+):
+    registry.register(answering.PAID, handler=lambda event: None, registration_id="held")
+    celery_engine.pause(registration="held")
+    key = waiting(celery_engine)
+    publish(registry, amount=1)
+
+    def fail(*_):
+        raise RuntimeError("no lock")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(looks, "settle", fail)
+        drain()
+    recover()
+    assert status(celery_engine, key) == ("completed", {"paid": {"amount": 1}})
+    assert WorkflowOutbox.objects.get().status == "paused"
+
+
 def test_an_event_that_nobody_waits_for_costs_a_batch_one_statement(celery_engine, registry):
     for amount in range(5):
         publish(registry, amount=amount)

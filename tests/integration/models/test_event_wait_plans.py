@@ -9,6 +9,7 @@ from django.utils import timezone
 from general_manager.workflow import WorkflowDefinition, WorkflowEvent, on_event
 from general_manager.workflow.core.matching import mailbox_of, shape_of
 from general_manager.workflow.durable.answers.sources import Source, SourceKind
+from general_manager.workflow.events import subject_of
 from general_manager.workflow.models import (
     WorkflowEventRecord,
     WorkflowEventWait,
@@ -103,15 +104,23 @@ def test_m1_a_wait_finds_its_event_among_those_of_its_key_since_the_start(outbox
 
 
 def test_m1_a_wait_for_an_object_finds_its_events_by_an_index(outbox):
-    about = {"manager": "Invoice", "identification.id": 7}
-    source = Source(SourceKind.STATE, "testapp.Invoice", {"status": "paid"}, about=about)
     update_statistics(WorkflowEventRecord)
-    assert "gm_event_subject" in plan(earliest._candidates("default", source, timezone.now())[:50])
+    assert "gm_event_subject" in plan(earliest._candidates("default", INVOICE, timezone.now())[:50])
 
 
-def test_m1_the_search_begins_an_hour_before_the_start_or_at_what_was_claimed_late(outbox):
+INVOICE = Source(
+    SourceKind.STATE, "testapp.Invoice", {"status": "paid"},
+    about={"manager": "Invoice", "identification.id": 7},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("source", [on_event(KEY), INVOICE], ids=["event", "object"])
+def test_m1_the_search_begins_an_hour_before_the_start_or_at_what_was_claimed_late(outbox, source):
+    subject = subject_of({"manager": "Invoice", "identification": {"id": 7}})
     rows = [
-        WorkflowEventRecord(event_id=str(one), event_type="a.b", event_name=KEY, payload={})
+        WorkflowEventRecord(
+            event_id=str(one), event_type="a.b", event_name=KEY, payload={}, subject=subject
+        )
         for one in range(4)
     ]
     WorkflowEventRecord.objects.bulk_create(rows)
@@ -121,7 +130,7 @@ def test_m1_the_search_begins_an_hour_before_the_start_or_at_what_was_claimed_la
     old.update(published_at=now - timedelta(days=1))
     for event in WorkflowEventRecord.objects.order_by("pk"):
         WorkflowOutbox.objects.create(event=event, seen_at=now)
-    source, since = on_event(KEY), now - timedelta(seconds=10)
+    since = now - timedelta(seconds=10)
 
     def ids():
         return [one.event_id for one in earliest._candidates("default", source, since)]

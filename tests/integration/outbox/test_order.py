@@ -12,6 +12,7 @@ from django.utils import timezone
 from general_manager.workflow import PermanentFailure, WorkflowEvent
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
+    WorkflowEventRecord,
     WorkflowHistory,
     WorkflowLane,
     WorkflowOutbox,
@@ -24,6 +25,7 @@ from general_manager.workflow.outbox.order import deliver_lanes
 from general_manager.workflow.workers.work import empty
 from tests.integration.conftest import data_statements
 from tests.integration.executions.stepping import Died, interleave
+from tests.testapp import flows
 from tests.testapp.models import Tag
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -188,6 +190,23 @@ def test_a_late_event_that_is_not_wanted_leaves_no_trace(outbox, registered, sho
     registered(when=lambda event: False)
     drain()
     assert (shop.heard, items()) == ([], [])
+    assert not WorkflowLane.objects.exists()
+
+
+def test_an_event_that_was_not_wanted_is_not_queued_again_at_a_later_visit(
+    outbox, registered, shop
+):
+    """Its entry is visited again for another handler, which failed."""
+    asked = []
+    registered(when=lambda event: asked.append(event.event_id))
+    flows.troubles.append(ValueError("once"))
+    outbox.register("changed", handler=lambda event: flows.stumble(), registration_id="other")
+    outbox.publish(event("a0"))
+    drain()
+    let_time_pass()
+    drain()
+    assert WorkflowOutbox.objects.get().status == "processed"
+    assert (shop.heard, asked) == ([], ["a0"])
     assert not WorkflowLane.objects.exists()
 
 
@@ -441,6 +460,17 @@ def expire():
     held.update(available_at=timezone.now() - timedelta(seconds=1))
 
 
+def test_a_lane_whose_worker_died_has_its_turn_beside_a_long_lane(outbox, registered, shop):
+    registered()
+    outbox.publish_many([event("a0"), *(event(f"b{n}", "b") for n in range(5))])
+    drain_entries()
+    names = WorkflowLane.objects.filter(ordering_key="a").values_list("lane", flat=True)
+    assert WorkflowLane.objects.claim(1, lease=timedelta(hours=1), names=list(names)).lanes
+    expire()
+    deliver_lanes("default", ANY_AGE, 50, is_late=lambda: len(shop.heard) > 2)
+    assert shop.heard == ["b0", "a0"]
+
+
 def test_a_lane_that_its_worker_gave_back_charges_nobody(outbox, registered, shop):
     registered(atomic=False)
     outbox.publish(event("a0"))
@@ -521,6 +551,78 @@ def test_q1_an_operators_act_stopped_anywhere_never_leaves_a_lane_stuck(
     expected = ["a0", "a1", "a2"] if act == "requeue" else ["a1", "a2"]
     assert shop.kept == expected
     assert not WorkflowLane.objects.exists()
+
+
+ACTS = {
+    "requeue": (lambda rows: rows.requeue_dead()[0], ["a0", "a1"]),
+    "discard": (lambda rows: rows.discard("no"), ["a1"]),
+    "pass over": (lambda rows: rows.pass_over("later"), ["a1"]),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_q1_an_act_in_the_hook_of_a_dying_head_lets_its_lane_go_on(outbox, registered, shop, act):
+    """The letter is recorded, and its lane is not blocked yet."""
+    perform, expected = ACTS[act]
+
+    def operate(event, error):
+        shop.failing.clear()
+        assert perform(WorkflowDeliveryAttempt.objects.all()) == 1
+
+    registered(dead_letter_handler=operate)
+    outbox.publish_many([event("a0"), event("a1")])
+    die_for_good(shop, "a0")
+    assert shop.kept == expected
+    assert not WorkflowLane.objects.exists()
+
+
+@needs_connections
+@pytest.mark.parametrize("act", ACTS)
+def test_q1_an_act_while_a_head_dies_never_leaves_its_lane_stuck(outbox, registered, shop, act):
+    registered()
+    perform, expected = ACTS[act]
+    for at in range(100):
+        for table in (WorkflowEventRecord, WorkflowLane, Tag):
+            table.objects.all().delete()
+        shop.failing["a0"] = ValueError("a0")
+        outbox.publish_many([event("a0"), event("a1")])
+        for _ in range(2):
+            drain()
+            let_time_pass()
+        done = []
+
+        def operate(done=done):
+            if perform(WorkflowDeliveryAttempt.objects.all()):
+                done.append(act)
+                shop.failing.clear()
+
+        had, statements = interleave(drain, operate, at)
+        if not done:
+            operate()
+        drain()
+        where = f"stopped before statement {at} of {statements}"
+        assert (done, shop.kept) == ([act], expected), where
+        assert not WorkflowLane.objects.exists(), where
+        if not had:
+            return
+    raise AssertionError("it has too many statements")
+
+
+@needs_connections
+@pytest.mark.parametrize("at", range(12))
+def test_q1_a_letter_that_two_requeue_at_once_is_delivered_once(outbox, registered, shop, at):
+    registered()
+    outbox.publish(event("a0"))
+    die_for_good(shop, "a0")
+    shop.failing.clear()
+
+    def requeue_and_deliver():
+        WorkflowDeliveryAttempt.objects.all().requeue_dead()
+        drain()
+
+    interleave(WorkflowDeliveryAttempt.objects.all().requeue_dead, requeue_and_deliver, at)
+    drain()
+    assert shop.kept == ["a0"]
 
 
 @needs_connections

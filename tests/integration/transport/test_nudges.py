@@ -27,6 +27,7 @@ from general_manager.workflow.transport import broker, nudges
 from general_manager.workflow.transport.base import WORK
 from general_manager.workflow.transport.throttle import Throttle
 from general_manager.workflow.workers import work
+from general_manager.workflow.workers.busy import Busy
 from general_manager.workflow.workers.pace import Pace
 from general_manager.workflow.workers.tick import sweep
 from general_manager.workflow.workers.work import empty
@@ -149,14 +150,14 @@ def test_what_comes_while_a_worker_clears_busy_is_found_by_its_last_look(outbox,
     """The publisher has read that somebody is busy, so it sends nothing."""
     outbox.register("x", handler=lambda event: None, registration_id="r")
     publish(outbox, 60)
-    clear = work._Shift._clear_busy
+    clear = Busy.clear
 
     def publish_before(self):
         if not WorkflowOutbox.objects.filter(event__event_id__startswith="x7").exists():
             publish(outbox, 7)
         clear(self)
 
-    monkeypatch.setattr(work._Shift, "_clear_busy", publish_before)
+    monkeypatch.setattr(Busy, "clear", publish_before)
     empty("default")
     assert WorkflowOutbox.objects.exclude(status="processed").count() == 0
     assert WorkflowOutbox.objects.count() == 67
@@ -195,7 +196,7 @@ def test_o6_what_a_worker_has_said_last_stays_when_another_one_ends_its_slice(
 
     def both_say(self, found):
         say(self, found)
-        self._said_busy -= 0.5  # and half a second later
+        self._busy._said_at -= 0.5  # and half a second later
         WorkflowQueue.objects.say_busy("")
 
     monkeypatch.setattr(work._Shift, "_say_busy", both_say)
@@ -244,6 +245,27 @@ def test_what_a_slow_execution_holds_back_is_given_to_others(celery_engine, sent
     monkeypatch.setattr(flows, "echo", wait)
     empty("default")
     assert {celery_engine.status(one).state for one in ids} == {"completed"}
+
+
+@pytest.mark.usefixtures("_slow_soon")
+def test_slow_handlers_do_not_keep_a_worker_from_executions(
+    outbox, celery_engine, sent, monkeypatch
+):
+    monkeypatch.setattr(work, "SLICE_SECONDS", 0)
+    handled = []
+
+    def wait(event):
+        messages = len(sent)
+        wait_until(lambda: len(sent) > messages, "a message")
+        handled.append(event.event_id)
+
+    outbox.register("x", handler=wait, registration_id="r", atomic=False)
+    publish(outbox, 3)
+    [execution_id] = start(celery_engine)
+    empty("default")
+    assert (len(handled), celery_engine.status(execution_id).state) == (1, "pending")
+    empty("default")
+    assert celery_engine.status(execution_id).state == "completed"
 
 
 @pytest.mark.usefixtures("_slow_soon")

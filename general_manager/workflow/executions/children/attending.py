@@ -102,12 +102,26 @@ def _look_for(executions: Executions, over: Sequence[Ended], run_soon: RunSoon) 
         waiting.setdefault((key, gather), []).append(chain)
     stopped: list[int] = []
     for (key, gather), mine in sorted(waiting.items()):
-        stopped += follow(executions, look(executions, key, gather, mine), run_soon)
+        stopped += follow(executions, key, gather, look(executions, key, gather, mine), run_soon)
     return stopped
 
 
-def follow(executions: Executions, found: Found, run_soon: RunSoon) -> list[int]:
-    """Do what follows from a look; returns the keys of executions that this has ended."""
+def follow(
+    executions: Executions, key: int, gather: str, found: Found, run_soon: RunSoon
+) -> list[int]:
+    """Do what follows from a look; returns the keys of executions that this has ended.
+
+    Looks again while there are more children to stop than one look names: what those do that were
+    asked, such as undoing, may take days.
+    """
+    over = _follow(executions, found, run_soon)
+    while len(found.stop) == STOPS_AT_ONCE:
+        found = look(executions, key, gather, ())
+        over += _follow(executions, found, run_soon)
+    return over
+
+
+def _follow(executions: Executions, found: Found, run_soon: RunSoon) -> list[int]:
     for execution_id in found.release:
         child = release(executions, execution_id)
         if child is not None:
@@ -127,12 +141,13 @@ def _stop_children(executions: Executions, one: Ended, run_soon: RunSoon) -> tup
     if not one.stops_children:
         return [], True
     mine = executions.filter(parent=one.execution_id, ended_at=None, abandoned=False)
-    found = list(mine.order_by("pk").values_list("execution_id", "ending_at")[: STOPS_AT_ONCE + 1])
+    if not one.is_plain:
+        mine = mine.filter(ending_at=None)  # others undo already
+    found = list(mine.order_by("pk").values_list("execution_id", flat=True)[: STOPS_AT_ONCE + 1])
     reason = f"Its parent {one.execution_id} is {one.state}."
     over: list[int] = []
-    for execution_id, asked in found[:STOPS_AT_ONCE]:
-        if one.is_plain or asked is None:  # else it undoes already
-            over += stop(executions, execution_id, reason, run_soon, compensate=not one.is_plain)
+    for execution_id in found[:STOPS_AT_ONCE]:
+        over += stop(executions, execution_id, reason, run_soon, compensate=not one.is_plain)
     return over, len(found) <= STOPS_AT_ONCE
 
 

@@ -161,7 +161,8 @@ class ChildStore(SagaStore):
     def _look_at_gather(self, name: str, *, may_time_out: bool = False) -> None:
         executions, key = self._executions, self._record.pk
         look = partial(looks.look, executions, key, name, may_time_out=may_time_out)
-        ended = follow(executions, persist(self._using, look), self._run_soon)
+        found = persist(self._using, look)
+        ended = follow(executions, key, name, found, self._run_soon)
         attend(executions, ended, self._run_soon)
 
     def _outcome(self, name: str) -> StepRecord:

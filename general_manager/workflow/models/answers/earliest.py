@@ -60,23 +60,22 @@ def _candidates(using: str, source: Source, since: datetime) -> Any:
         since -= timedelta(milliseconds=1)
     rows = WorkflowEventRecord.objects.using(using)
     if source.kind is SourceKind.STATE:
-        subject = _subject(source)
-        events = rows.filter(subject__gte=subject, subject__lte=subject).order_by("subject", "pk")
+        events = _since(rows, "subject", _subject(source) or "", since)
     else:
-        events = _of_key(rows, source, since).order_by("pk")
+        column = "event_type" if "." in source.name else "event_name"
+        events = _with_values(_since(rows, column, source.name, since), source)
     return events.filter(Q(outbox__seen_at=None) | Q(outbox__seen_at__gte=since))
 
 
-def _of_key(rows: Any, source: Source, since: datetime) -> Any:
-    """Events of the source's key; without those that were surely claimed before *since*.
+def _since(rows: Any, column: str, value: str, since: datetime) -> Any:
+    """Events with that value; without those that were surely claimed before *since*.
 
     Ids follow the time of the INSERT. So the scan begins at the last event that was stored
     `SEEN_LATE` before *since*, or at the first one that was claimed so long after its INSERT.
     """
-    column = "event_type" if "." in source.name else "event_name"
     # A range, in the index's own order: otherwise a database may walk along all keys.
-    keyed = rows.filter(**{f"{column}__gte": source.name, f"{column}__lte": source.name})
-    old = keyed.filter(published_at__lt=since - SEEN_LATE).order_by(f"-{column}", "-pk")
+    alike = rows.filter(**{f"{column}__gte": value, f"{column}__lte": value})
+    old = alike.filter(published_at__lt=since - SEEN_LATE).order_by(f"-{column}", "-pk")
     outbox: Any = WorkflowEventRecord._meta.get_field("outbox").related_model
     late = outbox.objects.using(rows.db).filter(seen_late_at__gte=since).order_by()
     # A sum, so that no database walks along the keys instead: hardly any entry is late.
@@ -85,8 +84,7 @@ def _of_key(rows: Any, source: Source, since: datetime) -> Any:
     before_late = Subquery(first.values("first"), key) - 1
     first_late = Coalesce(before_late, Value(LAST_KEY), output_field=key)
     start = Coalesce(Subquery(old.values("pk")[:1]), Value(0), output_field=key)
-    events = rows.filter(**{column: source.name}, pk__gt=Least(start, first_late))
-    return _with_values(events, source)
+    return rows.filter(**{column: value}, pk__gt=Least(start, first_late)).order_by("pk")
 
 
 def _with_values(events: Any, source: Source) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from django.db import transaction
-from django.db.models import OuterRef, Subquery, Value
+from django.db.models import Exists, OuterRef, Subquery, Value
 from django.db.models.functions import Coalesce
 
 from general_manager.workflow.durable.children.specs import RAISE, stored_failure
@@ -66,7 +66,7 @@ def look(
         steps = parent.steps.using(executions.db).filter(name=gather)
         step = steps.filter(status=StepStatus.GATHERING).first()
         if step is None or parent.state not in ACTIVE_STATES:
-            return Found(stop=_to_stop(slots) if parent.state in ACTIVE_STATES else ())
+            return Found(stop=_to_stop(executions, slots))
         plan: dict[str, Any] = step.result or {}
         if (is_bad or ended is None) and plan["on_failure"] == RAISE and not plan.get("fails"):
             if ended is None:
@@ -79,10 +79,10 @@ def look(
         if may_time_out and steps.filter(until__lte=DatabaseNow()).exists():
             slots.stop()
             _end(executions, parent, steps, StepStatus.TIMED_OUT, HistoryKind.WAIT_TIMED_OUT)
-            return Found(stop=_to_stop(slots))
+            return Found(stop=_to_stop(executions, slots))
         if plan.get("fails") or plan.get("closes"):
             slots.stop()
-            return Found(stop=_to_stop(slots))
+            return Found(stop=_to_stop(executions, slots))
         return Found(release=_to_release(executions, slots, plan["at_once"]))
 
 
@@ -162,9 +162,17 @@ def _copy_of(executions: Executions, slots: SlotQuerySet, execution_id: Any) -> 
     )
 
 
-def _to_stop(slots: SlotQuerySet) -> list[str]:
-    marked = slots.open().filter(is_stopped=True).order_by("place")
-    return list(marked.values_list("child", flat=True)[:STOPS_AT_ONCE])
+def _to_stop(executions: Executions, slots: SlotQuerySet) -> list[str]:
+    """Children that are not needed any more and that nobody has asked to end."""
+    asked = executions.filter(execution_id=OuterRef("child"), ending_at__isnull=False)
+    marked = slots.open().filter(~Exists(asked), is_stopped=True).order_by("place")
+    found: list[str] = []
+    for chains in in_chunks(list(marked.values_list("child", flat=True))):
+        newest = newest_of(executions, chains)
+        found += [one for one in chains if not (newest[one].is_over or newest[one].is_ending)]
+        if len(found) >= STOPS_AT_ONCE:
+            break
+    return found[:STOPS_AT_ONCE]
 
 
 def _to_release(executions: Executions, slots: SlotQuerySet, at_once: int | None) -> list[str]:

@@ -16,6 +16,8 @@ class ChildState(NamedTuple):
 
     execution_id: str
     state: str
+    is_ending: bool = False
+    """Whether it was asked to end."""
 
     @property
     def is_over(self) -> bool:
@@ -35,11 +37,12 @@ def newest_of(executions: Any, chains: Collection[str]) -> dict[str, ChildState]
     """The newest execution of each chain, in two statements; `GONE` without one."""
     found = dict.fromkeys(chains, GONE)
     firsts = executions.filter(execution_id__in=chains)
-    for key, state in firsts.values_list("execution_id", "state"):
-        found[key] = ChildState(key, state)
+    for key, state, asked in firsts.values_list("execution_id", "state", "ending_at"):
+        found[key] = ChildState(key, state, asked is not None)
     later = executions.filter(chain__in=chains).order_by("pk")
-    for chain, key, state in later.values_list("chain", "execution_id", "state"):
-        found[chain] = ChildState(key, state)
+    names = ("chain", "execution_id", "state", "ending_at")
+    for chain, key, state, asked in later.values_list(*names):
+        found[chain] = ChildState(key, state, asked is not None)
     return found
 
 

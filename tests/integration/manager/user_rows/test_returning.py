@@ -80,6 +80,20 @@ def test_a_save_that_changes_a_row_is_one_statement_in_a_transaction(row):
     assert save(row, "other") == (["BEGIN", "UPDATE", "COMMIT"], {"name": ("new", "other")})
 
 
+@pytest.mark.parametrize("sql", ["/* shop */ {}", "{} -- shop", "{} /* shop */"])
+def test_a_comment_that_a_wrapper_adds_to_each_statement_changes_no_report(row, sql):
+    def comment(execute, statement, *arguments):
+        return execute(sql.format(statement), *arguments)
+
+    row.name = "other"
+    with connection.execute_wrapper(comment), reported() as changes:
+        row.save()
+    assert [(one.action, dict(one.changes)) for one in changes] == [
+        ("update", {"name": ("new", "other")})
+    ]
+    assert connection.execute_wrappers == []
+
+
 def test_a_save_that_changes_nothing_is_not_reported(row):
     with reported() as changes:
         row.save()
