@@ -9,10 +9,10 @@ import general_manager
 PACKAGE = Path(general_manager.__file__).parent
 
 
-def run_bare(code: str) -> subprocess.CompletedProcess[str]:
+def run_bare(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run *code* there, every warning an error."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", code, *arguments],
         env={"PYTHONPATH": str(PACKAGE.parent), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,

@@ -80,7 +80,10 @@ class Groups:
         joining = self._joining(entries, deliveries, members)
         try:
             _deliver_together(using, token, joining, is_relaxed=self._is_relaxed)
-        except Exception:
+        except Exception as error:
+            if is_time_limit(error):  # the hard limit follows: the others are released
+                self._left.extendleft(reversed(entries))
+                raise
             logger.warning(
                 "%d deliveries that shared a transaction were rolled back; delivering one by one",
                 len(members), exc_info=True,

@@ -41,7 +41,10 @@ LOOK_AGAIN_DELAY: Final = timedelta(seconds=1)
 
 
 class LaneSlice:
-    """Some claimed lanes, for as long as one process has time for them."""
+    """Some claimed lanes, for as long as one process has time for them.
+
+    *is_relaxed*: commits of atomic handlers need not wait for the disk.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class LaneSlice:
         *,
         queue: str | None = None,
         is_late: Callable[[], bool] = lambda: False,
+        is_relaxed: bool = False,
     ) -> None:
         self.claimed = len(claim.lanes)
         self.delivered = 0
@@ -64,6 +68,7 @@ class LaneSlice:
         self._registry = registry
         self._queue = queue
         self._is_late = is_late
+        self._is_relaxed = is_relaxed
         self._lease = get_workflow_settings().outbox_claim_ttl
         self._ends = monotonic() + self._lease.total_seconds() / 3
         self._is_out_of_time = False
@@ -168,6 +173,7 @@ class LaneSlice:
             sender=type(self._registry),
             published_at=head.outbox.event.published_at,
             visits=lane.interruptions,
+            is_relaxed=self._is_relaxed,
         )
         delivery.lane = lane
         outcome, wait = delivery.deliver()
@@ -260,7 +266,8 @@ def deliver_lanes(
     With *names* only these lanes. The handlers are those of *registry*, and of *queue*, by default
     of all queues. Ends early once *is_late* says so. *watch* gets the slice before it begins.
     """
-    lease = get_workflow_settings().outbox_claim_ttl
+    settings = get_workflow_settings()
+    lease = settings.outbox_claim_ttl
     claim = WorkflowLane.objects.using(using).claim(
         limit, lease=lease, by=whereabouts(), share=share, names=names
     )
@@ -268,12 +275,14 @@ def deliver_lanes(
         return None
     with unit_of_work():
         whose = registry or get_event_registry()
-        lanes = LaneSlice(using, claim, whose, queue=queue, is_late=is_late)
+        # A publisher that delivers says what was delivered: only workers need not wait.
+        is_relaxed = registry is None and settings.run_async and not settings.synchronous_commit
+        lanes = LaneSlice(using, claim, whose, queue=queue, is_late=is_late, is_relaxed=is_relaxed)
         watch(lanes)
         try:
             lanes.deliver()
         finally:
-            if get_workflow_settings().run_async:
+            if settings.run_async:
                 for other in sorted(lanes.elsewhere):
                     nudge(using, other)
     return lanes

@@ -106,6 +106,7 @@ TABLES = {
     "workflowoutbox": "entry", "workflowdeliveryattempt": "delivery",
     "workflowexecutionrecord": "execution", "workflowstep": "step", "workflowsignal": "signal",
     "workflowqueue": "queue", "testapp_tag": "tag", "workflowhistory": "history",
+    "workflowlane": "lane",
 }  # fmt: skip
 
 
@@ -194,6 +195,18 @@ def test_k1_a_delivery_by_a_worker_waits_unless_the_setting_says_otherwise(outbo
         ("entry", False),  # a claim that finds nothing
     ]  # fmt: skip
     assert waits_for_disk()
+
+
+@pytest.mark.parametrize("settings", [{"WORKFLOW_MODE": "production"}, RELAXED])
+def test_k1_a_delivery_in_order_waits_as_any_other(outbox, settings):
+    outbox.register("x", handler=lambda event: Tag.objects.create(name="atomic"), in_order=True)
+    outbox.publish(WorkflowEvent("1", "a.b", {}, event_name="x", ordering_key="k"))
+    outbox.publish(WorkflowEvent("2", "a.b", {}, event_name="x", ordering_key="k"))
+    with override_settings(GENERAL_MANAGER=settings), commits() as found:
+        drain("default")
+    waits = settings is not RELAXED
+    assert [waited for table, waited in found if table == "delivery"] == [waits] * 2
+    assert Tag.objects.count() == 2
 
 
 def test_k1_a_retried_delivery_need_not_wait_and_its_failure_does(outbox, workers):

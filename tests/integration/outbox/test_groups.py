@@ -354,6 +354,27 @@ def test_k2_a_time_limit_closes_the_group_and_is_charged_to_the_handler_that_rea
     assert states == {"0": "processed", "1": "failed", "2": "pending", "3": "pending"}
 
 
+def test_k2_a_time_limit_between_two_handlers_of_a_group_ends_the_workers_turn(outbox, monkeypatch):
+    """The hard limit follows: what was undone is released, and not delivered one by one."""
+
+    class TimeLimit(Exception):
+        pass
+
+    def look(delivery):
+        raise TimeLimit
+
+    outbox.register("x", handler=write, grouped=True, registration_id="r")
+    publish(outbox, range(4))
+    with monkeypatch.context() as patched, pytest.raises(TimeLimit):
+        patched.setattr(group, "is_time_limit", lambda error: isinstance(error, TimeLimit))
+        patched.setattr(group, "_is_out_of_time", look)
+        drain("default")
+    assert tags() == []
+    assert set(WorkflowOutbox.objects.values_list("status", flat=True)) == {"pending"}
+    drain("default")
+    require_uncharged([str(number) for number in range(4)])
+
+
 def test_k2_a_worker_that_is_killed_anywhere_in_a_group_loses_and_doubles_nothing(outbox):
     outbox.register("x", handler=write, grouped=True, registration_id="r")
     moments = []

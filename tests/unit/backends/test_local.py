@@ -562,20 +562,18 @@ def test_an_observer_that_ends_the_process_leaves_no_execution_behind(engine):
 
 
 def test_executions_can_be_listed_while_others_start(engine):
-    stop = threading.Event()
-
     def start_many():
-        while not stop.is_set():
+        for _ in range(500):
             engine.start(define())
 
     thread = threading.Thread(target=start_many)
     thread.start()
-    try:
-        for _ in range(200):
-            list(engine.executions())
-    finally:
-        stop.set()
-        thread.join()
+    lengths = []
+    while thread.is_alive():
+        lengths.append(len(list(engine.executions())))
+    thread.join()
+    assert lengths == sorted(lengths)
+    assert len(list(engine.executions())) == 500
 
 
 def test_a_name_that_is_too_long_for_its_question_is_refused_before_the_wait_opens(engine):
