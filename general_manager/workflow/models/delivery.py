@@ -57,8 +57,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         *is_late*: their publisher did not know the registration. Otherwise by the publisher, in
         whose transaction no lane is locked.
         """
-        alike = ("outbox", "registration_id")
-        fields = (*alike, "status", "attempts", "lane", "in_lane", "late_at")
+        fields = ("outbox", "registration_id", "status", "attempts", "lane", "in_lane", "late_at")
         late_at = DatabaseNow() if is_late else None
         rows = [
             [one.entry, one.registration_id, DeliveryStatus.QUEUED, 0,
@@ -67,7 +66,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         ]  # fmt: skip
         size = 1 if is_late else rows_per_statement(len(fields), self.db)
         for start in range(0, len(rows), size):
-            insert_new(self.model, fields, rows[start : start + size], self.db, unless=alike)
+            insert_new(self.model, fields, rows[start : start + size], self.db, unless=fields[:2])
 
     def waiting_in_lane(self) -> Self:
         """The undelivered rows of the outer query's lane."""
@@ -162,9 +161,9 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         rows = self._held(entry_id, registration_id, token)
         left = rows.exclude(status__in=SETTLED)
         values |= {"status": to, "claim_token": token}
-        return (
-            left.update(**values) if is_waited else update_and_skip_waiting(left, **values)
-        ) == 1
+        if is_waited:
+            return left.update(**values) == 1
+        return update_and_skip_waiting(left, **values) == 1
 
     def _held(self, entry_id: int, registration_id: str, token: str) -> Self:
         if self._lane is not None:
@@ -176,7 +175,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
 
     def of_entries(self, keys: Collection[int]) -> dict[int, dict[str, "WorkflowDeliveryAttempt"]]:
         """The deliveries of these entries, by entry and registration, in one query."""
-        found: dict[int, dict[str, WorkflowDeliveryAttempt]] = {key: {} for key in keys}
+        found = {key: dict[str, WorkflowDeliveryAttempt]() for key in keys}
         for row in self.filter(outbox_id__in=keys).timed():
             found[row.outbox_id][row.registration_id] = row
         return found
@@ -212,13 +211,12 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         if not found:
             return {}
         WorkflowLane.objects.using(self.db).unblock([str(one.lane) for one in found])
-        keys = [one.pk for one in found]
-        every = self.model._default_manager.using(self.db)
         # Asked again under the lock: it may have been delivered or discarded meanwhile.
-        free = rows.filter(pk__in=keys).exclude(in_lane=True, status__in=UNDER_WAY)
+        known = rows.filter(pk__in=[one.pk for one in found])
+        free = known.exclude(in_lane=True, status__in=UNDER_WAY)
         changed = dict(free.values_list("pk", "outbox_id"))
-        queued = {**AFRESH, "status": DeliveryStatus.QUEUED, "in_lane": True}
-        every.filter(pk__in=changed).update(**queued)
+        every = self.model._default_manager.using(self.db).filter(pk__in=changed)
+        every.update(**{**AFRESH, "status": DeliveryStatus.QUEUED, "in_lane": True})
         self._note(HistoryKind.REQUEUED, changed)
         self._settle_entries(changed)
         return changed
@@ -226,8 +224,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
     def deliver_again(self, entry_id: int, registration_ids: Collection[str]) -> int:
         """Queue one event for redelivery to these handlers, whatever its outcome; returns how many.
 
-        Also to handlers that were registered since. Handlers that are not named are skipped.
-        Does nothing while a worker has claimed the entry.
+        Also to handlers that were registered since. Does nothing while a worker has the entry.
         """
         entries = WorkflowOutbox.objects.using(self.db)
         known = self.filter(outbox_id=entry_id, registration_id__in=registration_ids)
@@ -244,11 +241,10 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
 
     def skip(self, entry_id: int, registration_ids: Collection[str]) -> None:
         """Never deliver the event to these registrations, which have not received it yet."""
-        alike = ("outbox", "registration_id")
-        status = DeliveryStatus.DISCARDED
+        fields = ("outbox", "registration_id", "status", "finished_at")
         for one in registration_ids:
-            row = [entry_id, one, status, DatabaseNow()]
-            insert_new(self.model, (*alike, "status", "finished_at"), [row], self.db, unless=alike)
+            row = [entry_id, one, DeliveryStatus.DISCARDED, DatabaseNow()]
+            insert_new(self.model, fields, [row], self.db, unless=fields[:2])
 
     def discard(self, reason: str) -> int:
         """Discard the dead letters among these, so that their lanes go on. Returns how many."""
@@ -298,7 +294,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         entries = WorkflowOutbox.objects.using(self.db).exclude(status=OutboxStatus.CLAIMED)
         locked = entries.filter(pk__in={one for _, one in dead}).order_by("pk").select_for_update()
         free = set(locked.values_list("pk", flat=True))
-        keys = [key for key, entry in dead if entry in free]
+        keys = {key for key, entry in dead if entry in free}
         return list(self.dead().filter(pk__in=keys).values_list("pk", flat=True))
 
     def _reopen(self, keys: Collection[int], kind: HistoryKind) -> int:
@@ -358,8 +354,7 @@ class WorkflowDeliveryAttempt(models.Model):
     objects = DeliveryQuerySet.as_manager()
 
     class Meta:
-        verbose_name = _("delivery")
-        verbose_name_plural = _("deliveries")
+        verbose_name, verbose_name_plural = _("delivery"), _("deliveries")
         default_permissions = ("view",)
         permissions = (
             ("requeue_delivery", _("Can requeue dead letters")),

@@ -205,10 +205,6 @@ class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
         ours = self.held(token).filter(pk__in=keys)
         return update_without_waiting(ours, available_at=DatabaseNow(), **values)
 
-    def leave(self, token: str, keys: Collection[int]) -> int:
-        """Release what was delivered in its publisher's transaction, for a worker to settle."""
-        return self.release(token, keys, visits=F("visits") + 1)
-
     def requeue(self) -> int:
         """Any status but claimed to pending and due; its age counts from now."""
         return self.exclude(status=OutboxStatus.CLAIMED).update(
@@ -295,13 +291,9 @@ class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
         """Processed to dead letter, of those with a dead delivery; locks each, whatever it is."""
         dead = self._deliveries().dead().filter(outbox_id=OuterRef("pk"))
         is_dead = Q(Exists(dead), status=OutboxStatus.PROCESSED)
-        return self.update(
-            status=Case(
-                When(is_dead, then=Value(OutboxStatus.DEAD_LETTER)),
-                default=F("status"),
-                output_field=Utf8CharField(),
-            )
-        )
+        dead_letter = When(is_dead, then=Value(OutboxStatus.DEAD_LETTER))
+        status = Case(dead_letter, default=F("status"), output_field=Utf8CharField())
+        return self.update(status=status)
 
     def _deliveries(self) -> Any:
         deliveries: Any = self.model._meta.get_field("deliveries")

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Final
 
 from django.db import connections
+from django.db.models import F
 
 from general_manager.durations import in_words
 from general_manager.escaping import get_logger
@@ -161,18 +162,17 @@ class Chunk:
             elsewhere=self.elsewhere,
         )
         persist(self._using, settle)
+        entries = WorkflowOutbox.objects.using(self._using)
         if self.parked:
-            entries = WorkflowOutbox.objects.using(self._using)
             persist(self._using, lambda: park_entries(entries, self.token, self.parked))
         if self.in_order.entries:  # a delivery in order may have died before
-            rows = WorkflowOutbox.objects.using(self._using).filter(pk__in=self.in_order.entries)
-            persist(self._using, rows.mark_dead)
+            persist(self._using, entries.filter(pk__in=self.in_order.entries).mark_dead)
 
     def _leave_all(self) -> None:
         """Nobody else sees these events yet, so their waits are looked for by a worker."""
         entries = WorkflowOutbox.objects.using(self._using)
         left = (*self.processed, *self.dead, *self.later, *self.elsewhere, *self.parked)
-        entries.leave(self.token, left)
+        entries.release(self.token, left, visits=F("visits") + 1)
         for outcomes in (self.processed, self.dead, self.later, self.elsewhere, self.parked):
             outcomes.clear()
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from general_manager.workflow.models.sql import low_water
 from general_manager.workflow.models.sql.low_water import SLACK, LowWater
 
 FOUND = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -17,7 +18,8 @@ class Clock:
 
 
 @pytest.fixture
-def clock():
+def clock(monkeypatch):
+    monkeypatch.setattr(low_water, "SLOW_CLAIM_SECONDS", 0.005)
     return Clock()
 
 
