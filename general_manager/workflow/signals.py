@@ -50,8 +50,17 @@ Arguments: ``schedule`` (its name), ``slot`` (the last one), ``outcome``: ``star
 (an execution was active) or ``missed`` (no tick ran in time); ``execution_id``, or `None`;
 ``count`` of slots. Sender: `Schedule`.
 """
+
 execution_signalled = Signal()
 """A signal for an execution was accepted; a wait takes it now, later, or never.
 
 Arguments: ``execution_id``, ``workflow_id``, ``name``. Sender: `WorkflowExecution`.
+"""
+
+saga_undone = Signal()
+"""The undos of a saga were called, for a failure or for an end that was asked for.
+
+Arguments: ``execution_id``, ``workflow_id``, ``saga`` (its name), ``left``: the names of undos that
+failed for good or are registered no more; empty if everything is undone. Sender:
+`WorkflowExecution`.
 """

@@ -15,6 +15,7 @@ from general_manager.workflow import (
     step,
     wait_for,
 )
+from general_manager.workflow.signals import saga_undone
 from tests.testapp import plays
 from tests.testapp.models import Tag
 from tests.testapp.plays import HOUR, note, off, on, stage, stumble
@@ -173,6 +174,26 @@ def test_an_undo_that_fails_for_good_is_named_and_the_others_run(started, driver
         "compensation incomplete: not undone: 'undo b'. It was undone because of: c fails"
     )
     assert undone() == ["b", "b", "a"]
+
+
+def test_observers_hear_what_was_undone_and_what_is_left(started, driver):
+    heard = []
+
+    def hear(**told):
+        heard.append((told["execution_id"], told["workflow_id"], told["saga"], told["left"]))
+
+    saga_undone.connect(hear)
+    try:
+        stage.failing |= {"c"}
+        whole = started(TRIP)
+        stage.failing |= {"undo b"}
+        partly = later(driver, started(TRIP))
+    finally:
+        saga_undone.disconnect(hear)
+    assert heard == [
+        (whole.execution_id, "trip", "trip", ()),
+        (partly.execution_id, "trip", "trip", ("undo b",)),
+    ]
 
 
 def test_a_step_in_doubt_starts_no_undo(started, driver, engine):

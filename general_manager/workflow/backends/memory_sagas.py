@@ -10,6 +10,7 @@ from general_manager.workflow.durable.ending import Ending
 from general_manager.workflow.durable.options import next_attempt_in
 from general_manager.workflow.durable.records import StepRecord, StepStatus
 from general_manager.workflow.durable.stops import EndRequested, StopRun
+from general_manager.workflow.durable.undos import notify_undone
 from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
 from general_manager.workflow.executions.rules import cancelled_because, refusal
 from general_manager.workflow.history import HistoryKind
@@ -61,6 +62,8 @@ class MemorySagas:
             about = {**self._record.steps[name].result, "left": list(left)}
             status = StepStatus.INCOMPLETE if left else StepStatus.UNDONE
             self._keep(name, status, result=about)
+        workflow_id = self._record.definition.workflow_id
+        notify_undone(self._record.execution_id, workflow_id, name, left)
 
     def _keep(self, name: str, status: StepStatus, **values: Any) -> None:
         if self._is_inside:

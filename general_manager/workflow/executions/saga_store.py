@@ -10,6 +10,7 @@ from general_manager.workflow.durable.ending import Ending, ending_of
 from general_manager.workflow.durable.options import next_attempt_in
 from general_manager.workflow.durable.records import StepRecord, StepStatus
 from general_manager.workflow.durable.stops import EndRequested, StopRun
+from general_manager.workflow.durable.undos import notify_undone
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.models.execution import Executions
 from general_manager.workflow.models.execution_sagas import begin_undoing, close_saga, end_undoing
@@ -55,6 +56,7 @@ class SagaStore:
 
     def end_undoing(self, name: str, left: Sequence[str]) -> None:
         self._write(end_undoing, name, left=left)
+        notify_undone(self._record.execution_id, self._record.workflow_id, name, left)
 
     def _write(self, write: Callable[..., bool], name: str, **values: Any) -> None:
         call = partial(write, self._executions, self._record, name, position=self._next(), **values)

@@ -1,6 +1,20 @@
-"""The gauges that a scrape reads from each database."""
+"""What the metrics mean: those that a process counts, and those that a scrape reads."""
 
 from typing import Final
+
+COUNTERS: Final = {
+    "events_published": "Events accepted by a registry.",
+    "deliveries": "Outcomes of deliveries: delivered, failed (will be retried), dead.",
+    "executions": "States that executions entered.",
+    "schedule_slots": "Slots of schedules: started, skipped (an execution was active), missed.",
+    "signals": "Signals that executions accepted.",
+    "sagas_undone": "Sagas that were undone: completely, or incomplete (an undo failed for good).",
+    "delivery_latency_seconds": "From publishing an event to the end of its handler.",
+    "execution_duration_seconds": (
+        "From the first start of an execution to its end, waits included."
+    ),
+}
+"""Counted in each process."""
 
 GAUGES: Final = {
     "up": "1 if the database could be queried, else 0.",

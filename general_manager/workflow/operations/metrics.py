@@ -28,7 +28,7 @@ from general_manager.workflow.event_registry import Registration
 from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.models.databases import outboxes
 from general_manager.workflow.operations.database_state import DatabaseState, read_state
-from general_manager.workflow.operations.gauges import GAUGES, MORE_LABELS
+from general_manager.workflow.operations.gauges import COUNTERS, GAUGES, MORE_LABELS
 from general_manager.workflow.operations.overview import Overview, read_overview
 from general_manager.workflow.signals import (
     event_dead,
@@ -37,6 +37,7 @@ from general_manager.workflow.signals import (
     event_published,
     execution_changed,
     execution_signalled,
+    saga_undone,
     schedule_fired,
 )
 
@@ -72,45 +73,28 @@ class Metrics:
     """All counters and histograms, in one Prometheus registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, namespace=NAMESPACE, registry=registry)
+        self.made: list[Counter | Histogram] = []
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(
-                name, text, labels, namespace=NAMESPACE, registry=registry, buckets=buckets
-            )
+        def counter(name: str, *labels: str) -> Counter:
+            one = Counter(name, COUNTERS[name], labels, namespace=NAMESPACE, registry=registry)
+            self.made.append(one)
+            return one
+
+        def histogram(name: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            how: Any = {"namespace": NAMESPACE, "registry": registry, "buckets": buckets}
+            one = Histogram(name, COUNTERS[name], labels, **how)
+            self.made.append(one)
+            return one
 
         self.registry = registry
-        self.published = counter("events_published", "Events accepted by a registry.", "event")
-        self.deliveries = counter(
-            "deliveries",
-            "Outcomes of deliveries: delivered, failed (will be retried), dead.",
-            "registration",
-            "outcome",
-        )
-        self.executions = counter(
-            "executions", "States that executions entered.", "workflow", "state"
-        )
-        self.slots = counter(
-            "schedule_slots",
-            "Slots of schedules: started, skipped (an execution was active), missed.",
-            "schedule",
-            "outcome",
-        )
-        self.signals = counter("signals", "Signals that executions accepted.", "workflow")
-        self.latency = histogram(
-            "delivery_latency_seconds",
-            "From publishing an event to the end of its handler.",
-            LATENCIES,
-            "registration",
-        )
-        self.run_time = histogram(
-            "execution_duration_seconds",
-            "From the first start of an execution to its end, waits included.",
-            RUN_TIMES,
-            "workflow",
-            "state",
-        )
+        self.published = counter("events_published", "event")
+        self.deliveries = counter("deliveries", "registration", "outcome")
+        self.executions = counter("executions", "workflow", "state")
+        self.slots = counter("schedule_slots", "schedule", "outcome")
+        self.signals = counter("signals", "workflow")
+        self.sagas = counter("sagas_undone", "workflow", "outcome")
+        self.latency = histogram("delivery_latency_seconds", LATENCIES, "registration")
+        self.run_time = histogram("execution_duration_seconds", RUN_TIMES, "workflow", "state")
         self._events, self._registrations, self._workflows = _Bounded(), _Bounded(), _Bounded()
         self._schedules = _Bounded()
 
@@ -131,6 +115,7 @@ class Metrics:
             (execution_changed, self._on_execution),
             (schedule_fired, self._on_slots),
             (execution_signalled, self._on_signal),
+            (saga_undone, self._on_saga),
         )
 
     def _on_published(self, event: WorkflowEvent, **_: Any) -> None:
@@ -160,6 +145,10 @@ class Metrics:
 
     def _on_signal(self, workflow_id: str, **_: Any) -> None:
         self.signals.labels(self._workflows(workflow_id)).inc()
+
+    def _on_saga(self, workflow_id: str, left: tuple[str, ...], **_: Any) -> None:
+        outcome = "incomplete" if left else "completely"
+        self.sagas.labels(self._workflows(workflow_id), outcome).inc()
 
 
 class BacklogCollector:
@@ -268,16 +257,7 @@ def uninstall(registry: CollectorRegistry = REGISTRY) -> None:
         return
     metrics, backlog = found
     metrics.disconnect()
-    for one in (
-        backlog,
-        metrics.published,
-        metrics.deliveries,
-        metrics.executions,
-        metrics.signals,
-        metrics.latency,
-        metrics.run_time,
-        metrics.slots,
-    ):
+    for one in (backlog, *metrics.made):
         registry.unregister(one)
 
 

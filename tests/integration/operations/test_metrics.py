@@ -22,7 +22,7 @@ from general_manager.workflow.operations.metrics import (
 from general_manager.workflow.signals import event_delivered
 from general_manager.workflow.workers.tick import tick
 from tests.integration.conftest import data_statements
-from tests.testapp import flows
+from tests.testapp import flows, plays
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
 
@@ -195,7 +195,7 @@ def test_the_view_gathers_the_processes_that_share_a_folder(
 
 def test_every_metric_has_our_prefix(prometheus):
     names = [family.name for family in prometheus.collect()]
-    assert len(names) == 7 + len(GAUGES)
+    assert len(names) == 8 + len(GAUGES)
     assert all(name.startswith(f"{metrics_module.NAMESPACE}_") for name in names)
 
 
@@ -204,3 +204,16 @@ def test_signals_are_counted_by_workflow(prometheus, engine):
     for name in ("first", "other"):
         engine.signal(key, name, 1)
     assert value(prometheus, "signals_total", workflow="w") == 2
+
+
+def test_sagas_are_counted_by_workflow_and_outcome(prometheus, engine, clock):
+    plays.reset()
+    plays.stage.failing.add("c")
+    engine.start(WorkflowDefinition("trip", handler=plays.book_trip))
+    assert value(prometheus, "sagas_undone_total", workflow="trip", outcome="completely") == 1
+    plays.stage.failing.add("undo b")
+    failed = engine.start(WorkflowDefinition("trip", handler=plays.book_trip))
+    clock.advance(minutes=2)
+    engine.run_due()
+    assert engine.status(failed.execution_id).state == "failed"
+    assert value(prometheus, "sagas_undone_total", workflow="trip", outcome="incomplete") == 1
