@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Final
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import router, transaction
@@ -12,7 +11,12 @@ from django.utils import timezone
 from general_manager.conf import get_workflow_settings
 from general_manager.workflow.core.connections import persist
 from general_manager.workflow.core.local_handlers import find_handler
-from general_manager.workflow.durable.answers.sources import DIFFERENT_KINDS, Source, SourceKind
+from general_manager.workflow.durable.answers.sources import (
+    DIFFERENT_DATABASES,
+    DIFFERENT_KINDS,
+    Source,
+    SourceKind,
+)
 from general_manager.workflow.durable.records import StepRecord, StepStatus
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.exceptions import HandlerNotImportableError, StepUsageError
@@ -27,11 +31,6 @@ from general_manager.workflow.models import (
 from general_manager.workflow.models.executions.looks import settle_held
 from general_manager.workflow.models.sql.columns import DatabaseNow
 from general_manager.workflow.models.timing import Opening
-
-DIFFERENT_DATABASES: Final = (
-    "Events are stored in database {events!r} and executions in {executions!r}, so events cannot "
-    "answer waits: route both to one database."
-)
 
 
 class WaitStore(ChildStore):

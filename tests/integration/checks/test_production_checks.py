@@ -57,6 +57,26 @@ def test_a_process_without_a_celery_app_hears_so(outbox, celery_engine):
     assert ids() == ["W005"]
 
 
+def test_m1_events_that_are_kept_elsewhere_than_executions_are_named(
+    celery_engine, event_registry, app
+):
+    """They cannot answer waits, which a workflow hears when it opens one."""
+    [message] = [one for one in check_backends() if one.id == "general_manager.W019"]
+    assert "InMemoryEventRegistry" in message.msg
+    assert "CeleryWorkflowEngine" in message.msg
+
+
+class EventsApart:
+    def db_for_write(self, model, **_):
+        return "archive" if model._meta.model_name == "workfloweventrecord" else None
+
+
+def test_m1_events_in_another_database_than_executions_are_named(outbox, celery_engine, app):
+    with override_settings(DATABASE_ROUTERS=[EventsApart()]):
+        found = [one for one in check_backends() if one.id == "general_manager.W019"]
+    assert ["'archive'" in one.msg and "'default'" in one.msg for one in found] == [True]
+
+
 def test_connections_that_are_closed_after_every_task_are_named(outbox, celery_engine, app):
     app.conf.db_reuse_max = None
     assert ids() == ["W006"]

@@ -1,10 +1,12 @@
 """Plans beside what is parked: a claim does not see it, and costs the statements that it cost."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
 import pytest
 from django.db import connection
+from django.db.models import Model
 from django.utils import timezone
 
 from general_manager.workflow.models import (
@@ -26,12 +28,12 @@ pytestmark = pytest.mark.django_db(databases=["default", "archive"])
 PARKED = 1_000
 LEASE = timedelta(seconds=60)
 TABLES = (WorkflowExecutionRecord, WorkflowOutbox, WorkflowLane)
-CLAIMS = {
+CLAIMS: dict[type[Model], Callable[[], object]] = {
     WorkflowExecutionRecord: partial(take_ready, WorkflowExecutionRecord.objects.all(), 5, ANY_AGE),
     WorkflowOutbox: partial(WorkflowOutbox.objects.claim, 5, lease=LEASE),
     WorkflowLane: partial(WorkflowLane.objects.claim, 5, lease=LEASE),
 }
-DUE = {
+DUE: dict[type[Model], tuple[str, tuple[str, ...]]] = {
     WorkflowExecutionRecord: ("wake_at", ("gm_execution_ready", "gm_execution_due")),
     WorkflowOutbox: ("available_at", ("gm_outbox_due",)),
     WorkflowLane: ("available_at", ("gm_lane_due",)),

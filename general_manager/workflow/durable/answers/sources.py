@@ -25,6 +25,10 @@ DIFFERENT_KINDS: Final = (
     "other does not, so events cannot answer waits. Set WORKFLOW_EVENT_REGISTRY and "
     "WORKFLOW_ENGINE to the same kind."
 )
+DIFFERENT_DATABASES: Final = (
+    "Events are stored in database {events!r} and executions in {executions!r}, so events cannot "
+    "answer waits: route both to one database."
+)
 ENDS: Final = (
     EXECUTION_COMPLETED, EXECUTION_FAILED, EXECUTION_CANCELLED,
     "execution_completed", "execution_failed", "execution_cancelled",
