@@ -19,7 +19,7 @@ from general_manager.workflow.core.observers import notify
 from general_manager.workflow.core.transactions import is_in_transaction
 from general_manager.workflow.durable.stops import StopRun
 from general_manager.workflow.event_registry.base import EventRegistry, copied, encoded
-from general_manager.workflow.event_registry.lines import Lines
+from general_manager.workflow.event_registry.lanes import Lanes
 from general_manager.workflow.event_registry.mailbox import Mailbox
 from general_manager.workflow.event_registry.parked import MOST_PARKED, ParkedEvent, ParkedEvents
 from general_manager.workflow.event_registry.registration import (
@@ -89,7 +89,7 @@ class InMemoryEventRegistry(EventRegistry):
         self._parked = ParkedEvents(lambda: datetime.now(UTC))
         self.mailbox = Mailbox()
         """The latest events, for waits; and the waits that are open."""
-        self._lines = Lines()
+        self._lanes = Lanes()
 
     supports_pauses = True
 
@@ -132,7 +132,7 @@ class InMemoryEventRegistry(EventRegistry):
         if key is None:
             deliver()
         else:
-            self._lines.perform(lane_of(registration_id, key), deliver)
+            self._lanes.perform(lane_of(registration_id, key), deliver)
 
     def _park(
         self, registration: Registration, event: WorkflowEvent, published_at: datetime
@@ -221,10 +221,10 @@ class InMemoryEventRegistry(EventRegistry):
 
     def _deliver_in_order(self, lane: str, deliver: Callable[[], bool], inside: str | None) -> bool:
         if inside is None:
-            return self._lines.perform(lane, deliver)
+            return self._lanes.perform(lane, deliver)
         # What others published must not become part of this transaction. Not a partial: if a
         # robust callback fails, Django reads its __qualname__.
-        transaction.on_commit(lambda: self._lines.perform(lane, deliver), using=inside, robust=True)
+        transaction.on_commit(lambda: self._lanes.perform(lane, deliver), using=inside, robust=True)
         return False
 
     def _deliver(

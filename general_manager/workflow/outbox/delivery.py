@@ -60,7 +60,7 @@ class Delivery:
     is_relaxed: bool = False
     """Whether the commit of an atomic handler need not wait for the disk."""
     visits: int = 0
-    """How often the entry was claimed before, whatever the outcome."""
+    """How often it was due again, by the entry's count; in order, how often it was interrupted."""
     is_waited: bool = True
     """Whether the transaction in progress waits for the disk when it commits."""
     in_group: Outcome | HandlerError | None = None

@@ -27,7 +27,6 @@ pytestmark = pytest.mark.django_db(databases=["default", "archive"])
 
 PARKED = 1_000
 LEASE = timedelta(seconds=60)
-TABLES = (WorkflowExecutionRecord, WorkflowOutbox, WorkflowLane)
 CLAIMS: dict[type[Model], Callable[[], object]] = {
     WorkflowExecutionRecord: partial(take_ready, WorkflowExecutionRecord.objects.all(), 5, ANY_AGE),
     WorkflowOutbox: partial(WorkflowOutbox.objects.claim, 5, lease=LEASE),

@@ -356,7 +356,9 @@ def test_q1_with_skip_a_requeued_dead_letter_comes_before_what_is_still_undelive
     assert shop.kept == ["a1", "a0", "a2"]
 
 
-def test_a_dead_letter_blocks_no_longer_once_a_deploy_says_skip(outbox, registered, shop):
+def test_a_lane_that_is_released_after_a_deploy_says_skip_passes_its_dead_letter(
+    outbox, registered, shop
+):
     registration = registered()
     outbox.publish_many([event("a0"), event("a1")])
     die_for_good(shop, "a0")

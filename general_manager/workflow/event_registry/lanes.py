@@ -9,21 +9,21 @@ from general_manager.workflow.durable.stops import StopRun
 Work = Callable[[], bool]
 
 
-class _Line:
+class _Lane:
     def __init__(self) -> None:
         self.waiting: deque[Work] = deque()
         self.is_busy = False
 
 
-class Lines:
-    """A line for each key in which something waits; safe to use from several threads.
+class Lanes:
+    """A lane for each key in which something waits; safe to use from several threads.
 
     Nobody waits for another thread, so two handlers that publish for each other's keys cannot
-    block each other: what comes while a thread works in a line is done by that thread.
+    block each other: what comes while a thread works in a lane is done by that thread.
     """
 
     def __init__(self) -> None:
-        self._lines: dict[str, _Line] = {}
+        self._lanes: dict[str, _Lane] = {}
         self._lock = Lock()
 
     def perform(self, key: str, work: Work) -> bool:
@@ -32,26 +32,26 @@ class Lines:
         False if another thread, or this one further up, is at it, which then does it.
         """
         with self._lock:
-            line = self._lines.setdefault(key, _Line())
-            line.waiting.append(work)
-            if line.is_busy:
+            lane = self._lanes.setdefault(key, _Lane())
+            lane.waiting.append(work)
+            if lane.is_busy:
                 return False
-            line.is_busy = True
+            lane.is_busy = True
         try:
-            return self._empty(key, line, work)
+            return self._empty(key, lane, work)
         finally:
             with self._lock:
-                line.is_busy = False
+                lane.is_busy = False
 
-    def _empty(self, key: str, line: _Line, own: Work) -> bool:
+    def _empty(self, key: str, lane: _Lane, own: Work) -> bool:
         result = False
         stopped: StopRun | None = None
         while True:
             with self._lock:
-                if not line.waiting:
-                    del self._lines[key]
+                if not lane.waiting:
+                    del self._lanes[key]
                     break
-                work = line.waiting.popleft()
+                work = lane.waiting.popleft()
             try:
                 is_done = work()
             except StopRun as stop:  # the execution that published ends here; the others go on
