@@ -12,6 +12,7 @@ from general_manager.workflow import (
     gather,
 )
 from general_manager.workflow.durable.children import specs
+from general_manager.workflow.signals import execution_changed
 from tests.testapp import families, plays
 from tests.testapp.families import BOOK, PAGE
 
@@ -265,6 +266,24 @@ def test_an_execution_that_anybody_started_is_joined(engine, driver, started):
     engine.resume(page.execution_id, 3)
     driver.settle()
     assert engine.status(again.execution_id).output_data == {"parts": [{"n": 3}]}
+
+
+def test_observers_hear_of_what_is_started_and_not_of_what_is_joined(started, caplog):
+    heard = []
+
+    def hear(execution, **_):
+        if execution.workflow_id == "page" and execution.state == "pending":
+            heard.append(execution.correlation_id)
+
+    pages = [{"n": 1, "waits": True, "id": "p"}, {"n": 2, "waits": True, "id": "q"}]
+    started(BOOK, {"pages": pages[:1]})
+    execution_changed.connect(hear)
+    try:
+        started(BOOK, {"pages": pages})
+    finally:
+        execution_changed.disconnect(hear)
+    assert heard == ["q"]
+    assert "could not be called" not in caplog.text
 
 
 def test_two_that_join_each_other_are_refused(engine, driver, started):

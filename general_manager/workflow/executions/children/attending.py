@@ -73,10 +73,13 @@ def attend(
 
 
 def attend_soon(executions: Executions, key: int, run_soon: RunSoon) -> None:
-    """`attend`, after the commit of a caller's transaction."""
+    """`attend`, after the commit of a caller's transaction. What fails is done by the sweep."""
 
     def act() -> None:
-        attend(executions, [key], run_soon, most=STOPS_OF_A_VERB)
+        try:
+            attend(executions, [key], run_soon, most=STOPS_OF_A_VERB)
+        except Exception:  # the end itself is committed
+            logger.exception("An execution ended, and its children are stopped later")
 
     if is_in_transaction(executions.db):
         transaction.on_commit(act, using=executions.db, robust=True)

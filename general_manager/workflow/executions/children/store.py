@@ -114,13 +114,14 @@ class ChildStore(SagaStore):
             start_chunk, self._executions, self._record, name, new,
             at_once=options.at_once, start_once=ending.start_once,
         )  # fmt: skip
-        ready = persist(self._using, start)
-        if ready is None:
+        started = persist(self._using, start)
+        if started is None:
             raise self._lost()
         self._record.has_children = True
         for one in new:
-            notify_state(one.values["state"], partial(self._snapshot, one.execution_id))
-        for one in ready:
+            if one.place not in started.joined:
+                notify_state(one.values["state"], partial(self._snapshot, one.execution_id))
+        for one in started.ready:
             self._run_soon(one.execution_id, one.values["queue"], one.values.get("slot_key"))
 
     def _snapshot(self, execution_id: str) -> Any:

@@ -4,9 +4,9 @@ A child that is started is not ready. What may run at once becomes ready in the 
 rest is held, until a look releases it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from django.db import models, transaction
 from django.db.models import Case, ExpressionWrapper, F, When
@@ -59,6 +59,15 @@ class NewChild:
         return is_active and self.values["dedup_key"] is None
 
 
+class Started(NamedTuple):
+    """What became of a chunk of children."""
+
+    ready: Sequence[NewChild]
+    """Those that may run."""
+    joined: Collection[int]
+    """The places of those that were there already: nothing was started for them."""
+
+
 def start_chunk(
     executions: Executions,
     record: Any,
@@ -67,11 +76,11 @@ def start_chunk(
     *,
     at_once: int | None,
     start_once: StartOnce,
-) -> list[NewChild] | None:
-    """Start those of *children* that have no slot yet; returns those that are ready.
+) -> Started | None:
+    """Start those of *children* that have no slot yet.
 
-    `None` if the run no longer holds the execution. Raises `EndRequested` if that is to end.
-    May be repeated after a lost answer.
+    Returns `None` if the run no longer holds the execution, and raises `EndRequested` if that is to
+    end. May be repeated after a lost answer.
     """
     slots = WorkflowChildSlot.objects.using(executions.db)
     with transaction.atomic(using=executions.db):
@@ -94,7 +103,7 @@ def start_chunk(
         _make_ready(executions, ready)
         if not parent.has_children:
             executions.filter(pk=parent.pk).update(has_children=True)
-        return ready
+        return Started(ready, joined.keys())
 
 
 def _insert(
