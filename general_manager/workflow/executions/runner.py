@@ -12,7 +12,7 @@ from django.db import DatabaseError
 from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
 from general_manager.workflow.admission.lines import look_soon
-from general_manager.workflow.core.connections import persist, unit_of_work
+from general_manager.workflow.core.connections import unit_of_work
 from general_manager.workflow.core.encoding import error_text
 from general_manager.workflow.core.isolation import isolated
 from general_manager.workflow.core.leases import can_renew, renewing
@@ -37,6 +37,7 @@ from general_manager.workflow.exceptions import (
 )
 from general_manager.workflow.executions.children.afterwards import attend_to, run_later
 from general_manager.workflow.executions.children.attending import Runnable
+from general_manager.workflow.executions.commits import persist_for
 from general_manager.workflow.executions.handler_modules import resolve_handler
 from general_manager.workflow.executions.renewal import renew
 from general_manager.workflow.executions.settling import (
@@ -168,6 +169,8 @@ def _run_record(record: WorkflowExecutionRecord, using: str, children: list[Runn
     with renewing(lambda: executions.renew(record, lease=lease), lease):
         try:
             return _run_claimed(record, using, children)
+        except Interrupted as stopped:  # nothing may be built on a step that is gone
+            leave_interrupted(record, using, stopped.error)
         except Exception as error:
             logger.exception("Execution %s was interrupted", record.execution_id)
             with suppress(Exception):
@@ -258,7 +261,7 @@ def _settle(
         is_ready = leave_interrupted(record, using, stopped.error, store.uncalled)
         state = WorkflowState.PENDING if is_ready else None
     elif isinstance(stopped, WaitsForChildren):
-        state = persist(using, lambda: suspend(executions, record, stopped.name))
+        state = persist_for(record, using, lambda: suspend(executions, record, stopped.name))
     elif isinstance(stopped, Retrying):
         state = WorkflowState.PENDING
     elif isinstance(stopped, RunAgain):
@@ -266,10 +269,12 @@ def _settle(
     elif isinstance(stopped, Ended):
         state = end_now(record, using, stopped.ending)
     elif isinstance(stopped, Suspended):
-        state = persist(using, lambda: executions.suspend(record, stopped, store.opening))
+        state = persist_for(
+            record, using, lambda: executions.suspend(record, stopped, store.opening)
+        )
         state = state or executions.state_after(record)
     elif stopped is None:
-        is_done = persist(using, lambda: complete(record, using, output, run_.closings))
+        is_done = persist_for(record, using, lambda: complete(record, using, output, run_.closings))
         state = WorkflowState.COMPLETED if is_done else executions.state_after(record)
         state = state or to_end_soon(record, using)
     return state

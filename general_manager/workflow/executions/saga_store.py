@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from general_manager.workflow.core.connections import persist
 from general_manager.workflow.core.local_handlers import find_handler
 from general_manager.workflow.durable.ending import Ending, ending_of
 from general_manager.workflow.durable.options import next_attempt_in
 from general_manager.workflow.durable.records import StepRecord, StepStatus
 from general_manager.workflow.durable.stops import EndRequested, StopRun
 from general_manager.workflow.durable.undos import notify_undone
+from general_manager.workflow.executions.commits import StepCommits
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.models.execution import Executions
 from general_manager.workflow.models.execution_sagas import begin_undoing, close_saga, end_undoing
@@ -26,6 +26,7 @@ class SagaStore:
         self.saga: str | None = None
         self._record = record
         self._using = using
+        self._commits = record.commits = StepCommits(record, using)
         self._position = 0
         """The last position in the order of outcomes that this run knows."""
 
@@ -33,7 +34,7 @@ class SagaStore:
         record = self._record
         if record.retry is None or find_handler(record.execution_id) is not None:
             return False
-        attempts = persist(self._using, lambda: self._executions.attempts_of(record))
+        attempts = self._commits.persist(lambda: self._executions.attempts_of(record))
         return next_attempt_in(record.retry, attempts + 1, error) is not None
 
     def open_saga(self, name: str) -> None:
@@ -42,12 +43,12 @@ class SagaStore:
             self._rows.add, self._record, name, StepStatus.SAGA,
             position=position, result={"opened": position}, saga=name,
         )  # fmt: skip
-        if not (persist(self._using, add) or self._known(name).is_saga):
+        if not (self._commits.persist(add) or self._known(name).is_saga):
             raise self._lost()
 
     def close_saga(self, name: str) -> None:
         close = partial(close_saga, self._executions, self._record, name, self._next())
-        if not persist(self._using, close):
+        if not self._commits.persist(close):
             self._require_not_ending()
             raise self._lost()
 
@@ -60,14 +61,14 @@ class SagaStore:
 
     def _write(self, write: Callable[..., bool], name: str, **values: Any) -> None:
         call = partial(write, self._executions, self._record, name, position=self._next(), **values)
-        if not persist(self._using, call):
+        if not self._commits.persist(call):
             raise self._lost()
 
     def _require_not_ending(self) -> None:
         """Raises `EndRequested` if the execution was asked to end, unless an undo is called."""
         if self.saga is not None:
             return
-        ending = persist(self._using, lambda: asked_to_end(self._executions, self._record))
+        ending = self._commits.persist(lambda: asked_to_end(self._executions, self._record))
         if ending is not None:
             raise EndRequested(ending)
 
@@ -75,7 +76,7 @@ class SagaStore:
         """The row that this run has written under *name*; raises `StopRun` if there is none."""
         held = self._executions.held(self._record)
         rows = self._rows.filter(execution_id=self._record.pk, name=name)
-        row = persist(self._using, lambda: rows.first() if held.exists() else None)
+        row = self._commits.persist(lambda: rows.first() if held.exists() else None)
         if row is None:
             raise self._lost()
         return row.as_record()

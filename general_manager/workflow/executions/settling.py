@@ -10,7 +10,6 @@ from django.db import transaction
 
 from general_manager.durations import in_words
 from general_manager.escaping import get_logger
-from general_manager.workflow.core.connections import persist
 from general_manager.workflow.core.encoding import error_text, traceback_text
 from general_manager.workflow.core.local_handlers import find_handler
 from general_manager.workflow.core.observers import notify_state
@@ -24,6 +23,7 @@ from general_manager.workflow.exceptions import (
     StepInDoubt,
     parts,
 )
+from general_manager.workflow.executions.commits import persist_for
 from general_manager.workflow.executions.ending import complete as end_completed
 from general_manager.workflow.executions.ending import end_as
 from general_manager.workflow.executions.ending import fail as end_failed
@@ -70,13 +70,13 @@ class _NotCompletedError(Exception):
 def to_end_soon(record: WorkflowExecutionRecord, using: str) -> WorkflowState | None:
     """Pending, if the execution was asked to end meanwhile: another run undoes and ends it."""
     executions = WorkflowExecutionRecord.objects.using(using)
-    is_ready = persist(using, lambda: release_to_end(executions, record))
+    is_ready = persist_for(record, using, lambda: release_to_end(executions, record))
     return WorkflowState.PENDING if is_ready else None
 
 
 def end_now(record: WorkflowExecutionRecord, using: str, ending: Ending) -> WorkflowState | None:
     executions = WorkflowExecutionRecord.objects.using(using)
-    if not persist(using, lambda: end_as(executions, record, ending)):
+    if not persist_for(record, using, lambda: end_as(executions, record, ending)):
         return None
     logger.info(
         "Workflow %s (%s) is undone, and %s",
@@ -102,8 +102,10 @@ def leave_interrupted(
     )  # fmt: skip
     executions = WorkflowExecutionRecord.objects.using(using)
     why = error_text(error)
-    if persist(
-        using, lambda: executions.leave_interrupted(record, INTERRUPTED_RUN_DELAY, why, uncalled)
+    if persist_for(
+        record,
+        using,
+        lambda: executions.leave_interrupted(record, INTERRUPTED_RUN_DELAY, why, uncalled),
     ):
         notify(WorkflowState.PENDING, record, using)
     return False
@@ -122,7 +124,9 @@ def settle_failure(
 
     *sagas* as for `fail`, and what is returned.
     """
-    retry = None if is_final else persist(using, lambda: _delay_after(record, using, error))
+    retry = (
+        None if is_final else persist_for(record, using, lambda: _delay_after(record, using, error))
+    )
     if retry is not None and find_handler(record.execution_id) is not None:
         retry, cause, error = None, error, not_importable(record)
         error.__cause__ = cause
@@ -131,7 +135,9 @@ def settle_failure(
     executions = WorkflowExecutionRecord.objects.using(using)
     delay, number = retry
     why = error_text(error)
-    if persist(using, lambda: executions.postpone(record, delay, why, step=step, number=number)):
+    if persist_for(
+        record, using, lambda: executions.postpone(record, delay, why, step=step, number=number)
+    ):
         logger.warning(
             "Workflow %s (%s) failed (attempt %d); retrying in %s",
             record.workflow_id, record.execution_id, number, in_words(delay), exc_info=error,
@@ -169,7 +175,11 @@ def fail(
     doubt is resolved first.
     """
     executions = WorkflowExecutionRecord.objects.using(using)
-    left = persist(using, lambda: open_sagas(executions, record)) if sagas is None else sagas
+    left = (
+        persist_for(record, using, lambda: open_sagas(executions, record))
+        if sagas is None
+        else sagas
+    )
     ending = ending_of(record.ending)
     in_doubt = any(isinstance(one, StepInDoubt) for one in parts(error))
     if left and ending is None and not in_doubt:
@@ -178,12 +188,12 @@ def fail(
             "Workflow %s (%s) failed, and undoes what it did",
             record.workflow_id, record.execution_id, exc_info=error,
         )  # fmt: skip
-        return persist(using, lambda: undo_instead(executions, record, cause))
+        return persist_for(record, using, lambda: undo_instead(executions, record, cause))
     if ending is not None and not in_doubt and not isinstance(error, CompensationIncomplete):
         if not left:
             _notify_if(end_now(record, using, ending), record, using)
             return False
-        names = persist(using, lambda: left_undone(executions, record)) or left
+        names = persist_for(record, using, lambda: left_undone(executions, record)) or left
         incomplete = CompensationIncomplete(names, ending.error)
         incomplete.__cause__, error = error, incomplete
     why, trace = error_text(error), traceback_text(error)
@@ -195,7 +205,7 @@ def fail(
         traceback=trace,
         failed_attempts=failed_attempts,
     )
-    if persist(using, end):
+    if persist_for(record, using, end):
         logger.error(
             "Workflow %s (%s) failed", record.workflow_id, record.execution_id, exc_info=error
         )

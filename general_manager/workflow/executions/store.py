@@ -11,12 +11,11 @@ from django.db import connections, transaction
 
 from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
-from general_manager.workflow.core.connections import persist, refresh
+from general_manager.workflow.core.connections import refresh
 from general_manager.workflow.core.transactions import is_in_transaction, own_transaction
 from general_manager.workflow.durable.errors import StepTimeout
 from general_manager.workflow.durable.records import FailedAttempt, StepRecord, StepStatus
 from general_manager.workflow.durable.stops import StopRun
-from general_manager.workflow.executions.commits import StepCommits
 from general_manager.workflow.executions.wait_store import WaitStore
 from general_manager.workflow.models import WorkflowExecutionRecord
 from general_manager.workflow.models.execution_attempts import (
@@ -42,7 +41,6 @@ class DatabaseRunStore(WaitStore):
         self.using: str | None = using
         self.uncalled: str | None = None
         """A `once=True` step that may be recorded as started, but was not called."""
-        self._commits = StepCommits(using)
         self._block = own_transaction(using)
         self._began = monotonic()
         self._limited: str | None = None
@@ -54,7 +52,7 @@ class DatabaseRunStore(WaitStore):
         """All recorded steps, in one query; none, and no query, for a first run."""
         if self._record.runs == 1:
             return {}
-        found = persist(self._using, lambda: self._rows.replayed(self._record))
+        found = self._commits.persist(lambda: self._rows.replayed(self._record))
         known = {one.name: one for one in found}
         self._sourced = {one.name for one in found if one.sources}
         self._position = max((one.position for one in known.values()), default=0)
@@ -63,7 +61,7 @@ class DatabaseRunStore(WaitStore):
     def check(self) -> None:
         held = self._executions.held(self._record)
         self._commits.make_durable(held)
-        found = persist(self._using, lambda: list(held.values_list("ending", flat=True)))
+        found = self._commits.persist(lambda: list(held.values_list("ending", flat=True)))
         if not found:
             raise self._lost()
         if found[0] is not None and self.saga is None:
@@ -74,12 +72,14 @@ class DatabaseRunStore(WaitStore):
     def transaction(self) -> Iterator[None]:
         """Step and checkpoint commit together; `finish` checks the claim in that transaction."""
         refresh(connections[self._using])
+        self._commits.require()
         self._commits.begin()
         self._block = own_transaction(self._using)
         self._began = monotonic()
         try:
             with self._block:
                 yield
+            self._commits.committed()
         finally:
             self._commits.ended()
 
@@ -105,7 +105,7 @@ class DatabaseRunStore(WaitStore):
             begin_attempt, self._executions, self._record, name, timeout,
             position=self._next(), lease=self._lease,
         )  # fmt: skip
-        if not persist(self._using, begin):
+        if not self._commits.persist(begin):
             raise self._late_or_lost(name)
         self._limited = name
 
@@ -146,13 +146,14 @@ class DatabaseRunStore(WaitStore):
         if self._commits.is_inside:
             if not write():
                 raise self._late_or_lost(name)
+            self._commits.name = name
         else:
             if not self._written(write, name, values["status"]):
                 raise self._late_or_lost(name)
             self._keep_outside(name, **values)
         if self._limited == name:
             self._limited = None
-        persist(self._using, lambda: self._executions.progressed(self._record))
+        self._commits.persist(lambda: self._executions.progressed(self._record))
 
     def _end_attempt(
         self, write: Callable[..., bool], *arguments: Any, in_time: bool, **values: Any
@@ -166,17 +167,17 @@ class DatabaseRunStore(WaitStore):
             postpone_step, self._executions, self._record, attempt, delay,
             position=self._next(), saga=self.saga,
         )  # fmt: skip
-        if not persist(self._using, postpone):
+        if not self._commits.persist(postpone):
             raise self._lost()
 
     def is_due(self, name: str) -> bool:
-        return persist(self._using, lambda: is_attempt_due(self._executions, self._record, name))
+        return self._commits.persist(lambda: is_attempt_due(self._executions, self._record, name))
 
     def _late_or_lost(self, name: str) -> BaseException:
         """Why an outcome was refused: its step took too long, or another run has the execution."""
         self._require_not_ending()
         is_limited = self._limited == name
-        if is_limited and persist(self._using, self._executions.held(self._record).exists):
+        if is_limited and self._commits.persist(self._executions.held(self._record).exists):
             return StepTimeout(name)
         return self._lost()
 
@@ -185,7 +186,7 @@ class DatabaseRunStore(WaitStore):
             return False
         write = partial(write_reports, self._executions, self._record, values)
         try:
-            persist(self._using, write, patience=0)
+            self._commits.persist(write, patience=0)
         except Exception:
             logger.warning(
                 "A report of execution %s could not be written", self._record.execution_id,
@@ -199,7 +200,7 @@ class DatabaseRunStore(WaitStore):
             self._outside[name] = {**self._outside.get(name, {}), **values}
 
     def _written(self, write: Callable[[], bool], name: str, status: StepStatus) -> bool:
-        if persist(self._using, write):
+        if self._commits.persist(write):
             return True
         try:
             return self._known(name).status is status

@@ -9,7 +9,6 @@ from django.db import router, transaction
 from django.utils import timezone
 
 from general_manager.conf import get_workflow_settings
-from general_manager.workflow.core.connections import persist
 from general_manager.workflow.core.local_handlers import find_handler
 from general_manager.workflow.durable.answers.sources import (
     DIFFERENT_DATABASES,
@@ -65,13 +64,13 @@ class WaitStore(ChildStore):
         if sources:
             _require_one_home(sources, self._using)
             self._sourced.add(name)
-            persist(self._using, lambda: self._open_sourced(name, timeout, sources))
-            return persist(self._using, lambda: self._look(name, timeout))
+            self._commits.persist(lambda: self._open_sourced(name, timeout, sources))
+            return self._commits.persist(lambda: self._look(name, timeout))
         mailbox = (signal or name) if answerable else None
         if suspends and not self._record.has_signals:
             self.opening = Opening(name, timeout, answerable, self._position + 1, mailbox)
             return StepRecord(name, StepStatus.OPEN, answerable=answerable)
-        return persist(self._using, lambda: self._open_wait(name, timeout, mailbox))
+        return self._commits.persist(lambda: self._open_wait(name, timeout, mailbox))
 
     def settle_wait(self, name: str) -> StepRecord:
         """The wait as it is now; `suspend` checks a wait that this run records only then."""
@@ -80,12 +79,12 @@ class WaitStore(ChildStore):
         opened = self._opened
         if opened is not None and opened.name == name and self._is_still_open(name):
             return opened
-        return persist(self._using, lambda: self._settle_wait(name))
+        return self._commits.persist(lambda: self._settle_wait(name))
 
     def _is_still_open(self, name: str) -> bool:
         rows = self._rows.filter(execution_id=self._record.pk, name=name, status=StepStatus.OPEN)
         left = rows.exclude(until__lte=DatabaseNow())
-        return persist(self._using, left.exists)
+        return self._commits.persist(left.exists)
 
     def _open_wait(self, name: str, timeout: timedelta | None, signal: str | None) -> StepRecord:
         answerable = signal is not None

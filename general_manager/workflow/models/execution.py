@@ -1,5 +1,7 @@
 """The table of executions. The state transitions of its rows are in `executions.verbs`."""
 
+from typing import Any
+
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
@@ -155,6 +157,8 @@ class WorkflowExecutionRecord(models.Model):
 
     leaves_duty = False
     """Not a column: the run that holds this object has ended it, and others may wait for it."""
+    commits: Any = None
+    """Not a column: the `StepCommits` of the run that holds this object."""
 
     objects = ExecutionQuerySet["WorkflowExecutionRecord"].as_manager()
 

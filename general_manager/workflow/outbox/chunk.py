@@ -13,7 +13,6 @@ from time import monotonic
 from typing import Final
 
 from django.db import connections
-from django.db.models import F
 
 from general_manager.durations import in_words
 from general_manager.escaping import get_logger
@@ -25,13 +24,12 @@ from general_manager.workflow.events import WorkflowEvent
 from general_manager.workflow.models import WorkflowDeliveryAttempt, WorkflowOutbox
 from general_manager.workflow.models.delivery import DeliveryStatus
 from general_manager.workflow.models.parking.entries import (
-    Parking,
     look_again,
     park_entries,
     paused_registrations,
 )
 from general_manager.workflow.models.pause import is_any_registration_paused
-from general_manager.workflow.models.sql.addresses import EVENT_FIELDS, Elsewhere
+from general_manager.workflow.models.sql.addresses import EVENT_FIELDS
 from general_manager.workflow.outbox.delivery import Delivery
 from general_manager.workflow.outbox.group import Groups
 from general_manager.workflow.outbox.leftovers import (
@@ -42,6 +40,8 @@ from general_manager.workflow.outbox.leftovers import (
     parking_of,
 )
 from general_manager.workflow.outbox.looks import look_for_waits
+from general_manager.workflow.outbox.settlement import Settlement
+from general_manager.workflow.outbox.unwaited import Unwaited
 from general_manager.workflow.outbox.verdicts import Outcome
 from general_manager.workflow.outbox.waking import NO_ORDER, InOrder, find_in_order, wake
 from general_manager.workflow.transport.broker import is_time_limit
@@ -72,16 +72,13 @@ class Chunk:
         is_relaxed: bool = False,
         is_held: bool = False,
     ) -> None:
-        self.processed: list[int] = []
-        self.dead: list[int] = []
-        self.later: dict[int, timedelta] = {}
-        self.elsewhere: dict[int, Elsewhere] = {}
-        self.parked: dict[int, Parking] = {}
+        self.outcomes = Settlement()
         self.handled: set[int] = set()
         """Entries whose event a handler completed."""
         self.in_order: InOrder = NO_ORDER
         """What is delivered in order, by lanes, and not here."""
         self.is_held = is_held
+        self._unwaited = Unwaited(using)
         self._unseen: set[int] = set()
         """Entries whose look for waits failed."""
         self.is_out_of_time = False
@@ -144,37 +141,21 @@ class Chunk:
 
     def settle(self) -> None:
         """Write the outcome of each entry; can be repeated after a lost connection."""
-        if self.is_held:
-            self._leave_all()
-        for key in self._unseen:  # the look must not wait for what holds the entry back
-            self.later[key] = min(self.later.get(key, TROUBLE_DELAY), TROUBLE_DELAY)
-            self.parked.pop(key, None)
-            self.elsewhere.pop(key, None)
-        self.processed, self.dead = (
-            [key for key in keys if key not in self._unseen] for keys in (self.processed, self.dead)
-        )
-        settle = partial(
-            WorkflowOutbox.objects.using(self._using).settle,
-            self.token,
-            processed=self.processed,
-            dead=self.dead,
-            later=self.later,
-            elsewhere=self.elsewhere,
-        )
-        persist(self._using, settle)
         entries = WorkflowOutbox.objects.using(self._using)
-        if self.parked:
-            persist(self._using, lambda: park_entries(entries, self.token, self.parked))
+        if self.is_held:
+            # Nobody else sees these events yet, so their waits are looked for by a worker.
+            self.outcomes.leave(entries, self.token)
+        self.outcomes.visit_again(self._unseen, TROUBLE_DELAY)
+
+        def write() -> None:
+            self.outcomes.visit_again(self._unwaited.find_undone(), timedelta(0))
+            self.outcomes.write(entries, self.token)
+
+        persist(self._using, write)
+        if parked := self.outcomes.parked:
+            persist(self._using, lambda: park_entries(entries, self.token, parked))
         if self.in_order.entries:  # a delivery in order may have died before
             persist(self._using, entries.filter(pk__in=self.in_order.entries).mark_dead)
-
-    def _leave_all(self) -> None:
-        """Nobody else sees these events yet, so their waits are looked for by a worker."""
-        entries = WorkflowOutbox.objects.using(self._using)
-        left = (*self.processed, *self.dead, *self.later, *self.elsewhere, *self.parked)
-        entries.release(self.token, left, visits=F("visits") + 1)
-        for outcomes in (self.processed, self.dead, self.later, self.elsewhere, self.parked):
-            outcomes.clear()
 
     def look_again(self) -> set[str]:
         """After `settle`: release what was parked for a pause that was lifted meanwhile.
@@ -182,7 +163,8 @@ class Chunk:
         Returns the queues in which it is due.
         """
         entries = WorkflowOutbox.objects.using(self._using)
-        return look_again(entries, self.parked) if self.parked else set()
+        parked = self.outcomes.parked
+        return look_again(entries, parked) if parked else set()
 
     def _deliver_next(self) -> None:
         entry = self._left.popleft()
@@ -239,7 +221,7 @@ class Chunk:
             logger.exception(
                 "Entry %s could not be delivered; retrying in %s", entry.pk, in_words(TROUBLE_DELAY)
             )
-            self.later[entry.pk] = TROUBLE_DELAY
+            self.outcomes.later[entry.pk] = TROUBLE_DELAY
             self.is_out_of_time |= is_time_limit(error)
 
     def _deliver_entry(self, entry: WorkflowOutbox) -> bool:
@@ -262,15 +244,17 @@ class Chunk:
             visit.delays.append(delay_for_others(entry, unknown))
         paused = [one for one in paused if one not in visit.unwanted_by]
         if first is not None and first.delay <= min(visit.delays, default=timedelta.max):
-            self.elsewhere[entry.pk] = first
+            self.outcomes.elsewhere[entry.pk] = first
         elif visit.delays:
-            self.later[entry.pk] = min(visit.delays)
+            self.outcomes.later[entry.pk] = min(visit.delays)
         elif paused:
-            self.parked[entry.pk] = parking_of(entry, recorded, known, paused, visit.unwanted_by)
+            self.outcomes.parked[entry.pk] = parking_of(
+                entry, recorded, known, paused, visit.unwanted_by
+            )
         elif visit.is_dead:
-            self.dead.append(entry.pk)
+            self.outcomes.dead.append(entry.pk)
         else:
-            self.processed.append(entry.pk)
+            self.outcomes.processed.append(entry.pk)
         return True
 
     def _deliver_to(
@@ -294,6 +278,8 @@ class Chunk:
             visit.is_dead |= outcome is Outcome.DEAD
             if delay is not None:
                 visit.delays.append(delay)
+            if delivery.session is not None:
+                self._unwaited.note(entry.pk, registration.id, delivery.session)
             if delivery.late is not None and is_time_limit(delivery.late):
                 self.is_out_of_time = True
         self.handled.update([entry.pk] if is_handled else [])

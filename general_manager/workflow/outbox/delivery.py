@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.models.functions import Coalesce
 from django.dispatch import Signal
 
@@ -40,7 +40,6 @@ from general_manager.workflow.signals import event_dead, event_delivered, event_
 
 logger = get_logger(__name__)
 
-
 INTERRUPTED = "The database interrupted %s for event %s; retrying"
 
 
@@ -63,6 +62,8 @@ class Delivery:
     """How often it was due again, by the entry's count; in order, how often it was interrupted."""
     is_waited: bool = True
     """Whether the transaction in progress waits for the disk when it commits."""
+    session: Any = None
+    """The session of the database that committed it without waiting; `None` if it waited."""
     in_group: Outcome | HandlerError | None = None
     """What came of it in a transaction shared with others, which is committed; else `None`."""
     late: BaseException | None = None
@@ -182,7 +183,8 @@ class Delivery:
             outcome = self._offer(is_shown=is_shown)
             if outcome is Outcome.LOST:
                 raise ClaimLost
-            return outcome
+        self.session = None if self.is_waited else connections[self.using].connection
+        return outcome
 
     def _keep(self, late: BaseException) -> None:
         self.late = late

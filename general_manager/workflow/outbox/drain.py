@@ -175,7 +175,7 @@ def deliver(
             chunk.settle()
             if is_held:
                 drain_soon(using)
-            others = {one.queue for one in chunk.elsewhere.values() if not one.delay}
+            others = {one.queue for one in chunk.outcomes.elsewhere.values() if not one.delay}
             others |= chunk.look_again()
             for other in others | {one.queue for one in chunk.in_order.lanes.values()}:
                 _tell(using, other)

@@ -43,7 +43,7 @@ LOOK_AGAIN_DELAY: Final = timedelta(seconds=1)
 class LaneSlice:
     """Some claimed lanes, for as long as one process has time for them.
 
-    *is_relaxed*: commits of atomic handlers need not wait for the disk.
+    Their deliveries wait for the disk, whatever the setting: the next one is built on it.
     """
 
     def __init__(
@@ -54,7 +54,6 @@ class LaneSlice:
         *,
         queue: str | None = None,
         is_late: Callable[[], bool] = lambda: False,
-        is_relaxed: bool = False,
     ) -> None:
         self.claimed = len(claim.lanes)
         self.delivered = 0
@@ -68,7 +67,6 @@ class LaneSlice:
         self._registry = registry
         self._queue = queue
         self._is_late = is_late
-        self._is_relaxed = is_relaxed
         self._lease = get_workflow_settings().outbox_claim_ttl
         self._ends = monotonic() + self._lease.total_seconds() / 3
         self._is_out_of_time = False
@@ -173,7 +171,6 @@ class LaneSlice:
             sender=type(self._registry),
             published_at=head.outbox.event.published_at,
             visits=lane.interruptions,
-            is_relaxed=self._is_relaxed,
         )
         delivery.lane = lane
         outcome, wait = delivery.deliver()
@@ -275,9 +272,7 @@ def deliver_lanes(
         return None
     with unit_of_work():
         whose = registry or get_event_registry()
-        # A publisher that delivers says what was delivered: only workers need not wait.
-        is_relaxed = registry is None and settings.run_async and not settings.synchronous_commit
-        lanes = LaneSlice(using, claim, whose, queue=queue, is_late=is_late, is_relaxed=is_relaxed)
+        lanes = LaneSlice(using, claim, whose, queue=queue, is_late=is_late)
         watch(lanes)
         try:
             lanes.deliver()

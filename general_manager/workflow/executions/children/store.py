@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 from general_manager.conf import get_workflow_settings
-from general_manager.workflow.core.connections import persist
 from general_manager.workflow.core.ids import new_id
 from general_manager.workflow.core.limits import line_of
 from general_manager.workflow.core.local_handlers import find_handler, keep_handler
@@ -65,14 +64,14 @@ class ChildStore(SagaStore):
             "status": StepStatus.GATHERING, "position": self._next(), "result": options.to_json(),
             "timeout": options.timeout,
         }  # fmt: skip
-        if not persist(self._using, lambda: self._rows.add(record, name, **opening)):
+        if not self._commits.persist(lambda: self._rows.add(record, name, **opening)):
             self._require_not_ending()
             self._known(name)
 
     def _known_places(self, name: str) -> set[int]:
         """Of children that an earlier run has started before it died, or that a repair has kept."""
         places = self._slots(name).values_list("place", flat=True)
-        return set(persist(self._using, lambda: list(places)))
+        return set(self._commits.persist(lambda: list(places)))
 
     def _new(self, place: int, one: Child, key: str | None) -> NewChild:
         handler = stored_handler(one.definition)
@@ -114,7 +113,7 @@ class ChildStore(SagaStore):
             start_chunk, self._executions, self._record, name, new,
             at_once=options.at_once, start_once=ending.start_once,
         )  # fmt: skip
-        started = persist(self._using, start)
+        started = self._commits.persist(start)
         if started is None:
             raise self._lost()
         self._record.has_children = True
@@ -129,11 +128,11 @@ class ChildStore(SagaStore):
 
     def look_at_children(self, name: str) -> StepRecord:
         self.check_claim()
-        using, executions, record = self._using, self._executions, self._record
-        persist(using, lambda: mark_joined(executions, record, name))
-        cycles = persist(using, lambda: find_cycles(executions, record, name))
+        executions, record = self._executions, self._record
+        self._commits.persist(lambda: mark_joined(executions, record, name))
+        cycles = self._commits.persist(lambda: find_cycles(executions, record, name))
         if cycles:
-            persist(using, lambda: settle_cycles(executions, record, name, cycles))
+            self._commits.persist(lambda: settle_cycles(executions, record, name, cycles))
         self._look_at_gather(name, may_time_out=True)
         return self._outcome(name)
 
@@ -145,7 +144,7 @@ class ChildStore(SagaStore):
         }
         executions, record = self._executions, self._record
         close = partial(looks.close, executions, record, name, **opening)
-        if not persist(self._using, close):
+        if not self._commits.persist(close):
             self.check_claim()
             return None
         self._look_at_gather(name)
@@ -153,16 +152,16 @@ class ChildStore(SagaStore):
 
     def stop_late_children(self, name: str) -> None:
         slots = self._slots(name).open().filter(is_stopped=True)
-        if persist(self._using, slots.exists):
+        if self._commits.persist(slots.exists):
             self._look_at_gather(name)
 
     def child_outcomes(self, name: str) -> list[ChildOutcome]:
-        return persist(self._using, self._slots(name).outcomes)
+        return self._commits.persist(self._slots(name).outcomes)
 
     def _look_at_gather(self, name: str, *, may_time_out: bool = False) -> None:
         executions, key = self._executions, self._record.pk
         look = partial(looks.look, executions, key, name, may_time_out=may_time_out)
-        found = persist(self._using, look)
+        found = self._commits.persist(look)
         ended = follow(executions, key, name, found, self._run_soon)
         attend(executions, ended, self._run_soon)
 
@@ -174,7 +173,7 @@ class ChildStore(SagaStore):
     def check_claim(self) -> None:
         """Raises `StopRun` if this run no longer holds the execution."""
         held = self._executions.held(self._record)
-        if not persist(self._using, held.exists):
+        if not self._commits.persist(held.exists):
             raise self._lost()
 
     def _slots(self, name: str) -> SlotQuerySet:
