@@ -6,7 +6,7 @@ needs no question; before the first write of another one, the step is looked for
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from django.db import OperationalError, connections
 from django.db.models import F
@@ -19,6 +19,11 @@ from general_manager.workflow.models.execution import Executions, WorkflowExecut
 from general_manager.workflow.models.sql.commits import may_skip_waiting
 
 Result = TypeVar("Result")
+
+STEP_UNDONE: Final = (
+    "A crash of the database has undone step {name!r}, whose commit did not wait for the disk: it "
+    "runs again"
+)
 
 
 class StepCommits:
@@ -81,14 +86,8 @@ class StepCommits:
         self._unwaited = None  # what gives the execution up need not ask again
         rows = WorkflowStep.objects.using(self._using)
         if not rows.filter(execution_id=self._record.pk, name=name).exists():
-            raise Interrupted(OperationalError(UNDONE.format(name=name)))
+            raise Interrupted(OperationalError(STEP_UNDONE.format(name=name)))
         self._unwaited, self._session = name, connections[self._using].connection
-
-
-UNDONE = (
-    "A crash of the database has undone step {name!r}, whose commit did not wait for the disk: it "
-    "runs again"
-)
 
 
 def persist_for(record: WorkflowExecutionRecord, using: str, write: Callable[[], Result]) -> Result:

@@ -13,7 +13,7 @@ from general_manager.workflow.models import DeliveryStatus, WorkflowDeliveryAtte
 
 logger = get_logger(__name__)
 
-UNDONE: Final = (
+DELIVERIES_UNDONE: Final = (
     "A crash of the database has undone %d deliveries, whose commits did not wait for the disk; "
     "delivering again"
 )
@@ -42,5 +42,5 @@ class Unwaited:
         found = set(rows.values_list("outbox_id", "registration_id"))
         undone = [mark for mark in asked if mark not in found]
         if undone:
-            logger.warning(UNDONE, len(undone))
+            logger.warning(DELIVERIES_UNDONE, len(undone))
         return {entry for entry, _ in undone}
