@@ -83,7 +83,8 @@ class own_transaction:
         self._using = using
         self._is_committed = False
         self._is_outermost = True
-        self._raw: Any = None
+        self.session: Any = None
+        """The session of the database that commits; the connection may have another since."""
         self._hooks: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
@@ -93,7 +94,7 @@ class own_transaction:
             connection.run_commit_hooks_on_set_autocommit_on = False
         self._atomic = strict_atomic(self._using)
         self._atomic.__enter__()
-        self._raw = connection.connection
+        self.session = connection.connection
         return self
 
     def __exit__(
@@ -123,7 +124,7 @@ class own_transaction:
         connection = connections[self._using]
         if is_conflict(error):
             return True
-        is_other = connection.connection is not self._raw
+        is_other = connection.connection is not self.session
         return is_lost_connection(error) and (is_other or has_died(connection))
 
     def _guard_hooks(self, connection: Any) -> None:

@@ -52,9 +52,10 @@ class StepCommits:
         self.is_waited = not (is_relaxed and may_skip_waiting(self._using))
         self.is_inside, self.name = True, None
 
-    def committed(self) -> None:
+    def committed(self, session: Any) -> None:
+        """The step's transaction is committed, by *session*."""
         if self.name is not None and not self.is_waited:
-            self._unwaited, self._session = self.name, connections[self._using].connection
+            self._unwaited, self._session = self.name, session
 
     def ended(self) -> None:
         self.is_inside, self.is_waited = False, True

@@ -79,7 +79,7 @@ class DatabaseRunStore(WaitStore):
         try:
             with self._block:
                 yield
-            self._commits.committed()
+            self._commits.committed(self._block.session)
         finally:
             self._commits.ended()
 

@@ -278,7 +278,7 @@ class Chunk:
             visit.is_dead |= outcome is Outcome.DEAD
             if delay is not None:
                 visit.delays.append(delay)
-            if delivery.session is not None:
+            if outcome is Outcome.DONE and delivery.session is not None:
                 self._unwaited.note(entry.pk, registration.id, delivery.session)
             if delivery.late is not None and is_time_limit(delivery.late):
                 self.is_out_of_time = True

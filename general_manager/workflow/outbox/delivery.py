@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.models.functions import Coalesce
 from django.dispatch import Signal
 
@@ -179,12 +179,12 @@ class Delivery:
 
     def _call_in_transaction(self, *, is_shown: bool) -> Outcome:
         self.is_waited = not (self.is_relaxed and may_skip_waiting(self.using))
-        with handlers_transaction(self.using, self._keep):
+        with handlers_transaction(self.using, self._keep) as block:
+            self.session = None if self.is_waited else block.session
             outcome = self._offer(is_shown=is_shown)
             if outcome is Outcome.LOST:
                 raise ClaimLost
-        self.session = None if self.is_waited else connections[self.using].connection
-        return outcome
+            return outcome
 
     def _keep(self, late: BaseException) -> None:
         self.late = late

@@ -164,8 +164,8 @@ def _deliver(
         rows = WorkflowDeliveryAttempt.objects.using(using)
         if marks and rows.add_completed(marks, token, is_waited=is_waited) != len(marks):
             raise ClaimLost
-    for delivery in done:
-        delivery.session = None if is_waited else connections[using].connection
+        for delivery in done:
+            delivery.session = None if is_waited else block.session
     return block.late
 
 

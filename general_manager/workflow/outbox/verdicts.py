@@ -79,7 +79,9 @@ def call_handler(registration: Registration, event: WorkflowEvent, using: str) -
 
 
 @contextmanager
-def handlers_transaction(using: str, keep: Callable[[BaseException], None]) -> Iterator[None]:
+def handlers_transaction(
+    using: str, keep: Callable[[BaseException], None]
+) -> Iterator[own_transaction]:
     """A transaction for the handler's writes and its completed mark.
 
     *keep* is called with an exception raised after the commit. A failing commit, for example by a
@@ -89,7 +91,7 @@ def handlers_transaction(using: str, keep: Callable[[BaseException], None]) -> I
     block = own_transaction(using)
     try:
         with block:
-            yield
+            yield block
     except HandlerError as failed:
         is_verdict = is_permanent(failed.error) or wanted_delay(failed.error) is not None
         if not is_verdict and block.was_undone_by_the_database(failed.error):

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test import override_settings
 
 from general_manager.workflow import WorkflowDefinition, WorkflowEvent, step, wait_for
@@ -146,6 +146,48 @@ def test_k1_nothing_is_built_on_a_step_that_a_crash_has_undone(celery_engine, wo
     assert row.crashes == 0
     names = row.steps.values_list("name", flat=True)
     assert "a" in names
+
+
+def make_and_crash(name: str) -> str:
+    """The commit is made; what follows it finds the session ended, and another begins."""
+    if not flows.calls:
+        flows.note("crash")
+        undone = [f"{TAG} name = 'a'", f"{STEP} name = 'a'", f"{DELIVERY} TRUE"]
+        transaction.on_commit(lambda: crash(undone=undone))
+    return make(name)
+
+
+def crash_at_once(data: dict[str, Any]) -> dict[str, Any]:
+    step("a", make_and_crash, "a")
+    step("b", make, "b")
+    return {}
+
+
+def test_k1_nothing_is_built_on_a_step_that_a_crash_undoes_at_its_commit(celery_engine, workers):
+    definition = WorkflowDefinition("w", handler=crash_at_once)
+    started = celery_engine.start(definition).execution_id
+    run(started, "default")
+    for _ in range(3):
+        workers.let_rest_pass()
+        workers.run()
+    assert celery_engine.status(started).state == "completed"
+    assert tags() == ["a", "b"]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_k1_a_delivery_that_a_crash_undoes_at_its_commit_is_repeated(outbox, workers, grouped):
+    def handle(event: WorkflowEvent) -> None:
+        make_and_crash(event.event_id)
+
+    outbox.register("x", handler=handle, registration_id="r", grouped=grouped)
+    publish(outbox, "a", *(["z"] if grouped else []))
+    for _ in range(3):
+        drain("default")
+        workers.let_rest_pass()
+    assert set(WorkflowOutbox.objects.values_list("status", flat=True)) == {"processed"}
+    assert [name for name in tags() if name == "a"] == ["a"]
+    row = WorkflowDeliveryAttempt.objects.get(outbox__event__event_id="a")
+    assert (row.status, row.crashes) == ("completed", 0)
 
 
 def lose_the_session(data: dict[str, Any]) -> dict[str, Any]:
