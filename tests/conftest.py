@@ -173,6 +173,7 @@ def _no_haste(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "SLICE_SECONDS", 3600)
     monkeypatch.setattr(low_water, "SLOW_CLAIM_SECONDS", 3600)
     low_water.marks.clear()
+    work._begin_with.clear()
 
 
 def pytest_report_header() -> str:

@@ -84,11 +84,11 @@ class StepCommits:
         name, session = self._unwaited, connections[self._using].connection
         if name is None or session is self._session:
             return
-        self._unwaited = None  # what gives the execution up need not ask again
         rows = WorkflowStep.objects.using(self._using)
         if not rows.filter(execution_id=self._record.pk, name=name).exists():
+            self._unwaited = None  # what gives the execution up need not ask again
             raise Interrupted(OperationalError(STEP_UNDONE.format(name=name)))
-        self._unwaited, self._session = name, connections[self._using].connection
+        self._session = connections[self._using].connection
 
 
 def persist_for(record: WorkflowExecutionRecord, using: str, write: Callable[[], Result]) -> Result:

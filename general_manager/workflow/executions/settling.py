@@ -93,6 +93,7 @@ def leave_interrupted(
     The step *uncalled* is not in doubt: this run knows that it was not called. Returns whether the
     execution is ready, to undo.
     """
+    record.commits = None  # nothing is built on steps that a crash may have undone
     is_local = find_handler(record.execution_id) is not None  # no other run could continue
     if is_local or record.interruptions >= MOST_INTERRUPTIONS:
         return settle_failure(record, using, error)

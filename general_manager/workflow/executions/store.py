@@ -11,7 +11,6 @@ from django.db import connections, transaction
 
 from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
-from general_manager.workflow.core.connections import refresh
 from general_manager.workflow.core.transactions import is_in_transaction, own_transaction
 from general_manager.workflow.durable.errors import StepTimeout
 from general_manager.workflow.durable.records import FailedAttempt, StepRecord, StepStatus
@@ -71,8 +70,7 @@ class DatabaseRunStore(WaitStore):
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Step and checkpoint commit together; `finish` checks the claim in that transaction."""
-        refresh(connections[self._using])
-        self._commits.require()
+        self._commits.persist(lambda: None)  # on a connection that works
         self._commits.begin()
         self._block = own_transaction(self._using)
         self._began = monotonic()

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.test import override_settings
 
 from general_manager.workflow import WorkflowDefinition, WorkflowEvent, step, wait_for
@@ -146,6 +146,32 @@ def test_k1_nothing_is_built_on_a_step_that_a_crash_has_undone(celery_engine, wo
     assert row.crashes == 0
     names = row.steps.values_list("name", flat=True)
     assert "a" in names
+
+
+@pytest.mark.parametrize("is_seen", [True, False], ids=["lost", "another error"])
+@pytest.mark.parametrize("then", ["a step", "once", "the end"])
+def test_k1_a_look_for_a_step_that_fails_itself_is_repeated(celery_engine, workers, then, is_seen):
+    """The server is not up again."""
+    started = celery_engine.start(
+        WorkflowDefinition("w", handler=crash_between), {"then": then}
+    ).execution_id
+    failed: list[str] = []
+
+    def fail_once(execute: Any, sql: str, *arguments: Any) -> Any:
+        if flows.calls and not failed and sql.startswith("SELECT %s") and "workflowstep" in sql:
+            failed.append(sql)
+            lost = psycopg.OperationalError("server closed the connection unexpectedly")
+            raise OperationalError(*lost.args) from (lost if is_seen else None)
+        return execute(sql, *arguments)
+
+    with connection.execute_wrapper(fail_once):
+        run(started, "default")
+    assert failed
+    for _ in range(3):
+        workers.let_rest_pass()
+        workers.run()
+    assert celery_engine.status(started).state == "completed"
+    assert tags() == ["a", *(["b"] if then != "the end" else [])]
 
 
 def make_and_crash(name: str) -> str:
