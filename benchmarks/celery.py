@@ -22,3 +22,16 @@ def say(key: str) -> None:
     """Tell whoever listens at *key* that this worker has come this far."""
     with Redis.from_url(app.conf.broker_url) as redis:
         redis.rpush(key, "here")
+
+
+@shared_task(ignore_result=False)
+def leaf() -> dict[str, bool]:
+    """One member of a chord."""
+    return {"ok": True}
+
+
+@shared_task
+def join(results: list[dict[str, bool]], key: str) -> None:
+    """The end of a chord: how many have come, for whoever listens at *key*."""
+    with Redis.from_url(app.conf.broker_url) as redis:
+        redis.rpush(key, len(results))

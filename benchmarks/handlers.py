@@ -8,6 +8,8 @@ from django.db import connection
 
 from general_manager.workflow import (
     WorkflowEvent,
+    child,
+    gather,
     get_workflow_engine,
     sleep,
     step,
@@ -87,5 +89,13 @@ def wait_for_payment(data: dict[str, Any]) -> dict[str, Any]:
 
 
 WAIT_FOR_PAYMENT = WorkflowDefinition("wait_for_payment", handler=wait_for_payment)
+
+
+def fan_out(data: dict[str, Any]) -> dict[str, Any]:
+    one = WorkflowDefinition("leaf", handler=handle)
+    return {"joined": len(gather("leaves", [child(one, {}) for _ in range(data["children"])]))}
+
+
+FAN_OUT = WorkflowDefinition("fan_out", handler=fan_out)
 MANY = WorkflowDefinition("many", handler=many_steps)
 LONG = WorkflowDefinition("long", handler=many_steps_and_sleeps)
