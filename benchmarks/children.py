@@ -82,7 +82,7 @@ def megabytes() -> float:
 def main() -> None:
     call_command("migrate", verbosity=0)
     with broker():
-        app.conf.result_backend = os.environ["BENCH_BROKER"]
+        app.conf.update(result_backend=os.environ["BENCH_BROKER"])
         with worker(reuse=1_000):
             run_ours(10)
             run_chord(10)
