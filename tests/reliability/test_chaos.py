@@ -16,6 +16,7 @@ from tests.sites import Site
 
 EFFECTS = 300
 CHARGES = 100
+BOOKINGS = 100
 EFFECTS_MODULE = "tests.acceptance.production.shop.effects"
 ACTIVE = "WorkflowExecutionRecord.objects.filter(state__in=['pending', 'running']).count()"
 EXECUTIONS = (
@@ -32,8 +33,10 @@ class Aftermath:
         self.site = site
         self.chaos = chaos
         found = site.ask(
-            f"{{'tags': list(Tag.objects.values_list('name', flat=True)), 'all': {EXECUTIONS}}}"
+            f"{{'tags': list(Tag.objects.values_list('name', flat=True)), 'all': {EXECUTIONS},"
+            " 'failures': WorkflowHistory.objects.filter(kind='attempt_failed').count()}"
         )
+        self.failures = found["failures"]
         self.tags = Counter(found["tags"])
         self.executions = found["all"]
 
@@ -53,7 +56,7 @@ def aftermath(tmp_path_factory):
         chaos = Chaos(site)
         site.web(
             f"from {EFFECTS_MODULE} import start_all\n"
-            f"start_all(effects={EFFECTS}, charges={CHARGES})"
+            f"start_all(effects={EFFECTS}, charges={CHARGES}, bookings={BOOKINGS})"
         )
         chaos.rage()
         site.until(ACTIVE, 0)
@@ -86,7 +89,7 @@ def test_x1_every_workflow_completes_whoever_was_killed(aftermath, report):
 
 
 def test_x4_effects_in_the_database_happen_exactly_once(aftermath):
-    assert aftermath.tags == {
+    assert {name: count for name, count in aftermath.tags.items() if "booking" not in name} == {
         f"{n}-{number}": 1 for n in range(EFFECTS) for number in range(0, 10, 2)
     }
 
@@ -101,6 +104,20 @@ def test_x4_effects_outside_are_never_lost_and_repeat_only_where_a_run_died(afte
     report("of them repeated", repeats.total())
     deaths = {one["input_data"]["n"]: one["deaths"] for one in aftermath.of("ten_effects")}
     assert [n for n in repeats if repeats[n] > deaths[n]] == []
+
+
+def test_s1_a_saga_is_in_force_or_undone_as_a_whole_and_each_undo_happens_once(aftermath, report):
+    ended = {one["input_data"]["n"]: one for one in aftermath.of("booking")}
+    assert {n: (one["state"], one["error"]) for n, one in ended.items()} == {
+        n: ("failed", "full") if n % 2 else ("completed", None) for n in range(BOOKINGS)
+    }
+    places = [(n, f"booking {n}-{number}") for n in range(BOOKINGS) for number in range(4)]
+    assert {name: count for name, count in aftermath.tags.items() if "booking" in name} == {
+        f"undone {name}" if n % 2 else name: 1 for n, name in places
+    }
+    report("sagas undone", BOOKINGS // 2)
+    report("runs of sagas that died", sum(one["deaths"] for one in ended.values()))
+    report("failed attempts of their steps", aftermath.failures)
 
 
 def test_x5_a_once_step_never_runs_twice_and_an_operator_settles_those_in_doubt(aftermath, report):

@@ -86,7 +86,6 @@ class StepCommits:
             return
         rows = WorkflowStep.objects.using(self._using)
         if not rows.filter(execution_id=self._record.pk, name=name).exists():
-            self._unwaited = None  # what gives the execution up need not ask again
             raise Interrupted(OperationalError(STEP_UNDONE.format(name=name)))
         self._session = connections[self._using].connection
 

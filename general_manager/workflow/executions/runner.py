@@ -44,6 +44,7 @@ from general_manager.workflow.executions.settling import (
     complete,
     end_now,
     fail,
+    leave_if_possible,
     leave_interrupted,
     not_importable,
     notify,
@@ -170,12 +171,11 @@ def _run_record(record: WorkflowExecutionRecord, using: str, children: list[Runn
         try:
             return _run_claimed(record, using, children)
         except Interrupted as stopped:  # nothing may be built on a step that is gone
-            leave_interrupted(record, using, stopped.error)
+            is_ready = leave_if_possible(record, using, stopped.error)
         except Exception as error:
             logger.exception("Execution %s was interrupted", record.execution_id)
-            with suppress(Exception):
-                leave_interrupted(record, using, error)
-    return ""
+            is_ready = leave_if_possible(record, using, error)
+    return _once_more(record, is_ready=is_ready)
 
 
 def give_up(execution_id: str, using: str) -> None:
@@ -221,6 +221,8 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str, children: list[Run
             raise
         if savepoints is not None:
             store.write_back()
+        if isinstance(error, Interrupted):
+            raise
         outcomes = run_.outcomes
         is_ready = settle_failure(
             record,

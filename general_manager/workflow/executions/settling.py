@@ -112,6 +112,13 @@ def leave_interrupted(
     return False
 
 
+def leave_if_possible(record: WorkflowExecutionRecord, using: str, error: BaseException) -> bool:
+    """`leave_interrupted`; if that fails too, the sweep recovers the execution."""
+    with suppress(Exception):
+        return leave_interrupted(record, using, error)
+    return False
+
+
 def settle_failure(
     record: WorkflowExecutionRecord,
     using: str,

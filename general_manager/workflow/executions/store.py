@@ -14,7 +14,7 @@ from general_manager.escaping import get_logger
 from general_manager.workflow.core.transactions import is_in_transaction, own_transaction
 from general_manager.workflow.durable.errors import StepTimeout
 from general_manager.workflow.durable.records import FailedAttempt, StepRecord, StepStatus
-from general_manager.workflow.durable.stops import StopRun
+from general_manager.workflow.durable.stops import Interrupted, StopRun
 from general_manager.workflow.executions.wait_store import WaitStore
 from general_manager.workflow.models import WorkflowExecutionRecord
 from general_manager.workflow.models.execution_attempts import (
@@ -185,7 +185,7 @@ class DatabaseRunStore(WaitStore):
         write = partial(write_reports, self._executions, self._record, values)
         try:
             self._commits.persist(write, patience=0)
-        except Exception:
+        except (Exception, Interrupted):  # the next write of this run says so where it counts
             logger.warning(
                 "A report of execution %s could not be written", self._record.execution_id,
                 exc_info=True,

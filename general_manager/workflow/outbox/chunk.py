@@ -150,10 +150,10 @@ class Chunk:
         def write() -> None:
             self.outcomes.visit_again(self._unwaited.find_undone(), timedelta(0))
             self.outcomes.write(entries, self.token)
+            if self.outcomes.parked:
+                park_entries(entries, self.token, self.outcomes.parked)
 
         persist(self._using, write)
-        if parked := self.outcomes.parked:
-            persist(self._using, lambda: park_entries(entries, self.token, parked))
         if self.in_order.entries:  # a delivery in order may have died before
             persist(self._using, entries.filter(pk__in=self.in_order.entries).mark_dead)
 

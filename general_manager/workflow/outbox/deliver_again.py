@@ -8,14 +8,16 @@ from django.db import transaction
 
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.event_registry.registration import Registration
-from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.events import WorkflowEvent, ordering_key_of
 from general_manager.workflow.exceptions import ChangedMeanwhileError, WorkflowError
 from general_manager.workflow.models import (
     DeliveryStatus,
     WorkflowDeliveryAttempt,
     WorkflowEventRecord,
+    WorkflowLane,
     WorkflowOutbox,
 )
+from general_manager.workflow.models.lane import Lane, Place
 
 
 class EntryBusyError(WorkflowError):
@@ -52,6 +54,20 @@ def recipients(record: WorkflowEventRecord) -> list[Recipient]:
         for one in get_event_registry().matching(event)
         if one.id in had or _matches(one, event)
     ]
+
+
+def _queue_in_order(
+    record: WorkflowEventRecord, new: Collection[str], chosen: Collection[str]
+) -> None:
+    """Give the event a place in the lanes of *chosen* handlers that refused it before."""
+    queues, key = record.outbox.lanes or {}, ordering_key_of(record.to_event())
+    found = [one for one in new if one in chosen and one in queues]
+    if not found or key is None:
+        return
+    using = record._state.db or "default"
+    WorkflowLane.objects.using(using).wake(Lane(one, key, queues[one]) for one in found)
+    places = [Place(record.outbox.pk, one, key) for one in found]
+    WorkflowDeliveryAttempt.objects.using(using).queue_in_lanes(places)
 
 
 def _matches(registration: Registration, event: WorkflowEvent) -> bool:
@@ -93,5 +109,6 @@ def deliver_again(
         count = deliveries.deliver_again(entry, registration_ids)
         if not count:
             raise EntryBusyError(record.event_id)
+        _queue_in_order(record, [one.id for one in known if not one.status], registration_ids)
         deliveries.skip(entry, others)
     return count

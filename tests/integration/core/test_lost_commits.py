@@ -11,7 +11,7 @@ import pytest
 from django.db import OperationalError, connection, transaction
 from django.test import override_settings
 
-from general_manager.workflow import WorkflowDefinition, WorkflowEvent, step, wait_for
+from general_manager.workflow import WorkflowDefinition, WorkflowEvent, report, step, wait_for
 from general_manager.workflow.executions.runner import run
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
@@ -111,7 +111,10 @@ def crash_once(data: dict[str, Any]) -> None:
 
 def crash_between(data: dict[str, Any]) -> dict[str, Any]:
     """After step ``a``, and before what *then* says."""
+    report("progress", 1)
     step("a", make, "a")
+    if data.get("reports"):
+        report("progress", 2)  # written at the end: the first was a moment ago
     crash_once(data)
     if data["then"] == "a step":
         step("b", make, "b")
@@ -127,10 +130,13 @@ def crash_between(data: dict[str, Any]) -> dict[str, Any]:
     return {"done": True}
 
 
+@pytest.mark.parametrize("reports", [False, True])
 @pytest.mark.parametrize("then", ["a step", "a call", "once", "a wait", "a failure", "the end"])
-def test_k1_nothing_is_built_on_a_step_that_a_crash_has_undone(celery_engine, workers, then):
+def test_k1_nothing_is_built_on_a_step_that_a_crash_has_undone(
+    celery_engine, workers, then, reports
+):
     started = celery_engine.start(
-        WorkflowDefinition("w", handler=crash_between), {"then": then}
+        WorkflowDefinition("w", handler=crash_between), {"then": then, "reports": reports}
     ).execution_id
     run(started, "default")
     assert celery_engine.status(started).state == "pending"

@@ -396,6 +396,23 @@ def test_an_event_in_order_can_be_delivered_again(outbox, registered, shop):
     assert not WorkflowLane.objects.exists()
 
 
+def test_an_event_that_an_ordered_handler_refused_can_be_delivered_to_it_on_request(
+    outbox, registered, shop
+):
+    """Its publisher had queued it; a deploy changes what the handler wants."""
+    registration = registered(when=lambda event: False)
+    outbox.publish(event("a0"))
+    drain()
+    outbox.unregister(registration)
+    registered()
+    record = WorkflowOutbox.objects.get().event
+    assert deliver_again(record, ["shop"]) == 1
+    drain()
+    assert shop.heard == ["a0"]
+    assert WorkflowOutbox.objects.get().status == "processed"
+    assert not WorkflowLane.objects.exists()
+
+
 # Claims
 
 

@@ -7,15 +7,25 @@ import os
 import time
 from datetime import timedelta
 from pathlib import Path
-from random import uniform
+from random import random, uniform
 from typing import Any
 
-from general_manager.workflow import WorkflowDefinition, get_workflow_engine, sleep, step
+from general_manager.workflow import (
+    PermanentFailure,
+    Retry,
+    WorkflowDefinition,
+    get_workflow_engine,
+    saga,
+    sleep,
+    step,
+)
 from general_manager.workflow.backends.celery import CeleryWorkflowEngine
 from general_manager.workflow.models import WorkflowStep
 from tests.testapp.models import Tag
 
 COUNT = 10
+BOOKED = 4
+AGAIN = Retry(max_attempts=50, base=0.05, factor=1)
 
 
 def ten_effects(input_data: dict[str, Any]) -> dict[str, Any]:
@@ -38,6 +48,30 @@ def ten_charges(input_data: dict[str, Any]) -> dict[str, Any]:
     return {"done": done}
 
 
+def booking(input_data: dict[str, Any]) -> dict[str, Any]:
+    """A saga of steps that are retried. Of every other number everything is undone."""
+    with saga("booking") as undo:
+        for number in range(BOOKED):
+            name = f"booking {input_data['n']}-{number}"
+            step(name, book, name, retry=AGAIN)
+            undo(f"undo {name}", unbook, name)
+        if input_data["n"] % 2:
+            raise PermanentFailure("full")
+    return {"booked": BOOKED}
+
+
+def book(name: str) -> int:
+    done = inside(name)
+    if random() < 0.3:
+        raise ConnectionError("busy")
+    return done
+
+
+def unbook(name: str) -> None:
+    Tag.objects.get(name=name).delete()
+    inside(f"undone {name}")
+
+
 def inside(name: str) -> int:
     _dawdle()
     Tag.objects.create(name=name)
@@ -58,13 +92,15 @@ def tell_the_world(line: str) -> None:
     os.close(file)
 
 
-def start_all(*, effects: int, charges: int) -> None:
+def start_all(*, effects: int, charges: int, bookings: int = 0) -> None:
     engine = get_workflow_engine()
-    for n in range(max(effects, charges)):
+    for n in range(max(effects, charges, bookings)):
         if n < effects:
             engine.start(TEN_EFFECTS, {"n": n})
         if n < charges:
             engine.start(TEN_CHARGES, {"n": n})
+        if n < bookings:
+            engine.start(BOOKING, {"n": n})
 
 
 def start_a_backlog() -> None:
@@ -108,3 +144,4 @@ ANOTHER = WorkflowDefinition("another", handler=another)
 NAP = WorkflowDefinition("nap", handler=nap)
 TEN_EFFECTS = WorkflowDefinition("ten_effects", handler=ten_effects)
 TEN_CHARGES = WorkflowDefinition("ten_charges", handler=ten_charges)
+BOOKING = WorkflowDefinition("booking", handler=booking)
