@@ -19,7 +19,7 @@ def nothing() -> None:
 
 @shared_task
 def say(key: str) -> None:
-    """Tell whoever listens at *key* that this worker has come this far."""
+    """Push to the list *key*: this worker has come this far."""
     with Redis.from_url(app.conf.broker_url) as redis:
         redis.rpush(key, "here")
 
@@ -32,6 +32,6 @@ def leaf() -> dict[str, bool]:
 
 @shared_task
 def join(results: list[dict[str, bool]], key: str) -> None:
-    """The end of a chord: how many have come, for whoever listens at *key*."""
+    """The end of a chord: push the number of results to the list *key*."""
     with Redis.from_url(app.conf.broker_url) as redis:
         redis.rpush(key, len(results))

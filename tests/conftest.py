@@ -156,7 +156,7 @@ def _the_broker_is_forgiven() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def drains(monkeypatch: pytest.MonkeyPatch) -> Iterator[Throttle]:
-    """Messages that are put off are sent when the test says so, and never in another test."""
+    """Delayed messages are sent when the test says so, and never in another test."""
     drains = Throttle(3600)
     monkeypatch.setattr(nudges, "nudge_throttle", drains)
     yield drains

@@ -4,6 +4,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
+from general_manager.exceptions import unsupported
 from general_manager.workflow.core.ids import require_id
 from general_manager.workflow.engine import WorkflowDefinition
 from general_manager.workflow.event_registry import get_event_registry
@@ -80,16 +81,15 @@ class PauseVerbs:
         return await sync_to_async(self.pauses, thread_sensitive=True)()
 
     def _pause(self, workflow_id: str, reason: str) -> Pause:
-        raise self._without("pause", workflow_id, reason)
+        del workflow_id, reason
+        raise unsupported(self, "pause")
 
     def _unpause(self, workflow_id: str) -> bool:
-        raise self._without("unpause", workflow_id)
+        del workflow_id
+        raise unsupported(self, "unpause")
 
     def _pauses(self) -> list[Pause]:
         return []  # it supports none
-
-    def _without(self, verb: str, *_: str) -> NotImplementedError:
-        return NotImplementedError(f"{type(self).__qualname__} does not support {verb}().")
 
 
 def _registration_id(workflow: Any, registration: Any) -> str | None:

@@ -1,6 +1,6 @@
 """The engine's verbs for async code. Each runs its twin in the thread that Django's ORM uses there.
 
-Django has no async transactions: what belongs into one goes into a plain function, with the plain
+Django has no async transactions: code that needs one goes into a plain function, with the plain
 verbs, that is called by ``sync_to_async``.
 """
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from django.core.checks import CheckMessage
 
+from general_manager.exceptions import unsupported
 from general_manager.workflow.admission.verbs import PauseVerbs
 from general_manager.workflow.backends.async_verbs import AsyncVerbs
 from general_manager.workflow.backends.lookup_verbs import Workflow
@@ -103,11 +104,11 @@ class WorkflowEngine(PauseVerbs, AsyncVerbs, ABC):
         Raises `WorkflowInvalidStateError` if the execution is over. A signal that crosses its end
         is kept, and `signals` shows it as unread.
         """
-        raise self._unsupported("signal")
+        raise unsupported(self, "signal")
 
     def signals(self, execution_id: str) -> list[SignalSnapshot]:
         """Every signal sent to the execution, and to those that it continues, in order."""
-        raise self._unsupported("signals")
+        raise unsupported(self, "signals")
 
     @abstractmethod
     def cancel(
@@ -187,7 +188,7 @@ class WorkflowEngine(PauseVerbs, AsyncVerbs, ABC):
         self, execution_id: str, *, before: str | None = None, repeat_once: bool = False
     ) -> RetryPreview:
         """What `retry_from_checkpoint` would keep, run and ask again, or why it would refuse."""
-        raise self._unsupported("preview_retry")
+        raise unsupported(self, "preview_retry")
 
     def time_out(
         self,
@@ -201,7 +202,7 @@ class WorkflowEngine(PauseVerbs, AsyncVerbs, ABC):
 
         With *wait*, only if the open wait has that name. Raises the same errors as `resume`.
         """
-        raise self._unsupported("time_out")
+        raise unsupported(self, "time_out")
 
     def wake(
         self,
@@ -211,7 +212,7 @@ class WorkflowEngine(PauseVerbs, AsyncVerbs, ABC):
         correlation_id: str | None = None,
     ) -> WorkflowExecution:
         """End the delay before the next attempt, or a sleep, now."""
-        raise self._unsupported("wake")
+        raise unsupported(self, "wake")
 
     def history(
         self,
@@ -221,11 +222,11 @@ class WorkflowEngine(PauseVerbs, AsyncVerbs, ABC):
         correlation_id: str | None = None,
     ) -> list[HistoryEntry]:
         """Unusual events in the execution's life, in order: failed attempts, answers, repairs."""
-        raise self._unsupported("history")
+        raise unsupported(self, "history")
 
     def find_wait(self, execution_id: str, name: str) -> WaitSnapshot | None:
         """The wait *name* as it is now; `None` if the execution has not reached it."""
-        raise self._unsupported("find_wait")
+        raise unsupported(self, "find_wait")
 
     def run_due(self) -> int:
         """Fire every due timer of this process; returns the number of executions that ran."""
@@ -244,7 +245,7 @@ class WorkflowEngine(PauseVerbs, AsyncVerbs, ABC):
     def _continue(
         self, execution_id: str, resolved: Resolutions, *, before: str | None, repeat_once: bool
     ) -> WorkflowExecution:
-        raise self._unsupported("retry_from_checkpoint")
+        raise unsupported(self, "retry_from_checkpoint")
 
 
 def _require_name(argument: str, value: object) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any, cast
 
+from general_manager.exceptions import unsupported
 from general_manager.workflow.core.context import current_run
 from general_manager.workflow.durable.reports import PROGRESS
 from general_manager.workflow.engine import WorkflowDefinition, WorkflowExecution, WorkflowState
@@ -88,14 +89,14 @@ class LookupVerbs:
         return self._reports(known_id).get(name)
 
     def _search(self, wanted: ExecutionFilter) -> ExecutionSource:
-        raise self._unsupported("executions")
+        raise unsupported(self, "executions")
 
     def _reports(self, execution_id: str) -> Mapping[str, Any]:
-        raise self._unsupported("progress")
+        raise unsupported(self, "progress")
 
     def _look(self, execution_id: str) -> WorkflowExecution:
         """The execution for a caller that waits for it; may do what is due in this process."""
-        raise self._unsupported("result")
+        raise unsupported(self, "result")
 
     def _why_not_wait(self) -> str:
         """Why a caller must not wait for an execution here; empty if it may."""
@@ -111,6 +112,3 @@ class LookupVerbs:
         if found is None:
             raise CorrelationNotFoundError(workflow_id_of(workflow), correlation_id)
         return found.execution_id
-
-    def _unsupported(self, verb: str) -> NotImplementedError:
-        return NotImplementedError(f"{type(self).__qualname__} does not support {verb}().")

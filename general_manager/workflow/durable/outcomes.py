@@ -18,7 +18,7 @@ from general_manager.workflow.exceptions import StepInDoubt, WaitTimeout, parts
 LONGEST_CHAIN: Final = 20
 """Causes of an error that are searched for the step that raised it."""
 MOST_RAISED: Final = 1_000
-"""Exceptions of one run that are told apart: each keeps its traceback's variables alive."""
+"""Exceptions of one run that are remembered: each keeps its traceback's variables alive."""
 
 
 class Unrecorded(NamedTuple):

@@ -12,6 +12,7 @@ from asgiref.sync import sync_to_async
 from django.core.checks import CheckMessage
 from django.db import transaction
 
+from general_manager.exceptions import unsupported
 from general_manager.workflow.core.encoding import copy_encoded, encode_mapping
 from general_manager.workflow.core.populations import current_population
 from general_manager.workflow.event_registry.keys import warn_of_unmatched, warn_of_unpublished
@@ -178,18 +179,17 @@ class EventRegistry(ABC):
 
     def pause(self, registration_id: str, *, reason: str = "") -> Pause:
         """Call the handler with no further event until `unpause`: see the engine's `pause`."""
-        raise self._without("pause", registration_id, reason)
+        del registration_id, reason
+        raise unsupported(self, "pause")
 
     def unpause(self, registration_id: str) -> bool:
         """Deliver what was parked, and what comes; false if it is not paused."""
-        raise self._without("unpause", registration_id)
+        del registration_id
+        raise unsupported(self, "unpause")
 
     def pauses(self) -> list[Pause]:
         """The registrations that are paused."""
         return []  # it supports no pauses
-
-    def _without(self, verb: str, *_: str) -> NotImplementedError:
-        return NotImplementedError(f"{type(self).__qualname__} does not support {verb}().")
 
     def publish_with_change(self, event: WorkflowEvent, *, using: str) -> None:
         """Publish *event* if and only if the transaction on database *using* commits."""

@@ -93,7 +93,7 @@ def _is_busy(using: str, queue: str) -> bool:
 
 
 def send_late_ones() -> None:
-    """Send the nudges that were put off, now: this process ends, or a test goes on."""
+    """Send the delayed nudges now: this process ends, or a test goes on."""
     nudge_throttle.flush()
 
 

@@ -2,10 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
+from functools import partial
 from threading import Event, Thread
 from typing import Any
 
 from django.db import connection, connections
+from django.utils import timezone
+
+from general_manager.workflow.executions.runner import run
+from general_manager.workflow.models import (
+    WorkflowDeliveryAttempt,
+    WorkflowExecutionRecord,
+    WorkflowOutbox,
+    WorkflowSignal,
+    WorkflowStep,
+)
 
 PATIENCE = 60
 BLOCKED = 0.4
@@ -97,3 +109,44 @@ def dying_at_each_statement(
         connection.close() if connection.vendor != "sqlite" else None
         yield prepared, at
     raise AssertionError("it never got to its end")
+
+
+def every_interleaving(
+    prepare: Callable[[], Any],
+    first: Callable[[Any], object],
+    second: Callable[[Any], object],
+    check: Callable[[Any, str], object],
+) -> None:
+    """Each of the two stops before each of its statements while the other goes on."""
+    for one, other in ((first, second), (second, first)):
+        for at in range(100):
+            key = prepare()
+            had, statements = interleave(partial(one, key), partial(other, key), at)
+            name = getattr(one, "__name__", "one")
+            check(key, f"{name} stopped before its statement {at} of {statements}")
+            if not had:
+                break
+        else:
+            raise AssertionError("it has too many statements")
+
+
+def run_what_is_ready() -> None:
+    """Without the sweep: nothing but looks makes an execution ready."""
+    ready = WorkflowExecutionRecord.objects.filter(state="pending", ready=True)
+    while keys := list(ready.values_list("execution_id", flat=True)):
+        for key in keys:
+            run(key, "default")
+
+
+TIMES = (
+    (WorkflowExecutionRecord, "wake_at"), (WorkflowOutbox, "available_at"),
+    (WorkflowDeliveryAttempt, "available_at"), (WorkflowSignal, "available_at"),
+    (WorkflowStep, "until"),
+)  # fmt: skip
+
+
+def let_time_pass() -> None:
+    """Leases end, and what was to happen later is due."""
+    past = timezone.now() - timedelta(seconds=1)
+    for model, column in TIMES:
+        model._base_manager.filter(**{f"{column}__isnull": False}).update(**{column: past})

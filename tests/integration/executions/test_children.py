@@ -23,7 +23,11 @@ from general_manager.workflow.models.children.starting import start_chunk
 from general_manager.workflow.workers.pruning import prune
 from general_manager.workflow.workers.tick import sweep
 from tests.integration.conftest import data_statements
-from tests.integration.executions.stepping import dying_at_each_statement, interleave
+from tests.integration.executions.stepping import (
+    dying_at_each_statement,
+    interleave,
+    run_what_is_ready,
+)
 from tests.testapp import families, plays
 from tests.testapp.families import BOOK, PAGE
 
@@ -65,13 +69,6 @@ def recover(turns=6):
         past = timezone.now() - timedelta(seconds=1)
         rows(wake_at__isnull=False).update(wake_at=past)
         sweep(hand_on=False)
-
-
-def run_what_is_ready():
-    """Without the sweep: nothing but looks after an end makes a parent ready."""
-    while ready := list(rows(state="pending", ready=True).values_list("execution_id", flat=True)):
-        for key in ready:
-            run(key, "default")
 
 
 def gathered(parent):

@@ -30,7 +30,12 @@ from general_manager.workflow.outbox.drain import deliver, drain
 from general_manager.workflow.workers.pruning import prune
 from general_manager.workflow.workers.tick import sweep
 from tests.integration.conftest import data_statements
-from tests.integration.executions.stepping import dying_at_each_statement, interleave
+from tests.integration.executions.stepping import (
+    dying_at_each_statement,
+    every_interleaving,
+    let_time_pass,
+    run_what_is_ready,
+)
 from tests.integration.outbox.test_races import race
 from tests.testapp import answering, plays
 
@@ -59,47 +64,12 @@ def publish(registry, name=answering.PAID, **payload):
     return key
 
 
-def run_what_is_ready():
-    """Without the sweep: nothing but looks makes an execution ready."""
-    while ready := list(
-        WorkflowExecutionRecord.objects.filter(state="pending", ready=True).values_list(
-            "execution_id", flat=True
-        )
-    ):
-        for key in ready:
-            run(key, "default")
-
-
-def let_time_pass():
-    past = timezone.now() - timedelta(seconds=1)
-    for model, column in (
-        (WorkflowExecutionRecord, "wake_at"),
-        (WorkflowOutbox, "available_at"),
-        (WorkflowDeliveryAttempt, "available_at"),
-        (WorkflowStep, "until"),
-    ):
-        model._base_manager.filter(**{f"{column}__isnull": False}).update(**{column: past})
-
-
 def recover():
     """Leases end; drains and sweeps go on."""
     for _ in range(5):
         let_time_pass()
         drain()
         sweep(hand_on=False)
-
-
-def every_interleaving(prepare, first, second, check):
-    """Each of the two stops before each of its statements while the other goes on."""
-    for one, other in ((first, second), (second, first)):
-        for at in range(100):
-            key = prepare()
-            had, statements = interleave(partial(one, key), partial(other, key), at)
-            check(key, f"{one.__name__} stopped before its statement {at} of {statements}")
-            if not had:
-                break
-        else:
-            raise AssertionError("it has too many statements")
 
 
 def started(engine, definition=ONE, input_data=None):

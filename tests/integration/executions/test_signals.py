@@ -1,7 +1,6 @@
 """Signals and waits on real connections: whatever the order, and whoever dies, none is missed."""
 
 from datetime import timedelta
-from functools import partial
 
 import pytest
 from django.db import connection, transaction
@@ -19,7 +18,12 @@ from general_manager.workflow.models import (
 from general_manager.workflow.models.executions.looks import look
 from general_manager.workflow.models.executions.renewal import continue_as_new
 from general_manager.workflow.workers.tick import sweep
-from tests.integration.executions.stepping import dying_at_each_statement, interleave
+from tests.integration.executions.stepping import (
+    dying_at_each_statement,
+    every_interleaving,
+    let_time_pass,
+    run_what_is_ready,
+)
 from tests.integration.outbox.test_races import race
 from tests.testapp import flows, plays
 
@@ -42,45 +46,10 @@ def _fresh_stage():
     plays.reset()
 
 
-def run_what_is_ready():
-    """Without the sweep: nothing but the looks of senders and runs makes an execution ready."""
-    while ready := list(
-        WorkflowExecutionRecord.objects.filter(state="pending", ready=True).values_list(
-            "execution_id", flat=True
-        )
-    ):
-        for key in ready:
-            run(key, "default")
-
-
-def let_time_pass():
-    """Leases end, and looks whose senders died are due."""
-    past = timezone.now() - timedelta(seconds=1)
-    for model, column in (
-        (WorkflowExecutionRecord, "wake_at"),
-        (WorkflowSignal, "available_at"),
-        (WorkflowStep, "until"),
-    ):
-        model.objects.filter(**{f"{column}__isnull": False}).update(**{column: past})
-
-
 def recover():
     for _ in range(5):
         let_time_pass()
         sweep(hand_on=False)
-
-
-def every_interleaving(prepare, first, second, check):
-    """Each of the two stops before each of its statements while the other goes on."""
-    for one, other in ((first, second), (second, first)):
-        for at in range(100):
-            key = prepare()
-            had, statements = interleave(partial(one, key), partial(other, key), at)
-            check(key, f"{one.__name__} stopped before its statement {at} of {statements}")
-            if not had:
-                break
-        else:
-            raise AssertionError("it has too many statements")
 
 
 def started(engine, definition=ONE, **options):

@@ -244,7 +244,7 @@ def test_a_recorded_delivery_of_an_unknown_registration_keeps_its_entry_undelive
 
 
 def test_trouble_with_one_entry_stops_no_other(outbox, workers, monkeypatch):
-    """Trouble that is not the handler's: it is put off, and the rest of the chunk goes on."""
+    """Trouble that is not the handler's: it is delayed, and the rest of the chunk goes on."""
     delivered = []
     outbox.register("x", handler=lambda event: delivered.append(event.event_id), atomic=False)
     for number in range(3):

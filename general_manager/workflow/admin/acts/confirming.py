@@ -134,11 +134,9 @@ class ManyRows:
     is_grave: bool = False
 
 
-class SingleAct(Protocol):
-    """An act on one row that the list offers for selected rows too."""
+class RowAct(Protocol):
+    """An act with its permission, form and texts."""
 
-    @property
-    def name(self) -> str: ...
     @property
     def label(self) -> Promise: ...
     @property
@@ -150,10 +148,17 @@ class SingleAct(Protocol):
     @property
     def sentence(self) -> Promise: ...
     @property
-    def counted(self) -> Text: ...
-    @property
     def is_grave(self) -> bool: ...
     def perform_as_seen(self, row: Any, seen: Any, values: dict[str, Any], /) -> Any: ...
+
+
+class SingleAct(RowAct, Protocol):
+    """An act on one row that the list offers for selected rows too."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def counted(self) -> Text: ...
 
 
 def bulk_action(

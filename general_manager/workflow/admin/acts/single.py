@@ -1,38 +1,18 @@
 """The page of one act on one row: it asks for confirmation, then acts."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from django import forms
 from django.contrib.admin import ModelAdmin
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 
-from general_manager.workflow.admin.acts.confirming import confirm_page, perform_one
+from general_manager.workflow.admin.acts.confirming import RowAct, confirm_page, perform_one
 from general_manager.workflow.admin.acts.seen import SEEN, seen_of, sign
 from general_manager.workflow.admin.base import may
 from general_manager.workflow.admin.pages import Text
-
-
-class RowAct(Protocol):
-    """An act with its permission, form and texts."""
-
-    @property
-    def label(self) -> Promise: ...
-    @property
-    def done(self) -> Promise: ...
-    @property
-    def permission(self) -> str: ...
-    @property
-    def form(self) -> type[forms.Form]: ...
-    @property
-    def sentence(self) -> Promise: ...
-    @property
-    def is_grave(self) -> bool: ...
-    def perform_as_seen(self, row: Any, seen: Any, values: dict[str, Any], /) -> Any: ...
-
 
 Known = TypeVar("Known", bound=RowAct)
 
