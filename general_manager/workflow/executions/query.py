@@ -74,14 +74,17 @@ def make_filter(
     for name, moment in (("started_after", started_after), ("started_before", started_before)):
         if moment is not None:
             _require_aware(name, moment)
+    text: Any = correlation_id
+    after: Any = started_after
+    before: Any = started_before
     return ExecutionFilter(
         workflow_id=None if workflow is None else workflow_id_of(workflow),
-        correlation_id=correlation_id,  # type: ignore[arg-type]  # it is a text: see above
+        correlation_id=text,
         states=_states(state),
         subjects=frozenset() if subject is None else frozenset(subjects_of(subject)),
         attributes=check_attributes(attributes),
-        started_after=started_after,  # type: ignore[arg-type]  # it is a time: see above
-        started_before=started_before,  # type: ignore[arg-type]  # it too
+        started_after=after,
+        started_before=before,
     )
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from django.db import connections
 
@@ -100,9 +100,10 @@ class Chunk:
             *(f"event__{name}" for name in EVENT_COLUMNS),
         )
         rows = rows.annotate(are_some_paused=is_any_registration_paused())
-        self._entries = list(rows.select_related("event").only(*wanted).order_by("pk"))
+        found: list[Any] = list(rows.select_related("event").only(*wanted).order_by("pk"))
+        self._entries: list[WorkflowOutbox] = found
         # Read after the claim, so a pause that was committed before it holds.
-        some = any(one.are_some_paused for one in self._entries)  # type: ignore[attr-defined]  # above
+        some = any(one.are_some_paused for one in found)
         self._paused = paused_registrations(using) if some else frozenset[str]()
         self._left = deque(self._entries)
         attempts = WorkflowDeliveryAttempt.objects.using(using)

@@ -5,6 +5,7 @@ transaction for each execution that waits, which locks that execution alone.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.connections import persist
@@ -31,7 +32,7 @@ def look_for_waits(using: str, events: Mapping[int, WorkflowEvent]) -> set[int]:
         return set(events)
     for execution, entries in found.items():
         try:
-            persist(using, lambda key=execution: _look(using, key), patience=0)  # type: ignore[misc]  # a default binds it
+            persist(using, partial(_look, using, execution), patience=0)
         except Exception:
             logger.exception("Execution %s was not looked at for an event; retrying", execution)
             failed.update(entries)
