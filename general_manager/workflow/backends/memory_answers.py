@@ -1,7 +1,6 @@
 """What answers an open wait in memory: signals, and the events that the registry keeps."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
@@ -29,8 +28,7 @@ from general_manager.workflow.history import HistoryKind
 class _Found(NamedTuple):
     """What a source has, and since when."""
 
-    stored_at: datetime
-    order: int
+    mark: int
     source: Source
     event: KeptEvent | None = None
     signal: Any = None
@@ -98,7 +96,7 @@ def _take_first(memory: ExecutionMemory, record: Record, sources: Sequence[Sourc
             return False
         _answer(memory, record, state, None)
         return True
-    first = min(found, key=lambda one: (one.stored_at, one.order))
+    first = min(found, key=lambda one: one.mark)
     if first.signal is not None:
         _take_signal(memory, record, first.signal, first.source.branch)
     else:
@@ -107,15 +105,15 @@ def _take_first(memory: ExecutionMemory, record: Record, sources: Sequence[Sourc
 
 
 def _found(memory: ExecutionMemory, record: Record, sources: Sequence[Source]) -> Iterator[_Found]:
-    for order, one in enumerate(sources):
+    for one in sources:
         if one.kind is SourceKind.SIGNAL:
             signal = _oldest(memory, record, one.name)
             if signal is not None:
-                yield _Found(signal.stored_at, order, one, signal=signal)
+                yield _Found(signal.mark, one, signal=signal)
         elif one.kind is not SourceKind.ANSWER:
             event = _earliest(memory, record, one)
             if event is not None:
-                yield _Found(event.seen_at, order, one, event=event)
+                yield _Found(event.mark, one, event=event)
 
 
 def _earliest(memory: ExecutionMemory, record: Record, source: Source) -> KeptEvent | None:

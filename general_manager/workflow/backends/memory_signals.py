@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from general_manager.workflow.backends.memory import ExecutionMemory
@@ -11,6 +11,7 @@ from general_manager.workflow.backends.memory_records import Record
 from general_manager.workflow.core.encoding import copy_encoded
 from general_manager.workflow.durable.signals import SignalSnapshot, SignalStatus
 from general_manager.workflow.engine import ACTIVE_STATES
+from general_manager.workflow.event_registry.mailbox import next_mark
 from general_manager.workflow.executions.rules import refusal
 
 
@@ -24,8 +25,8 @@ class MemorySignal:
     value: Any
     sent_at: datetime
     sent_by: str
-    stored_at: datetime
-    """On the clock of events, with which it is compared."""
+    mark: int
+    """In one order with events, with which it is compared."""
     status: SignalStatus = SignalStatus.KEPT
     taken_by: str | None = None
     wait: str | None = None
@@ -54,7 +55,7 @@ def send(
             value,
             memory.clock(),
             sent_by,
-            datetime.now(UTC),
+            next_mark(),
         )
         memory.signals.setdefault(named.chain, []).append(signal)
         record = memory.newest_of(named)

@@ -20,7 +20,7 @@ _marks: Final = count(1)
 
 
 def next_mark() -> int:
-    """A number that grows with time, for events and for the starts of executions alike."""
+    """A number that grows with time, for events, signals and starts of executions alike."""
     return next(_marks)
 
 

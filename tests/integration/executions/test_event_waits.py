@@ -316,6 +316,17 @@ def test_m1_an_event_counts_though_it_was_stored_long_before_the_start_and_claim
     assert status(celery_engine, key) == ("completed", {"paid": {"amount": 1}})
 
 
+def test_m1_of_two_events_with_one_time_the_one_that_was_stored_first_wins(celery_engine, registry):
+    """SQLite's clock has milliseconds."""
+    key = waiting(celery_engine, FIRST)
+    publish(registry, "order_cancelled", order_id=7)
+    publish(registry, order_id=7)
+    WorkflowEventRecord.objects.update(published_at=timezone.now())
+    drain()
+    run(key, "default")
+    assert status(celery_engine, key)[1]["which"] == "gone"
+
+
 def test_m1_the_first_claim_is_the_one_that_counts(celery_engine, registry):
     """A time of settlement would move with each requeue, and let an old event answer."""
     publish(registry, amount=1)

@@ -17,11 +17,16 @@ from general_manager.workflow.models.signal import WorkflowSignal
 class _Found(NamedTuple):
     """What a source has, and since when."""
 
-    stored_at: datetime
-    order: int
+    since: datetime
     source: Source
     event: WorkflowEventRecord | None = None
     signal: WorkflowSignal | None = None
+
+    @property
+    def place(self) -> tuple[datetime, bool, int]:
+        """Of one time, signals come before events, each in the order of their ids."""
+        row = self.signal or self.event
+        return self.since, self.signal is None, 0 if row is None else row.pk
 
 
 def chain_of(record: Any) -> str:
@@ -55,7 +60,7 @@ def take_first(executions: Any, record: Any, sources: Iterable[Source]) -> bool:
     """
     found = list(_found(executions, record, sources))
     if found:
-        first = min(found, key=lambda one: (one.stored_at, one.order))
+        first = min(found, key=lambda one: one.place)
         if first.signal is not None:
             is_taken = take_signal(executions, record, first.signal, first.source.branch)
         else:
@@ -71,18 +76,18 @@ def take_first(executions: Any, record: Any, sources: Iterable[Source]) -> bool:
 
 def _found(executions: Any, record: Any, sources: Iterable[Source]) -> Iterable[_Found]:
     using, chain = executions.db, chain_of(record)
-    for order, one in enumerate(sources):
+    for one in sources:
         if one.kind is SourceKind.SIGNAL:
             signal = WorkflowSignal.objects.using(using).oldest(chain, one.name)
             if signal is not None:
-                yield _Found(signal.sent_at, order, one, signal=signal)
+                yield _Found(signal.sent_at, one, signal=signal)
         elif one.kind is not SourceKind.ANSWER:
             since = one.since or record.chain_started_at or record.created_at
             if one.kind is SourceKind.STATE:
                 since = record.waiting_since
             event = earliest(using, one, chain=chain, since=since, cause=record.caused_by)
             if event is not None:
-                yield _Found(event.published_at, order, one, event=event)
+                yield _Found(event.published_at, one, event=event)
 
 
 def _take_event(executions: Any, record: Any, found: _Found) -> bool:
