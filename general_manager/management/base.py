@@ -3,7 +3,7 @@
 from argparse import Action, ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from time import monotonic
 from typing import Any, Final
 
@@ -172,7 +172,7 @@ def _moment(value: str | date | timedelta) -> datetime:
                 "nor an age, such as 2h"
             ) from None
     if not isinstance(found, datetime):
-        found = datetime(found.year, found.month, found.day)  # noqa: DTZ001 - made aware below
+        found = datetime.combine(found, time.min)
     if timezone.is_naive(found):
         found = timezone.make_aware(found)
     return found.astimezone(UTC)

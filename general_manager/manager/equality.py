@@ -5,6 +5,8 @@ from typing import Any
 
 from django.db.models import Field
 
+from general_manager.guarding import attempt
+
 
 def same(old: Any, new: Any, field: "Field[Any, Any] | None" = None) -> bool:
     """Whether *old* and *new* are the same value to the database.
@@ -20,11 +22,8 @@ def same(old: Any, new: Any, field: "Field[Any, Any] | None" = None) -> bool:
         return True
     if field is None:
         return False
-    try:
-        stored = field.get_prep_value(old), field.get_prep_value(new)
-    except Exception:  # noqa: BLE001 - the field is user code
-        return False
-    return _equal(*stored)
+    stored = attempt(lambda: (field.get_prep_value(old), field.get_prep_value(new)), None)
+    return stored is not None and _equal(*stored)
 
 
 def _equal(old: Any, new: Any) -> bool:
@@ -42,10 +41,11 @@ def _equal_with_nan(old: Any, new: Any) -> bool:
         return _equal(old.keys(), new.keys()) and all(_inner(old[key], new[key]) for key in old)
     if isinstance(old, list | tuple):
         return len(old) == len(new) and all(map(_inner, old, new))
-    try:
-        return (old != old and new != new) is True  # noqa: PLR0124 - only a NaN is not itself
-    except Exception:  # noqa: BLE001 - as above
-        return False
+    return attempt(lambda: _is_nan(old) and _is_nan(new), otherwise=False)
+
+
+def _is_nan(value: Any) -> bool:
+    return (value != value) is True  # noqa: PLR0124 - only a NaN is not itself
 
 
 def _inner(old: Any, new: Any) -> bool:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.db.models.fields.files import FieldFile
 
+from general_manager.guarding import attempt
 from general_manager.manager.change import FieldChange, compare, read_values
 from general_manager.manager.deleting import has_dependents
 from general_manager.manager.stored import key_values, lock_for_update, plain_rows
@@ -42,12 +43,14 @@ def read_again(instance: Model, using: str) -> Model | None:
     key = key_values(instance, model)
     if key is None:
         return None
-    try:
-        rows = plain_rows(model, using).filter(**key)
-        rows.query.get_compiler(using).as_sql()
-    except Exception:  # noqa: BLE001 - a user's field that does not accept its own value
-        return instance
-    return rows.first()
+    rows = attempt(lambda: _sound(plain_rows(model, using).filter(**key)), None)
+    return instance if rows is None else rows.first()
+
+
+def _sound(rows: QuerySet[Any]) -> QuerySet[Any]:
+    """*rows*; raises what a user's field raises that does not accept its own value."""
+    rows.query.get_compiler(rows.db).as_sql()
+    return rows
 
 
 def validate(instance: Model) -> None:

@@ -9,6 +9,7 @@ from django.db.models import Field, Model
 
 from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
+from general_manager.guarding import attempt
 from general_manager.manager import Batch, DataChange
 from general_manager.manager.signals import post_data_change
 from general_manager.workflow.core.bridging import force, is_on
@@ -57,7 +58,7 @@ def follow_the_setting() -> None:
     """Undo `connect_...` and `disconnect_...`: `WORKFLOW_SIGNAL_BRIDGE` decides again."""
     global _registry
     _registry = None
-    force(None)
+    force(on=None)
 
 
 def connect_workflow_signal_bridge(registry: EventRegistry | None = None) -> None:
@@ -69,7 +70,7 @@ def connect_workflow_signal_bridge(registry: EventRegistry | None = None) -> Non
     if registry is not None and not isinstance(registry, EventRegistry):
         raise TypeError(f"registry must be an EventRegistry or None, not {registry!r}")
     _registry = registry
-    force(True)
+    force(on=True)
     listen()
 
 
@@ -77,11 +78,11 @@ def disconnect_workflow_signal_bridge() -> None:
     """Stop publishing managers' changes, regardless of the setting."""
     global _registry
     _registry = None
-    force(False)
+    force(on=False)
 
 
 def publish_change(
-    sender: object,  # noqa: ARG001 - a receiver's signature
+    sender: object,
     *,
     change: DataChange,
     batch: Batch | None = None,
@@ -91,6 +92,7 @@ def publish_change(
 
     With a registry outside the database, handlers run once that transaction commits.
     """
+    del sender  # a receiver has it
     if not is_on():
         return
     if batch is None:
@@ -204,19 +206,21 @@ def _serialized(value: Any, field: "Field[Any, Any] | None", root: str) -> Any:
     """*value* as Django's serializers write it, or as *field* stores it, or as text."""
     if value is None:
         return None
-    try:
-        if field is None:
-            return _text(value)
-        written: Any
-        if type(field).value_to_string is not _DJANGOS_OWN:
-            written = field.value_to_string(cast(Model, SimpleNamespace(**{field.attname: value})))
-        else:  # Django's own is str(), which may be incomplete
-            written = field.get_prep_value(value)
-        if isinstance(written, str):
-            return storable_text(written, limit=sys.maxsize)
-        return encode(written, root=root)
-    except Exception:  # noqa: BLE001 - the field is user code
+    if field is None:
         return _text(value)
+    written = attempt(lambda: _written(value, field, root), None)
+    return _text(value) if written is None else written[0]
+
+
+def _written(value: Any, field: "Field[Any, Any]", root: str) -> tuple[Any]:
+    written: Any
+    if type(field).value_to_string is not _DJANGOS_OWN:
+        written = field.value_to_string(cast(Model, SimpleNamespace(**{field.attname: value})))
+    else:  # Django's own is str(), which may be incomplete
+        written = field.get_prep_value(value)
+    if isinstance(written, str):
+        return (storable_text(written, limit=sys.maxsize),)
+    return (encode(written, root=root),)
 
 
 def _encode_or_text(value: Any, root: str) -> Any:
@@ -230,8 +234,5 @@ def _encode_or_text(value: Any, root: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    try:
-        text = str(value)
-    except Exception:  # noqa: BLE001 - a value's __str__ is user code
-        text = f"<{type(value).__name__}>"
+    text = attempt(lambda: str(value), otherwise=f"<{type(value).__name__}>")
     return storable_text(text, limit=TEXT_LIMIT)

@@ -234,6 +234,17 @@ def test_every_exception_from_a_rule_says_why():
     assert without == []
 
 
+@pytest.mark.parametrize(("comment", "fewer_than"), [("# noqa", 44), ("# type: ignore", 15)])
+def test_exceptions_from_rules_are_few(comment, fewer_than):
+    found = [
+        f"{path.relative_to(PACKAGE)}: {line.strip()}"
+        for path in PACKAGE.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if comment in line
+    ]
+    assert len(found) < fewer_than, "\n".join(found)
+
+
 def test_a_constants_name_means_one_thing_in_the_whole_package():
     """A search for it finds one value. Those set apart mean the same for each module."""
     apart = {"ACTS", "UID", "WHERE"}

@@ -140,7 +140,9 @@ def _read(
         yield (
             row["pk"],
             [
-                _value(row[f"gm_read_{number}"], row[f"gm_size_{number}"] or 0, name in jsons)
+                _value(
+                    row[f"gm_read_{number}"], row[f"gm_size_{number}"] or 0, is_json=name in jsons
+                )
                 if f"gm_read_{number}" in read
                 else row[name]
                 for number, name in enumerate(names)
@@ -148,7 +150,7 @@ def _read(
         )
 
 
-def _value(read: Any, size: int, is_json: bool) -> Any:  # noqa: FBT001 - three columns for one value
+def _value(read: Any, size: int, *, is_json: bool) -> Any:
     if is_json:
         return NotRead(size) if size > MOST_READ else read
     return _cut(read, size) if isinstance(read, str) else read

@@ -218,13 +218,14 @@ class CeleryWorkflowEngine(StoredExecutionReader):
         correlation_id: str | None = None,
         compensate: bool = False,
     ) -> WorkflowExecution:
-        check_cancel(reason, compensate)
+        check_cancel(reason, compensate=compensate)
         execution_id = self._id_of(execution_id, workflow, correlation_id)
         given = encode(reason, root="reason")
         record, is_ready = cancel(self._executions, execution_id, given, compensate=compensate)
         run_ = current_run()
         if run_ is not None and run_.execution_id == record.execution_id:
-            run_.do_again_if_undone(partial(self._cancel_again, execution_id, reason, compensate))
+            again = partial(self._cancel_again, execution_id, reason, compensate=compensate)
+            run_.do_again_if_undone(again)
             asked = ending_of(record.ending)
             if asked is not None:
                 run_.sagas.asked_to_end(asked)
@@ -235,7 +236,7 @@ class CeleryWorkflowEngine(StoredExecutionReader):
         attend_soon(self._executions, record.pk, self._run_soon)
         return self._notified(record)
 
-    def _cancel_again(self, execution_id: str, reason: str | None, compensate: bool) -> None:  # noqa: FBT001 - as given
+    def _cancel_again(self, execution_id: str, reason: str | None, *, compensate: bool) -> None:
         with suppress(WorkflowInvalidStateError):  # it has ended already
             self.cancel(execution_id, reason=reason, compensate=compensate)
 

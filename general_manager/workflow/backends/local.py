@@ -195,7 +195,7 @@ class LocalWorkflowEngine(MemoryPauses, WorkflowEngine):
         correlation_id: str | None = None,
         compensate: bool = False,
     ) -> WorkflowExecution:
-        check_cancel(reason, compensate)
+        check_cancel(reason, compensate=compensate)
         execution_id = self._id_of(execution_id, workflow, correlation_id)
         given = encode(reason, root="reason")
         record = cancel(self._memory, execution_id, given, compensate=compensate)

@@ -151,10 +151,11 @@ class MemoryRunStore(MemoryChildren):
         *,
         timeout: timedelta | None,
         answerable: bool,
-        suspends: bool,  # noqa: ARG002 - recording it now costs nothing here
+        suspends: bool,
         signal: str | None = None,
         sources: Sequence[Source] = (),
     ) -> StepRecord:
+        del suspends  # recording it now costs nothing here
         now = self._memory.clock()
         until = None if timeout is None else now + timeout
         with self._fenced():
@@ -191,7 +192,8 @@ class MemoryRunStore(MemoryChildren):
                     self._memory.note(self._record, kind, name, step=name)
             return wait
 
-    def write_reports(self, values: Mapping[str, Any], *, at_end: bool) -> bool:  # noqa: ARG002 - no transaction holds memory back
+    def write_reports(self, values: Mapping[str, Any], *, at_end: bool) -> bool:
+        del at_end  # no transaction holds memory back
         with self._memory.lock:
             if self._memory.is_running(self._record, self._run_number):
                 self._record.reports.update(copy_encoded(values))

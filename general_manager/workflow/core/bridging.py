@@ -5,10 +5,10 @@ from general_manager.conf import get_workflow_settings
 _forced: bool | None = None
 
 
-def force(value: bool | None) -> None:  # noqa: FBT001 - on, off, or as the setting says
+def force(*, on: bool | None) -> None:
     """On or off regardless of `WORKFLOW_SIGNAL_BRIDGE`; `None` follows the setting again."""
     global _forced
-    _forced = value
+    _forced = on
 
 
 def is_on() -> bool:

@@ -7,6 +7,7 @@ the first raise on it gets what can also be rebuilt from the store.
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from json import dumps
 from typing import Any, Final
 
@@ -130,10 +131,9 @@ def _form_of(error: BaseException) -> tuple[list[Any], dict[str, Any], bool] | N
 
 def _is_exact(value: Any) -> bool:
     """Whether *value* comes back from JSON, and from every database, as it was."""
-    try:
-        return _is_plain(encode(value, root="value")) and _is_plain(value)
-    except Exception:  # noqa: BLE001 - the value is user code
-        return False
+    return attempt(
+        lambda: _is_plain(encode(value, root="value")) and _is_plain(value), otherwise=False
+    )
 
 
 def _is_plain(value: Any) -> bool:
@@ -148,7 +148,7 @@ def _ways(
     kind: type[BaseException], arguments: list[Any], state: dict[str, Any]
 ) -> Iterator[tuple[bool, BaseException]]:
     for is_bare in (False, True):
-        made = attempt(lambda: _made(kind, arguments, state, is_bare=is_bare), None)  # noqa: B023 - called at once
+        made = attempt(partial(_made, kind, arguments, state, is_bare=is_bare), None)
         if type(made) is kind:
             yield is_bare, made
 

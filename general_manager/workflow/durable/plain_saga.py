@@ -32,10 +32,11 @@ class PlainSaga:
         fn: Callable[..., Any],
         /,
         *args: Any,
-        atomic: bool = True,  # noqa: ARG002 - there is nothing to commit it with
-        retry: Retry | None = None,  # noqa: ARG002 - there is nothing that could wait
+        atomic: bool = True,
+        retry: Retry | None = None,
         **kwargs: Any,
     ) -> None:
+        del atomic, retry  # there is nothing to commit it with, and nothing that could wait
         self._undos.append((name, partial(fn, *args, **kwargs)))
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:

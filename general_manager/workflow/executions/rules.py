@@ -32,7 +32,7 @@ def check_target(verb: str, execution_id: object, workflow: object, correlation_
         require_id("correlation_id", correlation_id)
 
 
-def check_cancel(reason: object, compensate: object = False) -> None:  # noqa: FBT002 - the verb's own arguments
+def check_cancel(reason: object, *, compensate: object) -> None:
     if not isinstance(compensate, bool):
         raise TypeError(f"compensate must be True or False, not {compensate!r}")
     if reason is not None and not isinstance(reason, str):

@@ -91,7 +91,8 @@ class Memory:
     def begin_attempt(self, name: str, timeout: timedelta) -> None:
         pass
 
-    def has_next_attempt(self, error: BaseException) -> bool:  # noqa: ARG002 - there is one attempt
+    def has_next_attempt(self, error: BaseException) -> bool:
+        del error  # there is one attempt
         return False
 
     def open_saga(self, name: str) -> None:
@@ -124,7 +125,8 @@ class Memory:
         self._crash_in(name)
         self.steps[name] = StepRecord(name, StepStatus.FAILED, failure=failure, attempts=attempts)
 
-    def postpone(self, attempt: FailedAttempt, delay: timedelta) -> None:  # noqa: ARG002 - it is over at once
+    def postpone(self, attempt: FailedAttempt, delay: timedelta) -> None:
+        del delay  # it is over at once
         self._crash_in(attempt.name)
         self.steps[attempt.name] = StepRecord(
             attempt.name,
@@ -135,8 +137,8 @@ class Memory:
             saga=self.saga,
         )
 
-    def is_due(self, name: str) -> bool:  # noqa: ARG002 - every delay is over at once
-        return True
+    def is_due(self, name: str) -> bool:
+        return self.steps[name].until == LONG_AGO  # as every delay, see `postpone`
 
     def _crash_in(self, name: str) -> None:
         if self.crash_at == (name, IN):
@@ -149,10 +151,11 @@ class Memory:
         *,
         timeout: timedelta | None,
         answerable: bool,
-        suspends: bool,  # noqa: ARG002 - what is recorded later is recorded now
-        signal: str | None = None,  # noqa: ARG002 - answers are given under the wait's name
+        suspends: bool,
+        signal: str | None = None,
         sources: Sequence[Source] = (),
     ) -> StepRecord:
+        del suspends, signal  # it is recorded at once, and answered under its name
         if answerable:
             self.asked.add(name)
         until = None if timeout is None else LONG_AGO
@@ -213,7 +216,8 @@ class Memory:
             for place, (one, output) in enumerate(zip(self.children[name], outputs, strict=True))
         ]
 
-    def write_reports(self, values: Mapping[str, Any], *, at_end: bool) -> bool:  # noqa: ARG002 - nobody looks at the progress here
+    def write_reports(self, values: Mapping[str, Any], *, at_end: bool) -> bool:
+        del values, at_end  # nobody looks at the progress here
         return True
 
     def crash(self, name: str, point: str) -> None:

@@ -113,7 +113,7 @@ def advance(
         raise TypeError(f"advance() takes a timedelta, not {duration!r}")
     if left < timedelta(0):
         raise ValueError(f"advance() cannot go back in time: {left}")
-    clock = SlotClock(schedules)
+    clock = SlotClock(wanted=schedules)
     done = clock.fire() + drain()
     for _ in range(MOST_TURNS):
         due = _next_due(clock)

@@ -24,7 +24,7 @@ _local_times: Final["WeakKeyDictionary[Any, datetime]"] = WeakKeyDictionary()
 class SlotClock:
     """The time of schedules: the present, or where the last `advance` of this test ended."""
 
-    def __init__(self, wanted: bool | Collection[str]) -> None:  # noqa: FBT001 - a choice or names
+    def __init__(self, *, wanted: bool | Collection[str]) -> None:
         self._engine = get_workflow_engine()
         self.is_local = bool(getattr(self._engine, "supports_timers", False))
         self.schedules: Mapping[str, Schedule] = {}

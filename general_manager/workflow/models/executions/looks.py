@@ -18,7 +18,7 @@ from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
 from general_manager.workflow.models.answers.taken import WorkflowTakenEvent
 from general_manager.workflow.models.executions.ending import release_to_end
 from general_manager.workflow.models.executions.taking import chain_of, take_first, take_signal
-from general_manager.workflow.models.executions.values import OPENING_FIELDS, SUSPEND
+from general_manager.workflow.models.executions.values import OPENING_FIELDS, SUSPEND, Suspension
 from general_manager.workflow.models.pruning import delete
 from general_manager.workflow.models.signal import WorkflowSignal
 from general_manager.workflow.models.sql.columns import from_now
@@ -139,11 +139,10 @@ def open_and_suspend(executions: Any, record: Any, opening: Opening) -> Workflow
         opening.signal,
     ]  # fmt: skip
     slots = {"key": record.pk, "token": record.claim_token or "", "name": opening.name}
-    constants = (opening.timeout is not None, opening.answerable)
 
     def suspend(*, unless_signalled: bool) -> bool:
-        given = (*constants, unless_signalled)
-        return bool(SUSPEND.run(executions, *given, timeout=opening.timeout, **slots))
+        how = Suspension(opening.timeout is not None, opening.answerable, unless_signalled)
+        return bool(SUSPEND.run(executions, how, timeout=opening.timeout, **slots))
 
     with transaction.atomic(using=executions.db):
         is_done = suspend(unless_signalled=opening.answerable)

@@ -201,26 +201,27 @@ def _claiming(rows: Any, lease: timedelta) -> tuple[Any, dict[str, Any]]:
     return mine.runnable(), running(lease)
 
 
-def _suspending(
-    rows: Any,
-    has_timeout: bool,  # noqa: FBT001 - constants of a compiled statement
-    answerable: bool,  # noqa: FBT001 - as above
-    unless_signalled: bool,  # noqa: FBT001 - as above
-) -> tuple[Any, dict[str, Any]]:
-    """Running to waiting, under the claim, together with the insert of the wait.
+class Suspension(NamedTuple):
+    """What the statement that suspends a run depends on."""
 
-    *unless_signalled*: not if a look has found signals, which may answer the wait.
-    """
+    has_timeout: bool
+    answerable: bool
+    unless_signalled: bool
+    """Not if a look has found signals, which may answer the wait."""
+
+
+def _suspending(rows: Any, how: Suspension) -> tuple[Any, dict[str, Any]]:
+    """Running to waiting, under the claim, together with the insert of the wait."""
     time = models.DateTimeField()
     timeout = Slot("timeout", models.DurationField())
     until = models.ExpressionWrapper(DatabaseNow() + timeout, output_field=time)
     held = _held_in_time(rows)
-    return held.filter(has_signals=False) if unless_signalled else held, {
+    return held.filter(has_signals=False) if how.unless_signalled else held, {
         "state": WorkflowState.WAITING,
         "claim_token": None,
         "holds_slot": None,
-        "wake_at": until if has_timeout else None,
-        "waiting_for": Slot("name") if answerable else None,
+        "wake_at": until if how.has_timeout else None,
+        "waiting_for": Slot("name") if how.answerable else None,
         "waiting_since": DatabaseNow(),
     }
 
