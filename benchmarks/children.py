@@ -1,6 +1,7 @@
 """A parent that starts many children and joins them: how long, in how much memory.
 
-Beside it stands a Celery chord over the same Redis, which keeps nothing in a database.
+Beside a worker stands a Celery chord over the same Redis, which keeps nothing in a database; beside
+one process Absurd and DBOS on the same PostgreSQL.
 
 Run with ``tox run -e bench`` or ``python -m benchmarks.children``; CHILDREN for another number.
 """
@@ -10,6 +11,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
@@ -27,6 +29,8 @@ from redis import Redis
 from benchmarks.celery import app, join, leaf
 from benchmarks.handlers import FAN_OUT
 from benchmarks.measuring import seconds, show
+from benchmarks.rivals import AbsurdQueue, Dbos
+from benchmarks.settings import POSTGRES
 from benchmarks.site import broker, messages_kept, until, worker
 from general_manager.workflow import get_workflow_engine
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowHistory
@@ -54,6 +58,13 @@ def run_chord(count: int) -> None:
     with Redis.from_url(os.environ["BENCH_BROKER"], socket_timeout=250) as redis:
         if redis.blpop([key], timeout=240) is None:
             raise SystemExit("The chord did not end: the numbers mean nothing")
+
+
+def run_in_one_process(count: int) -> None:
+    key = start(count)
+    empty("default")
+    if not executions.filter(execution_id=key, state="completed").exists():
+        raise SystemExit("The parent did not end: the numbers mean nothing")
 
 
 @contextmanager
@@ -90,6 +101,20 @@ def main() -> None:
                 ours = seconds(lambda: run_ours(BESIDE))
                 theirs = seconds(lambda: run_chord(BESIDE))
                 show(f"{BESIDE} children, and a chord", f"{ours:.2f} s, {theirs:.2f} s")
+    absurd, dbos = AbsurdQueue(POSTGRES), Dbos(POSTGRES)
+    with messages_kept(), dbos:
+        for warm_up in (run_in_one_process, absurd.fan_out, dbos.fan_out):
+            warm_up(10)
+        for _ in range(ROUNDS):
+            times = [
+                seconds(partial(fan_out, BESIDE))
+                for fan_out in (run_in_one_process, absurd.fan_out, dbos.fan_out)
+            ]
+            show(
+                f"{BESIDE} children in one process",
+                "ours {:.2f} s, absurd {:.2f} s, dbos {:.2f} s".format(*times),
+            )
+    absurd.close()
     with messages_kept():
         before, key = megabytes(), start(CHILDREN)
         with transactions() as took:

@@ -1,7 +1,9 @@
 """What a long history costs: a wake of an execution with many recorded steps.
 
 Run with ``python -m benchmarks.histories``. Each wake loads the steps, calls the handler from the
-top, replays each step and suspends in another wait.
+top, replays each step and suspends in another wait. Beside it, in the same run, Absurd is woken in
+the same way, by an event. DBOS keeps a workflow that waits in memory, so of it stands what a
+recovered workflow spends on the steps that it has recorded, without the time to load it.
 """
 
 import os
@@ -9,7 +11,7 @@ import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from time import process_time
+from time import perf_counter, process_time
 
 import django
 
@@ -20,14 +22,18 @@ from django.core.management import call_command
 
 from benchmarks.handlers import LONG, MANY, RESULT
 from benchmarks.measuring import seconds, show, statements
+from benchmarks.rivals import AbsurdQueue, Dbos
+from benchmarks.settings import POSTGRES
 from benchmarks.site import messages_kept
 from general_manager.workflow import get_workflow_engine
 from general_manager.workflow.executions.runner import run
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 
 LENGTHS = (0, 10, 100, 1_000, 5_000)
+BESIDE = (10, 100, 1_000, 5_000)
 LONG_RUN = 10_000
 ROUNDS = 9
+RECOVERIES = 3
 
 
 def suspended(length: int) -> str:
@@ -56,8 +62,48 @@ def wake(key: str) -> None:
     get_workflow_engine().wake(key)
 
 
-def main() -> None:
-    call_command("migrate", verbosity=0)
+def wake_and_run(key: str) -> None:
+    wake(key)
+    run(key, "default")
+
+
+class Times:
+    """Of the wakes of one: seconds, and seconds of this process's CPU."""
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self._wake = wake
+        self._times: list[tuple[float, float]] = []
+        wake()
+
+    def add(self) -> None:
+        began, cpu = perf_counter(), process_time()
+        self._wake()
+        self._times.append((perf_counter() - began, process_time() - cpu))
+
+    def __str__(self) -> str:
+        took, cpu = (median(values) * 1e3 for values in zip(*self._times, strict=True))
+        return f"{took:7.1f} ms ({cpu:6.1f} of CPU)"
+
+
+def measure_beside() -> None:
+    absurd, dbos = AbsurdQueue(POSTGRES), Dbos(POSTGRES)
+    with messages_kept():
+        for length in BESIDE:
+            ours = Times(partial(wake_and_run, suspended(length)))
+            theirs = Times(absurd.waiting(length))
+            for _ in range(ROUNDS):
+                ours.add()
+                theirs.add()
+            with dbos:
+                replayed = median(dbos.replay(length) for _ in range(RECOVERIES)) * 1e3
+            show(
+                f"a wake after {length:,} steps",
+                f"ours {ours}, absurd {theirs}, dbos replays in {replayed:.1f} ms",
+            )
+    absurd.close()
+
+
+def measure_ours() -> None:
     base = 0.0
     with messages_kept():
         for length in LENGTHS:
@@ -90,6 +136,12 @@ def main() -> None:
         took = seconds(partial(run, key, "default"))
         peak = tracemalloc.get_traced_memory()[1] / 1024
         show(f"one run of {LONG_RUN:,} new steps", f"{took:.1f} s, peak {peak:,.0f} KB")
+
+
+def main() -> None:
+    call_command("migrate", verbosity=0)
+    measure_ours()
+    measure_beside()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from general_manager.escaping import is_storable, visible
 from general_manager.workflow.admin.fields.formats import STATE_NAMES
 from general_manager.workflow.core.ids import MAX_ID_LENGTH, first_id_at
 from general_manager.workflow.engine import TERMINAL_STATES, WorkflowState
+from general_manager.workflow.models.children.duties import ended_before
 from general_manager.workflow.models.queue import are_late
 from general_manager.workflow.models.sql.columns import from_now
 from general_manager.workflow.operations.overview import LATE
@@ -137,7 +138,9 @@ class OverdueFilter(SimpleListFilter):
     parameter_name = "overdue"
 
     def lookups(self, request: HttpRequest, model_admin: "ModelAdmin[Any]") -> Iterable[Any]:
-        return [("yes", _("due, not picked up"))]
+        return [("yes", _("due, not picked up")), ("ended", _("ended, children or parent late"))]
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
+        if self.value() == "ended":
+            return queryset.filter(ended_before(LATE))
         return queryset.filter(are_late(queryset.db, LATE)) if self.value() else queryset

@@ -142,6 +142,7 @@ def _with_link(trouble: Trouble, links: Links) -> dict[str, Any]:
         "unregistered-schedules": links.to_list(WorkflowSchedule),
         "schedules-ahead": links.to_list(WorkflowSchedule),
         "late-executions": links.to_list(EXECUTION, overdue="yes"),
+        "late-ends": links.to_list(EXECUTION, overdue="ended"),
         "standing-lines": links.to_list(EXECUTION, state="running"),
     }
     url = urls.get(trouble.code, "")

@@ -24,6 +24,7 @@ GAUGES: Final = {
     "dead_letters": "Deliveries that failed for good; 10001 means more.",
     "executions_active": "Active executions, by state; 10001 means more.",
     "executions_late": "Due executions that no worker has picked up.",
+    "ends_late": "Ended executions whose parent was not told, or whose children go on.",
     "deliveries_long": "Deliveries that run longer than WORKFLOW_DELIVERY_RUNNING_TIMEOUT_SECONDS.",
     "beat_tick_age_seconds": "Time since Beat's last tick; absent if there was none.",
     "schedules_late": "Schedules with a slot that is due and has not started.",

@@ -22,6 +22,7 @@ from general_manager.workflow.operations.lines import line_troubles
 from general_manager.workflow.operations.overview import Overview, read_overview
 from general_manager.workflow.operations.pauses import pause_to_json, pause_troubles
 from general_manager.workflow.operations.tables import Tables, whole_tables
+from general_manager.workflow.operations.troubles.ends import end_troubles
 from general_manager.workflow.operations.troubles.lanes import lane_troubles
 from general_manager.workflow.operations.troubles.queues import queue_troubles
 from general_manager.workflow.operations.troubles.schedules import schedule_troubles
@@ -83,6 +84,7 @@ class Health:
             },
             "dead_letters": overview.dead,
             "late_executions": overview.late_executions,
+            "late_ends": overview.late_ends,
             "long_deliveries": overview.long_deliveries,
             "lanes": overview.lanes,
             "blocked_lanes": overview.blocked_lanes,
@@ -116,6 +118,7 @@ def check_health(using: str | None = None, tables: Tables | None = None) -> Heal
         *queue_troubles(outbox, overview),
         *line_troubles(executions, overview),
         *lane_troubles(seen, overview),
+        *end_troubles(overview),
         *pause_troubles(pauses, overview.at),
     )
     troubles = [*_troubles(overview), *_of_transactions(outbox), *(Trouble(*one) for one in found)]

@@ -202,6 +202,7 @@ def _add(families: dict[str, GaugeMetricFamily], alias: str, overview: Overview)
         ("outbox_oldest_seconds", oldest),
         ("dead_letters", overview.dead),
         ("executions_late", overview.late_executions),
+        ("ends_late", overview.late_ends),
         ("deliveries_long", overview.long_deliveries),
         ("schedules_late", overview.late_schedules),
         ("schedules_unregistered", overview.unregistered_schedules),

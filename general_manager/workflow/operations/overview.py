@@ -23,6 +23,7 @@ from general_manager.workflow.models import (
     WorkflowOutbox,
     WorkflowStep,
 )
+from general_manager.workflow.models.children.duties import ended_before
 from general_manager.workflow.models.queue import are_late, queues_of_deliveries
 from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
 from general_manager.workflow.models.sql.counting import MOST, count_capped
@@ -90,6 +91,8 @@ class Overview:
     in_line: int = 0
     standing_lines: int = 0
     """Lines in which nobody got a slot for an hour."""
+    late_ends: int = 0
+    """Executions that ended before `LATE`; a parent is not told, or children are not stopped."""
 
     def and_outbox_of(self, other: "Overview") -> "Overview":
         """This overview plus the outbox of another database."""
@@ -154,6 +157,7 @@ def read_overview(using: str | None = None, tables: Tables | None = None) -> Ove
             queue__in=queues, available_at__lt=from_now(-LATE), claim_token__isnull=True
         ),
         deliveries.filter(late_at__gt=from_now(-DAY)),
+        executions.filter(ended_before(LATE)),
     ]
     counts = count_capped(parts, alias)
     heartbeats: Any = WorkflowHeartbeat.objects.using(alias)
@@ -189,6 +193,7 @@ def read_overview(using: str | None = None, tables: Tables | None = None) -> Ove
         blocked_lanes=counts[19],
         late_lanes=counts[20],
         late_items=counts[21],
+        late_ends=counts[22],
     )
 
 

@@ -20,7 +20,7 @@ from general_manager.workflow.models import (
 from general_manager.workflow.operations.health import check_health
 from general_manager.workflow.operations.health_check import WorkflowHealthCheck
 from general_manager.workflow.operations.overview import read_overview
-from general_manager.workflow.workers.tick import tick
+from general_manager.workflow.workers.tick import sweep, tick
 from tests.testapp import flows
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -76,6 +76,25 @@ def test_i14_a_worker_that_is_alive_and_does_nothing_is_named(outbox, celery_eng
 
 def codes():
     return [one.code for one in check_health().troubles]
+
+
+def test_c1_an_end_that_is_not_passed_on_to_parent_or_children_is_named(celery_engine, client):
+    tick()
+    settings = {"WORKFLOW_MODE": "production", "WORKFLOW_ASYNC": False}
+    with override_settings(GENERAL_MANAGER=settings):
+        celery_engine.start(WorkflowDefinition("w", handler=flows.ask, timeout=timedelta(days=1)))
+        celery_engine.cancel(WorkflowExecutionRecord.objects.get().execution_id)
+        assert codes() == []
+        # As if the worker, and every sweep since, had died in between.
+        long_ago = timezone.now() - timedelta(minutes=3)
+        WorkflowExecutionRecord.objects.update(wake_at=long_ago)
+        assert codes() == ["late-ends"]
+        client.force_login(staff(is_superuser=True))
+        page = reverse("admin:general_manager_workflowexecutionrecord_changelist")
+        assert client.get(f"{page}?overdue=ended").context["cl"].result_count == 1
+        assert client.get(f"{page}?overdue=yes").context["cl"].result_count == 0
+        sweep()
+        assert codes() == []
 
 
 def test_a1_without_workers_health_says_that_no_process_does_what_is_due(celery_engine, client):

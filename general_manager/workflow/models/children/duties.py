@@ -1,9 +1,11 @@
 """Ended executions with a `wake_at`: others wait for them, or their children are to be stopped."""
 
 from collections.abc import Collection
+from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from django.db import transaction
+from django.db.models import Q
 
 from general_manager.workflow.engine import TERMINAL_STATES, WorkflowState
 from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
@@ -23,6 +25,11 @@ class Ended(NamedTuple):
     stops_children: bool
     is_plain: bool
     """It was cancelled at once: so are its children. Otherwise they undo what they did."""
+
+
+def ended_before(by: timedelta) -> Q:
+    """Executions that ended more than *by* ago, with something to do still; an index finds them."""
+    return Q(state__in=TERMINAL_STATES, wake_at__lt=from_now(-by))
 
 
 def ended(executions: Any, keys: Collection[int]) -> list[Ended]:
