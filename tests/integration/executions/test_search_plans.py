@@ -4,6 +4,7 @@ The tables have some 20,000 rows with statistics: what is rare or old lies behin
 """
 
 import re
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -70,7 +71,7 @@ def crowd(db):
     return began
 
 
-def explained(work):
+def explained(work: Callable[[], object]) -> Iterator[str]:
     """The plans of the statements of *work* that read the table, and how many rows they read."""
     found = []
 
@@ -91,7 +92,7 @@ def explained(work):
             yield "\n".join(" ".join(map(str, row)) for row in cursor.fetchall())
 
 
-def rows_read(text):
+def rows_read(text: str) -> float:
     """The rows that a plan really went through, those that it left out included."""
     if connection.vendor == "postgresql":
         went = re.findall(r"(?:Scan|Only Scan)[^\n]*actual rows=([\d.]+)", text)
