@@ -37,6 +37,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 GENERAL_MANAGER = {"WORKFLOW_MODE": "production"}
 CELERY_BROKER_URL = os.environ.get("BENCH_BROKER", "redis://127.0.0.1:1/0")
 CELERY_TASK_IGNORE_RESULT = True
-CELERY_RESULT_BACKEND = os.environ.get("BENCH_BROKER")  # for chords
+if CELERY_BROKER_URL.startswith("redis"):
+    CELERY_RESULT_BACKEND = CELERY_BROKER_URL  # for chords
 if reuse := os.environ.get("BENCH_DB_REUSE_MAX"):
     CELERY_DB_REUSE_MAX = int(reuse)

@@ -2,13 +2,17 @@
 
 Run with ``python -m benchmarks.soak``. Redis and PostgreSQL are started from their wheels, and a
 worker with two processes. BENCH_SOAK_SECONDS sets the length, by default 20 minutes. Memory and
-descriptors are those of the worker's processes together; what grows with the work that is kept is
-tables and indexes alone.
+descriptors are those of the worker's processes together. What was done is pruned after a tenth of
+the time, as a project's retention does after days, so tables and indexes should become level too.
 """
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from threading import Event, Thread
 
 import django
 
@@ -23,10 +27,14 @@ from benchmarks.measuring import show
 from benchmarks.overload import latencies, measure_capacity, publish_for, quantile
 from benchmarks.site import broker, worker
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowOutbox
+from general_manager.workflow.workers.pruning import prune
 
 SECONDS = float(os.environ.get("BENCH_SOAK_SECONDS", "1200"))
 PART = 0.7
 SAMPLES = 10
+KEPT = timedelta(seconds=SECONDS / SAMPLES)
+PRUNED_EVERY = 5
+"""Seconds."""
 
 
 def workers() -> list[int]:
@@ -88,15 +96,36 @@ def sample(events: int, since: float) -> None:
     )
 
 
+@contextmanager
+def pruning() -> Iterator[None]:
+    """Delete what is older than `KEPT`, again and again, in a thread of this process."""
+    is_over = Event()
+
+    def work() -> None:
+        while not is_over.wait(PRUNED_EVERY):
+            for _ in prune(KEPT):
+                pass
+        connection.close()
+
+    thread = Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
 def main() -> None:
     call_command("migrate", verbosity=0)
     with broker(), worker(reuse=1_000):
         rate, events = measure_capacity() * PART, 0
         show("published", f"{rate:.0f} events/s for {SECONDS:.0f} s")
-        for _ in range(SAMPLES):
-            since = time.time()
-            events += publish_for(SECONDS / SAMPLES, rate)
-            sample(events, since)
+        with pruning():
+            for _ in range(SAMPLES):
+                since = time.time()
+                events += publish_for(SECONDS / SAMPLES, rate)
+                sample(events, since)
         time.sleep(5)
         left = WorkflowOutbox.objects.exclude(status="processed").count()
         left += WorkflowExecutionRecord.objects.exclude(state="completed").count()

@@ -75,11 +75,13 @@ def _send_all(asked: _Nudge, using: str) -> None:
 
 
 def _send(using: str, queue: str) -> None:
+    if nudge_throttle.is_put_off((using, queue)):  # first: it costs nothing
+        return
     transport = get_transport().here()
     send = partial(send_nudge, transport, using, queue)
     if transport.runs_at_once():
         send()
-    elif not nudge_throttle.is_put_off((using, queue)) and not _is_busy(using, queue):
+    elif not _is_busy(using, queue):
         nudge_throttle.call((using, queue), send)
 
 
