@@ -18,6 +18,7 @@ from django.utils.safestring import SafeString
 from general_manager.escaping import visible
 from general_manager.names import APP_LABEL
 from general_manager.workflow.admin.bounds import SHORT, Bounded
+from general_manager.workflow.admin.fields.children import find_gathers
 from general_manager.workflow.admin.fields.executions import ExecutionFields
 from general_manager.workflow.admin.fields.formats import ago, badge, isolated, short_id
 from general_manager.workflow.admin.fields.links import Links, anchor
@@ -99,6 +100,7 @@ def panel_of(obj: Any, site: AdminSite, request: HttpRequest) -> Panel | None:
     large = (one for one in LARGE if one != "reports")
     found = rows.filter(pk__in=keys).order_by("-pk").defer("traceback", *large)
     records = reader.seen(Bounded(WorkflowExecutionRecord).read(found))
+    find_gathers(records)
     links = Links(reader)
     more = ""
     if len(records) > MOST_LINES:

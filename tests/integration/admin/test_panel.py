@@ -1,5 +1,6 @@
 """The workflows of a business object, on its own page; and what an execution's page says of it."""
 
+import html
 from io import StringIO
 
 import pytest
@@ -11,9 +12,10 @@ from django.urls import reverse
 
 from general_manager.workflow import WorkflowDefinition, report
 from general_manager.workflow.admin.panel import panel_of
+from general_manager.workflow.executions.runner import run
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from tests.integration.conftest import data_statements
-from tests.testapp import flows
+from tests.testapp import answering, families, flows, plays
 from tests.testapp.models import Invoice, Ticket
 
 pytestmark = [
@@ -107,6 +109,25 @@ def test_the_panel_costs_a_fixed_number_of_statements(boss, celery_engine, invoi
         for _ in range(5):
             celery_engine.start(ASK, subject=invoice)
     assert counts[0] == counts[1] <= 5
+
+
+def test_o2_the_panel_says_what_each_execution_waits_for(boss, celery_engine, invoice):
+    """Whatever the list of executions says, the page of an object can say, too."""
+    for name, handler, input_data in (
+        ("approve", flows.ask, {}),
+        ("paid", answering.wait_once, {}),
+        ("nap", plays.nap, {}),
+        ("book", families.book, {"pages": [{"n": n, "waits": True} for n in range(3)]}),
+    ):
+        definition = WorkflowDefinition(name, handler=handler)
+        key = celery_engine.start(definition, input_data, subject=invoice).execution_id
+        run(key, "default")
+    text = page(boss, invoice)
+    words = html.unescape(text)
+    assert "waiting for “approval”" in words
+    assert "waiting for “payment”" in words
+    assert "sleeping" in words
+    assert "waiting for children, 0 of 3" in words
 
 
 def test_a_template_of_the_pages_own_stays(boss, celery_engine):
