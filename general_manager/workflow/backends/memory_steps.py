@@ -16,7 +16,7 @@ from general_manager.workflow.backends.memory_answers import settle, subscribe
 from general_manager.workflow.backends.memory_family import MemoryChildren
 from general_manager.workflow.backends.memory_records import Record
 from general_manager.workflow.core.encoding import copy_encoded
-from general_manager.workflow.core.transactions import caller_savepoints, own_transaction
+from general_manager.workflow.core.transactions import RunSavepoints, own_transaction
 from general_manager.workflow.durable.answers.sources import Source
 from general_manager.workflow.durable.errors import StepTimeout
 from general_manager.workflow.durable.records import FailedAttempt, StepRecord, StepStatus
@@ -73,16 +73,13 @@ class MemoryRunStore(MemoryChildren):
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
         """Inside a caller's transaction, a failing run rolls back its writes and its steps."""
-        savepoints = caller_savepoints()
-        if savepoints is None:
-            yield
-            return
-        attempts = self._record.attempts
+        attempts, savepoints = self._record.attempts, RunSavepoints()
         try:
             with savepoints:
                 yield
         except BaseException:
-            self._undo(0, attempts)
+            if savepoints.is_undone:
+                self._undo(0, attempts)
             raise
 
     def _undo(self, kept: int, attempts: int) -> None:

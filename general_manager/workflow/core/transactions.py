@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from django.db import connections, transaction
+from django.db import DatabaseError, connections, transaction
 
 from general_manager.atomic import strict_atomic
 from general_manager.conf import is_configured
@@ -31,14 +32,18 @@ def caller_savepoints() -> AbstractContextManager[None] | None:
     An exception rolls back the writes inside; the caller's transaction stays usable. Works without
     a database.
     """
+    aliases = _open_transactions()
+    return _savepoints(aliases) if aliases else None
+
+
+def _open_transactions() -> list[str]:
     if not is_configured():
-        return None
-    aliases = [
+        return []
+    return [
         connection.alias
         for connection in connections.all(initialized_only=True)
         if connection.in_atomic_block
     ]
-    return _savepoints(aliases) if aliases else None
 
 
 def is_in_transaction(using: str) -> bool:
@@ -66,6 +71,49 @@ def _savepoints(aliases: list[str]) -> Iterator[None]:
         for alias in aliases:
             savepoints.enter_context(strict_atomic(alias))
         yield
+
+
+class RunSavepoints:
+    """A savepoint around a run in every transaction that is open in this thread.
+
+    An exception rolls back the writes of the run, and its steps; the caller's transaction stays
+    usable. Not so in the outermost transaction of a `TestCase`: what the steps wrote is committed
+    for the code under test, and stays, unless the database refuses to go on after the exception.
+    """
+
+    def __init__(self) -> None:
+        self.is_undone = False
+        """Whether an exception has rolled something back."""
+        self._undoes = False
+        self._blocks = ExitStack()
+
+    def __enter__(self) -> Self:
+        for alias in _open_transactions():
+            block = strict_atomic(alias)
+            if is_in_transaction(alias):
+                self._blocks.enter_context(block)
+                self._undoes = True
+            else:
+                block.__enter__()
+                self._blocks.push(partial(self._end_kept, block))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.is_undone = error is not None and self._undoes
+        self._blocks.__exit__(kind, error, trace)
+
+    def _end_kept(self, block: AbstractContextManager[None], *raised: object) -> None:
+        try:
+            block.__exit__(None, None, None)
+        except DatabaseError:
+            if raised[1] is None:
+                raise
+            self.is_undone = True
 
 
 class own_transaction:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final, TypeAlias, cast
@@ -18,7 +18,7 @@ from general_manager.workflow.core.isolation import isolated
 from general_manager.workflow.core.leases import can_renew, renewing
 from general_manager.workflow.core.local_handlers import find_handler, forget_handler
 from general_manager.workflow.core.spreading import spread
-from general_manager.workflow.core.transactions import caller_savepoints
+from general_manager.workflow.core.transactions import RunSavepoints
 from general_manager.workflow.durable.renewal import ContinuedAsNew
 from general_manager.workflow.durable.run import Run
 from general_manager.workflow.durable.stops import (
@@ -212,14 +212,14 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str, children: list[Run
     store.to_run = children
     run_ = Run(record.execution_id, store)
     # Inside a caller's transaction the handler's failure undoes its own writes, no more.
-    savepoints = caller_savepoints()
+    savepoints = RunSavepoints()
     try:
-        with savepoints or nullcontext():
+        with savepoints:
             output = {} if handler is None else run_.call(handler, record.input_data)
     except BaseException as error:
         if ends_the_process(error):
             raise
-        if savepoints is not None:
+        if savepoints.is_undone:
             store.write_back()
         if isinstance(error, Interrupted):
             raise
