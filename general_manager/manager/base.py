@@ -1,6 +1,6 @@
 """GeneralManager: a business object with one API to create, change and delete it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, NoReturn, Self
 
@@ -17,7 +17,7 @@ from general_manager.manager.change import (
 )
 from general_manager.manager.elsewhere import reported_by_manager
 from general_manager.manager.interfaces import Interface, ModelException, manager_of
-from general_manager.manager.query import ManagerQuery
+from general_manager.manager.query import ManagerQuery, unwrapped
 from general_manager.manager.reporting import report_manager
 from general_manager.manager.rows import (
     call_as_written,
@@ -166,6 +166,7 @@ class GeneralManager:
                 )
                 instance = find_locked(model, self._key, using)  # a receiver may have changed it
             before = read_values(instance)
+            vars(self)["_key"] = identify(instance)  # as it is stored, however it was given
             for name, value in wanted.columns.items():
                 setattr(instance, name, value)
             with reported_by_manager(instance, using):
@@ -173,12 +174,7 @@ class GeneralManager:
                 if needs_save(instance, before):
                     call_as_written(instance.save, using=using, force_update=True)
                 relations = relate(instance, wanted.relations, using)
-            stored = read_again(instance, using)
-            if stored is None:  # a receiver has deleted it
-                report_manager(self, "delete", deleted(before), **about)
-            elif changes := compare(before, read_values(stored), model) | relations:
-                report_manager(self, "update", changes, **about)
-        vars(self)["_instance"] = stored
+            self._report(before, read_again(instance, using), relations, **about)
         return self
 
     @alters_data
@@ -189,7 +185,10 @@ class GeneralManager:
         history_comment: str | None = None,
         ignore_permission: bool = False,
     ) -> None:
-        """Delete the row and report it. Raises the model's `DoesNotExist` if it does not exist."""
+        """Delete the row and report it; an update if the model's own `delete` keeps the row.
+
+        Raises the model's `DoesNotExist` if it does not exist.
+        """
         model = self.get_model()
         using = router.db_for_write(model)
         about = {"using": using, "creator_id": creator_id, "history_comment": history_comment}
@@ -200,10 +199,20 @@ class GeneralManager:
                 pre_data_change.send(type(self), instance=self, action="delete", values={}, **about)
                 instance = find_locked(model, self._key, using, to_delete=True)
             old_values = read_values(instance)
+            vars(self)["_key"] = identify(instance)
             with reported_by_manager(instance, using):
                 call_as_written(instance.delete, using=using)
-            vars(self)["_instance"] = None
-            report_manager(self, "delete", deleted(old_values), **about)
+            self._report(old_values, read_again(instance, using), {}, **about)
+
+    def _report(
+        self, before: Mapping[str, Any], stored: Model | None, relations: Any, **about: Any
+    ) -> None:
+        """What became of the row: receivers and methods of the model may do more than was asked."""
+        if stored is None:
+            report_manager(self, "delete", deleted(before), **about)
+        elif changes := compare(before, read_values(stored), type(stored)) | relations:
+            report_manager(self, "update", changes, **about)
+        vars(self)["_instance"] = stored
 
     @classmethod
     def all(cls) -> ManagerQuery[Self]:
@@ -288,8 +297,4 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def _instance_of(value: Any) -> Any:
     if isinstance(value, GeneralManager):
         return value._loaded()  # noqa: SLF001 - a class of this module
-    if isinstance(value, ManagerQuery):
-        return value.queryset
-    if isinstance(value, list | tuple | set | Iterator):
-        return [_instance_of(item) for item in value]
-    return value
+    return unwrapped(value, _instance_of)

@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 from django.db.models import Field, Model
 from django.db.models.fields.files import FieldFile
 
-from general_manager.manager.equality import same
+from general_manager.guarding import attempt
+from general_manager.manager.equality import EXACT, same
 
 Action = Literal["create", "update", "delete"]
 
@@ -71,7 +72,9 @@ def kept(value: Any) -> Any:
     """A copy of *value* that later changes do not affect; for a file, its name."""
     if isinstance(value, FieldFile):
         return value.name
-    return deepcopy(value) if isinstance(value, dict | list | set | bytearray) else value
+    if value is None or type(value) in EXACT:
+        return value
+    return attempt(lambda: deepcopy(value), value)  # too deep, or of a class that refuses
 
 
 def value_fields(model: Model | type[Model]) -> Iterable["Field[Any, Any]"]:

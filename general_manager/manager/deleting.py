@@ -79,7 +79,7 @@ def before_delete(
 ) -> None:
     _forget(id(instance))  # left over from a deletion that failed
     tracker = trackers.get(sender._meta.concrete_model or sender)
-    if tracker is None or is_reported_elsewhere(instance, using):
+    if tracker is None or is_reported_elsewhere(tracker.model, instance, using):
         return
     if instance.get_deferred_fields() or _is_the_callers(instance, origin):
         row = _read(tracker, instance, using, origin)

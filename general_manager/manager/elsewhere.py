@@ -31,22 +31,17 @@ def reported_by_manager(instance: Model, using: str) -> Iterator[None]:
         _here.reported.pop()
 
 
-def is_reported_elsewhere(instance: Model, using: str) -> bool:
+def is_reported_elsewhere(model: type[Model], instance: Model, using: str) -> bool:
+    """Whether a manager of *model* reports the row of *instance*, which may be of a child class.
+
+    Parents and children of a manager's model that are tracked themselves are reported as ever.
+    """
     return any(
-        alias == using and (one is instance or _is_same_row(one, instance))
+        alias == using
+        and one._meta.concrete_model is model
+        and (one is instance or _key(one, model) == _key(instance, model) != ())
         for alias, one in _here.reported
     )
-
-
-def _is_same_row(one: Model, other: Model) -> bool:
-    """Whether both represent the same row of a shared table; parent and child can, too."""
-    shared = [model for model in _tables(one) if model in _tables(other)]
-    return any(_key(one, model) == _key(other, model) != () for model in shared)
-
-
-def _tables(instance: Model) -> list[type[Model]]:
-    model = instance._meta.concrete_model or type(instance)
-    return [model, *model._meta.all_parents]
 
 
 def _key(instance: Model, model: type[Model]) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
 """A queryset of managers instead of model instances."""
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import is_not
 from typing import Any, Generic, Self, TypeVar, overload
 
 from django.db.models import Q, QuerySet
@@ -98,3 +99,15 @@ class ManagerQuery(Generic[M]):
 
     def _lookups(self, lookups: dict[str, Any]) -> dict[str, Any]:
         return {name: self._unwrap(value) for name, value in lookups.items()}
+
+
+def unwrapped(value: Any, unwrap: Callable[[Any], Any]) -> Any:
+    """*value* with the queryset of a `ManagerQuery`, and with its items in place of managers."""
+    if isinstance(value, ManagerQuery):
+        return value.queryset
+    if isinstance(value, Iterator):
+        return [unwrap(item) for item in value]
+    if isinstance(value, list | tuple | set):  # it may be the value of a field: left as it is
+        items = [item if isinstance(item, list | tuple | set) else unwrap(item) for item in value]
+        return items if any(map(is_not, items, value)) else value
+    return value

@@ -6,16 +6,22 @@ might be refused with RETURNING, or something else might change the row after it
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from typing import Any, Final
 
 from django.db import NotSupportedError, connections
-from django.db.models import Field, Manager, Model
+from django.db.models import Field, ForeignKey, Manager, Model
+from django.db.models.sql.compiler import SQLUpdateCompiler
 
-from general_manager.manager.stored import Columns, StoredRow
+from general_manager.guarding import attempt
+from general_manager.manager.stored import MISSING, UNLOADED, Columns, StoredRow
 
 _WITH_OLD: Final = 18_00_00
 """The first PostgreSQL that returns old values."""
 
+_FIELD: Final[Any] = Field
+_BY_NAME: Final = (_FIELD.get_col, ForeignKey.get_col)
 _plain: dict[tuple[str, str], bool] = {}
 
 _IS_PLAIN: Final = """
@@ -40,6 +46,7 @@ def may_return(model: type[Model], columns: Columns, using: str) -> bool:
         and connection.pg_version >= _WITH_OLD
         and model._meta.concrete_model is columns.model
         and type(model._base_manager) is Manager
+        and connection.ops.compiler("SQLUpdateCompiler") is SQLUpdateCompiler
         and all(_is_read_by_name(one) for one in columns.fields)
         and _is_plain(model, using)
     )
@@ -47,7 +54,12 @@ def may_return(model: type[Model], columns: Columns, using: str) -> bool:
 
 def _is_read_by_name(field: "Field[Any, Any]") -> bool:
     """Whether Django selects the column itself: a geometry, for one, is selected as text."""
-    return type(field).select_format is Field.select_format
+    kind: Any = type(field)
+    return (
+        kind.select_format is Field.select_format
+        and kind.get_col in _BY_NAME
+        and kind.cached_col is _FIELD.cached_col
+    )
 
 
 def _is_plain(model: type[Model], using: str) -> bool:
@@ -61,17 +73,34 @@ def _is_plain(model: type[Model], using: str) -> bool:
     return _plain[name]
 
 
+def _loaded_each(cursor: Any) -> Sequence[Any] | None:
+    """Column by column, as the driver cannot load one of them; `MISSING` for that one."""
+    result = getattr(cursor.cursor, "pgresult", None)
+    if result is None:  # psycopg 2
+        row: Sequence[Any] | None = cursor.fetchone()
+        return row
+    loaders = import_module("psycopg.adapt").Transformer(cursor.cursor.connection)
+
+    def load(place: int) -> Any:
+        data = result.get_value(0, place)
+        loader = loaders.get_loader(result.ftype(place), result.fformat(place))
+        return None if data is None else loader.load(data)
+
+    return [attempt(partial(load, place), MISSING) for place in range(result.nfields)]
+
+
 class Returned:
     """Asks the UPDATE statement of one save for the row, as an execute wrapper of Django's.
 
     The first of the connection's: others may put a comment before or behind the statement.
     """
 
-    __slots__ = ("_columns", "_connection", "after", "before")
+    __slots__ = ("_columns", "_connection", "_is_asked", "after", "before")
 
     def __init__(self, columns: Columns, using: str) -> None:
         self._columns = columns
         self._connection: Any = connections[using]
+        self._is_asked = False
         self.before: StoredRow | None = None
         """As it was; `None` if there was no such row."""
         self.after: StoredRow | None = None
@@ -90,11 +119,15 @@ class Returned:
             wrappers.remove(self._execute)
 
     def _execute(self, execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
-        if not sql.startswith("UPDATE "):
+        table = self._connection.ops.quote_name(self._columns.model._meta.db_table)
+        if self._is_asked or not sql.startswith(f"UPDATE {table} "):
             return execute(sql, *arguments)
+        self._is_asked = True  # others may change other tables around it
         result = execute(sql + self._returning(), *arguments)
-        context = arguments[-1]
-        row = context["cursor"].fetchone()
+        cursor = arguments[-1]["cursor"]
+        row = attempt(cursor.fetchone, UNLOADED)
+        if row is UNLOADED:
+            row = _loaded_each(cursor)
         if row is not None:
             self._keep(row)
         return result

@@ -1,16 +1,23 @@
 """Helpers to find, validate, relate, save and delete one row."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from inspect import Parameter, signature
+from operator import methodcaller
 from typing import Any
 
+from django.db import connections
 from django.db.models import Model, QuerySet
 from django.db.models.fields.files import FieldFile
 
+from general_manager.atomic import writing_atomic
+from general_manager.cursors import shared_cursor
 from general_manager.guarding import attempt
 from general_manager.manager.change import FieldChange, compare, read_values
 from general_manager.manager.deleting import has_dependents
-from general_manager.manager.stored import key_values, lock_for_update, plain_rows
+from general_manager.manager.stored import is_view, key_values, lock_for_update, plain_rows
+
+_prepare_relations = methodcaller("_prepare_related_fields_for_save", operation_name="save")
 
 
 def find_locked(
@@ -21,6 +28,9 @@ def find_locked(
     A row with dependents is not locked before its deletion: Django locks the dependents first.
     """
     rows = plain_rows(model, using)
+    if is_view(model, using):  # its triggers or rules lock what they change
+        row: Model = rows.get(**key)
+        return row
     if not to_delete:
         lock_for_update(rows.query, using)
     elif not has_dependents(model):
@@ -44,7 +54,11 @@ def read_again(instance: Model, using: str) -> Model | None:
     if key is None:
         return None
     rows = attempt(lambda: _sound(plain_rows(model, using).filter(**key)), None)
-    return instance if rows is None else rows.first()
+    if rows is None:
+        return instance
+    if connections[using].vendor == "mysql":  # else its snapshot may be older than the row
+        rows = rows.select_for_update()
+    return rows.first()
 
 
 def _sound(rows: QuerySet[Any]) -> QuerySet[Any]:
@@ -59,7 +73,11 @@ def validate(instance: Model) -> None:
 
 
 def needs_save(instance: Model, before: Mapping[str, Any]) -> bool:
-    """Whether *instance* differs from the row read *before*, or has an unsaved file."""
+    """Whether *instance* differs from the row read *before*, or has an unsaved file.
+
+    Raises `ValueError` for an unsaved object in a relation, as a save does.
+    """
+    _prepare_relations(instance)
     if compare(before, read_values(instance), type(instance)):
         return True
     return any(
@@ -106,3 +124,41 @@ def _keys(instance: Model, name: str, using: str) -> list[Any]:
     through = plain_rows(field.remote_field.through, using)
     links = through.filter(**{field.m2m_field_name(): instance})
     return sorted(set(links.values_list(f"{field.m2m_reverse_field_name()}__pk", flat=True)))
+
+
+@contextmanager
+def row_transaction(instance: Model, using: str, *, is_outermost: bool) -> Iterator[None]:
+    """Around the INSERT or UPDATE of *instance* and what is reported of it.
+
+    If it is undone, so is what the INSERT has set on the instance: a save that is not tracked fails
+    before that. With autocommit off a savepoint, so that a failure does not break the caller's
+    transaction.
+    """
+    known = instance.__dict__
+    returned = [one.attname for one in instance._meta.db_returning_fields]
+    kept = {name: known[name] for name in returned if name in known}
+    has_manual = is_outermost and not connections[using].get_autocommit()
+    try:
+        with writing_atomic(using, savepoint=has_manual), shared_cursor(using):
+            yield
+    except BaseException:
+        if is_outermost:
+            for name in returned:
+                known.pop(name, None)
+            known.update(kept)
+        raise
+
+
+def may_be_there(instance: Model, model: type[Model]) -> bool:
+    """Whether a save may find the row in *model*'s table: Django's condition to try an UPDATE."""
+    keys = model._meta.pk_fields
+    adding = instance._state.adding
+    if key_values(instance, model) is None:
+        if adding or len(keys) > 1 or not keys[0].has_default():
+            return False
+        # Django does this next and then looks for a row with this key.
+        key: Any = keys[0]
+        setattr(instance, key.attname, key.get_pk_value_on_save(instance))
+        return key_values(instance, model) is not None
+    defaulted = all(one.has_default() or one.has_db_default() for one in keys)
+    return not (adding and defaulted)

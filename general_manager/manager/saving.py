@@ -5,7 +5,7 @@ Django's `save_base` sends `pre_save`, saves each table through `_save_table`, a
 Django's own signals run outside it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial, wraps
 from threading import local
 from typing import Any, Final
@@ -13,12 +13,11 @@ from typing import Any, Final
 from django.db import connections, router
 from django.db.models import Model
 
-from general_manager.atomic import writing_atomic
-from general_manager.cursors import shared_cursor
 from general_manager.manager.change import Action, read_values
 from general_manager.manager.elsewhere import is_reported_elsewhere
 from general_manager.manager.reporting import announce, is_announced, report_row, reported_so_far
 from general_manager.manager.returning import Returned, may_return
+from general_manager.manager.rows import may_be_there, row_transaction
 from general_manager.manager.stored import Columns, StoredRow, key_values, take_write_lock
 from general_manager.manager.trackers import NOTHING, Plan, plan_for
 
@@ -33,6 +32,7 @@ class _Here(local):
 _here = _Here()
 _wrappers: set[Any] = set()
 _DJANGO: Final[Any] = Model
+_OF_A_TABLE: Final = ("force_insert", "force_update", "using", "update_fields")
 _of_django: set[Any] = {_DJANGO._save_table, _DJANGO._do_update}
 """Django's own methods, and ours that call nothing else."""
 
@@ -62,6 +62,7 @@ def _around_save(model: type[Model], save_base: Callable[..., None]) -> Callable
         force_update: bool = False,
         using: str | None = None,
         update_fields: Iterable[str] | None = None,
+        **more: Any,
     ) -> None:
         using = using or router.db_for_write(type(instance), instance=instance)
         save = partial(
@@ -72,6 +73,7 @@ def _around_save(model: type[Model], save_base: Callable[..., None]) -> Callable
             force_update=force_update,
             using=using,
             update_fields=update_fields,
+            **more,
         )
         current = _here.saves[-1] if _here.saves else None
         if raw:
@@ -101,31 +103,21 @@ def _around_table(save_table: SaveTable) -> SaveTable:
         def save() -> Any:
             return save_table(instance, raw, cls, *arguments, **options)
 
+        given = dict(zip(_OF_A_TABLE, arguments, strict=False)) | options
+
         current = _here.saves[-1] if _here.saves else None
         if raw or current is None or current.instance is not instance or current.in_table:
             return save()
-        return current.save_table(cls, save)
+        return current.save_table(cls, save, given)
 
     return tracked_save_table
 
 
 def _around_update(do_update: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(do_update)
-    def tracked_do_update(
-        instance: Model,
-        base_qs: Any,
-        using: str,
-        pk_val: Any,
-        values: Any,
-        update_fields: Any,
-        forced_update: Any,
-        *returning: Any,
-    ) -> Any:
-        def update() -> Any:
-            return do_update(
-                instance, base_qs, using, pk_val, values, update_fields, forced_update, *returning
-            )
-
+    def tracked_do_update(instance: Model, *arguments: Any) -> Any:
+        update = partial(do_update, instance, *arguments)
+        _queryset, _using, _key, values, _fields, _is_forced, *returning = arguments
         current = _here.saves[-1] if _here.saves else None
         if current is None or current.instance is not instance or current.returned is None:
             return update()
@@ -160,22 +152,41 @@ class _Save:
         self.before: tuple[StoredRow | None, ...] = ()
         self.returned: Returned | None = None
 
-    def save_table(self, cls: type[Model], save: Callable[[], Any]) -> Any:
+    def save_table(
+        self, cls: type[Model], save: Callable[[], Any], given: Mapping[str, Any]
+    ) -> Any:
         """Save one of the tables; begin before the first and finish after the last."""
         self.in_table = True
         try:
-            is_first, self.begun = not self.begun, True
-            if is_first and not is_reported_elsewhere(self.instance, self.using):
-                names = None if self.update_fields is None else frozenset(self.update_fields)
-                self.plan = plan_for(self.model, names)
+            is_first, self.begun = not self.begun, cls is not self.model
+            if is_first:
+                self._take_over(given)
+                self.plan = self._planned()
             if not self.plan.parts:
                 return save()
             if self.model._meta.parents:  # Django itself uses one transaction for all tables
                 return self._save_table(save, is_first=is_first, is_last=cls is self.model)
-            with writing_atomic(self.using, savepoint=False), shared_cursor(self.using):
+            with row_transaction(self.instance, self.using, is_outermost=self.outermost):
                 return self._save_table(save, is_first=True, is_last=True)
         finally:
             self.in_table = False
+
+    def _take_over(self, given: Mapping[str, Any]) -> None:
+        """What a `save_base` of the class's own has made of the arguments of the save."""
+        self.update_fields = given.get("update_fields", self.update_fields)
+        if not self.model._meta.parents:  # their tables have arguments of their own
+            self.force_insert = given.get("force_insert", self.force_insert)
+            self.force_update = given.get("force_update", self.force_update)
+
+    def _planned(self) -> Plan:
+        names = None if self.update_fields is None else frozenset(self.update_fields)
+        plan = plan_for(self.model, names)
+        left = [
+            one
+            for one in plan.parts
+            if not is_reported_elsewhere(one.tracker.model, self.instance, self.using)
+        ]
+        return plan if len(left) == len(plan.parts) else plan._replace(parts=tuple(left))
 
     def _save_table(self, save: Callable[[], Any], *, is_first: bool, is_last: bool) -> Any:
         if is_first:
@@ -197,6 +208,7 @@ class _Save:
 
     def _begin(self) -> None:
         """Read the row and send `pre_data_change`."""
+        self.returned = None
         if self._will_return():
             self.returned = Returned(self.plan.columns, self.using)
             self.before = (None,)
@@ -222,9 +234,8 @@ class _Save:
             for place, part in enumerate(self.plan.parts):
                 rows = self.before[place], after[place]
                 report_row(part, self.instance, *rows, self.using)
-        except BaseException:
+        finally:  # Django says so itself, once this is committed
             state.adding, state.db = kept
-            raise
 
     def _will_return(self) -> bool:
         """Whether the UPDATE returns the row, so that nothing is read before it."""
@@ -279,20 +290,10 @@ class _Save:
         return self.model._meta.select_on_save and not self.model._meta.parents and not is_forced
 
     def _may_be_there(self, model: type[Model]) -> bool:
-        """Whether a save may find an existing row: Django's own condition to try an UPDATE."""
+        """Whether the save may find an existing row in *model*'s table."""
         if self.force_update or self.update_fields is not None:
             return True
-        meta = model._meta
         force = self.force_insert
         if force and (model is self.model or (force is not True and issubclass(model, force))):
             return False
-        adding = self.instance._state.adding
-        if key_values(self.instance, model) is None:
-            if adding or len(meta.pk_fields) > 1 or not meta.pk_fields[0].has_default():
-                return False
-            # Django does this next and then looks for a row with this key.
-            key: Any = meta.pk_fields[0]
-            setattr(self.instance, key.attname, key.get_pk_value_on_save(self.instance))
-            return key_values(self.instance, model) is not None
-        defaulted = all(one.has_default() or one.has_db_default() for one in meta.pk_fields)
-        return not (adding and defaulted)
+        return may_be_there(self.instance, model)

@@ -6,7 +6,7 @@ annotations of a manager, and no instance.
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from django.core.exceptions import EmptyResultSet
 from django.db import connections
@@ -15,16 +15,21 @@ from django.db.models.sql import Query
 
 from general_manager.cursors import cursor_on
 from general_manager.escaping import get_logger
+from general_manager.guarding import attempt
 
 logger = get_logger(__name__)
 _unreadable: set[tuple[str, str]] = set()
+UNREADABLE: Final = "%s.%s cannot be converted from its stored value; events omit the field"
 _views: dict[tuple[str, str], bool] = {}
 
 SMALL = 2**31
 """Every integer field accepts smaller keys."""
 
 MISSING: Any = object()
-"""Stands for a column that its field cannot convert."""
+"""Stands for a column that cannot be made a value."""
+
+UNLOADED: Any = object()
+"""Stands for a row with a column that the driver cannot load."""
 
 
 def plain_rows(model: type[Model], using: str) -> QuerySet[Any]:
@@ -96,7 +101,7 @@ class Columns:
         statement = (using, lock, self.model._meta.db_table)
         sql = self._by_key.get(statement) if parameters is not None else None
         if sql is None:
-            compiled = self._compile(using, Q(**key), lock)
+            compiled = self.compiled(using, Q(**key), lock)
             if compiled is None:
                 return None
             sql, compiled_parameters = compiled
@@ -105,8 +110,24 @@ class Columns:
             parameters = tuple(compiled_parameters)
         with cursor_on(connection) as cursor:
             cursor.execute(sql, parameters)
-            raw = cursor.fetchone()
+            raw = attempt(cursor.fetchone, UNLOADED)
+        if raw is UNLOADED:
+            return self._read_each(using, key, lock)
         return None if raw is None else StoredRow(self, connection, raw)
+
+    def _read_each(self, using: str, key: Mapping[str, Any], lock: str) -> "StoredRow | None":
+        """Column by column, as the driver cannot load one of them; `MISSING` for that one."""
+        raw: list[Any] = []
+        connection = connections[using]
+        for field in self.fields:
+            compiled = Columns(self.model, [field]).compiled(using, Q(**key), lock)
+            with cursor_on(connection) as cursor:
+                cursor.execute(*compiled)
+                row: Any = attempt(cursor.fetchone, (MISSING,))
+            if row is None:
+                return None
+            raw.append(row[0])
+        return StoredRow(self, connection, raw)
 
     def _parameters(self, key: Mapping[str, Any], connection: Any) -> tuple[Any, ...] | None:
         """The statement's parameters for *key*; `None` if only Django's compiler can tell."""
@@ -122,7 +143,7 @@ class Columns:
         return tuple(found)
 
     def read_where(self, using: str, condition: Q, *, lock: str = "") -> Iterator["StoredRow"]:
-        compiled = self._compile(using, condition, lock)
+        compiled = self.compiled(using, condition, lock)
         if compiled is None:
             return
         connection = connections[using]
@@ -132,7 +153,7 @@ class Columns:
         for raw in found:
             yield StoredRow(self, connection, raw)
 
-    def _compile(self, using: str, condition: Q, lock: str) -> Any:
+    def compiled(self, using: str, condition: Q, lock: str) -> Any:
         query = self._query.chain()
         if lock and is_view(self.model, using):
             lock = ""  # its triggers or rules lock what they change
@@ -151,8 +172,15 @@ class Columns:
             return None
 
     def convert(self, raw: Any, place: int, connection: Any) -> Any:
-        """The converted *raw* column; `MISSING` and one warning if the field cannot convert it."""
+        """The converted *raw* column.
+
+        `MISSING` and one warning if the driver cannot load it, or the field cannot convert it.
+        """
         expression: Any = self._query.select[place]
+        if raw is MISSING:
+            if about := self._unreadable(place):
+                logger.warning(UNREADABLE, *about)
+            return MISSING
         try:
             for converter in (
                 *connection.ops.get_db_converters(expression),
@@ -160,16 +188,18 @@ class Columns:
             ):
                 raw = converter(raw, expression, connection)
         except Exception:
-            about = (self.model._meta.label, self.fields[place].name)
-            if about not in _unreadable:
-                _unreadable.add(about)
-                logger.warning(
-                    "%s.%s cannot be converted from its stored value; events omit the field",
-                    *about,
-                    exc_info=True,
-                )
+            if about := self._unreadable(place):
+                logger.warning(UNREADABLE, *about, exc_info=True)
             return MISSING
         return raw
+
+    def _unreadable(self, place: int) -> tuple[str, str] | None:
+        """Model and field of that column, the first time."""
+        about = (self.model._meta.label, self.fields[place].name)
+        if about in _unreadable:
+            return None
+        _unreadable.add(about)
+        return about
 
 
 class StoredRow:

@@ -116,7 +116,9 @@ def plan_for(model: type[Model], update_fields: frozenset[str] | None) -> Plan:
             if any(field in written or getattr(field, "generated", False) for field in own):
                 wanted.append((one, tuple(f for f in one.fields if f.model in tables), own))
         read = {field.model for _, fields, _ in wanted for field in fields}
-        base = read.pop() if len(read) == 1 else model
+        one_table = read.pop() if len(read) == 1 else model
+        has_keys = all(_has_key_of(one.model, one_table) for one, _, _ in wanted)
+        base = one_table if has_keys else model
     parts = tuple(_part(base, *one) for one in wanted)
     if not parts:
         return NOTHING
@@ -144,6 +146,17 @@ def _part(
     if not issubclass(base, tracker.model):  # a parent's table is read separately, by its own key
         keys = list(base._meta.pk_fields)
     return Part(tracker, tuple(zip(names, keys, strict=True)), tuple(fields), own)
+
+
+def _has_key_of(model: type[Model], other: type[Model]) -> bool:
+    """Whether the key of *model* is that of *other*, one of its parents, or of its children."""
+    if issubclass(other, model):
+        return True
+    key: Any = model._meta.pk
+    while model is not other and getattr(key.remote_field, "parent_link", False):
+        model = key.remote_field.model._meta.concrete_model
+        key = model._meta.pk
+    return model is other
 
 
 def secrets_of(model: type[Model]) -> frozenset[str]:

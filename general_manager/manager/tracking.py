@@ -1,7 +1,7 @@
 """Report the changes of plain models, saved as usual, like those of managers."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model
@@ -14,6 +14,8 @@ from general_manager.manager.trackers import Tracker, add_tracker, trackers
 M = TypeVar("M", bound=Model)
 _LATER: Any = object()
 """The call returns a class decorator."""
+MOST_OF_A_NAME: Final = 255
+"""Characters of an event's names and ids."""
 
 
 @overload
@@ -62,14 +64,22 @@ def track_changes(
     hidden = _names(concrete, "exclude", exclude)
     if names is not None and hidden:
         raise TypeError("Pass either fields or exclude to track_changes(), not both")
-    if name is not None and (not isinstance(name, str) or not name):
-        raise TypeError(f"name must be a non-empty string, not {name!r}")
+    if name is not None and not _is_a_name(name):
+        raise TypeError(
+            f"name must be text on one line, of at most {MOST_OF_A_NAME} characters, not {name!r}"
+        )
     is_new = concrete not in trackers
     add_tracker(Tracker(concrete, names, hidden, name or concrete.__name__))
     if is_new:
         track_saves(concrete)
         track_deletions(concrete)
     return model
+
+
+def _is_a_name(name: object) -> bool:
+    """Whether events accept *name*: else every save would fail."""
+    is_text = isinstance(name, str) and bool(name.strip()) and len(name) <= MOST_OF_A_NAME
+    return is_text and str(name).isprintable()
 
 
 def _trackable(model: Any) -> type[Model]:

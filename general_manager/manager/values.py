@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ValidationError
-from django.db.models import Field, ForeignKey, Model
+from django.db.models import BooleanField, Field, FloatField, ForeignKey, Model
 
 from general_manager.manager.change import key_fields, value_fields
 
@@ -26,6 +26,7 @@ def sort_values(model: type[Model], values: Mapping[str, Any], *, may_identify: 
     meta = model._meta
     columns = {name for one in value_fields(model) for name in (one.name, one.attname)}
     columns |= {one.name for one in meta.private_fields}
+    columns |= {one.name for one in meta.fields if one.is_relation and one.column is None}
     keys = {name for one in key_fields(model) for name in (one.name, one.attname)} | {"pk"}
     relations = {one.name for one in meta.many_to_many}
     sorted_values = Values({}, {})
@@ -80,11 +81,14 @@ def identification_of(model: type[Model], given: Mapping[str, Any]) -> dict[str,
 
 
 def _converted(model: type[Model], one: "Field[Any, Any]", value: Any) -> Any:
-    if isinstance(value, Model):
-        value = value.pk
-    if value is None or isinstance(value, bool | float):
-        raise ValueError(f"{model.__name__}.{one.attname} cannot be {value!r}")
     target = one.target_field if isinstance(one, ForeignKey) else one
+    if isinstance(value, Model):
+        value = getattr(value, target.attname) if target is not one else value.pk
+    is_other = (isinstance(value, bool) and not isinstance(target, BooleanField)) or (
+        isinstance(value, float) and not isinstance(target, FloatField)
+    )
+    if value is None or is_other:
+        raise ValueError(f"{model.__name__}.{one.attname} cannot be {value!r}")
     try:
         return target.to_python(value)
     except (ValidationError, TypeError, ValueError) as error:

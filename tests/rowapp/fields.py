@@ -3,12 +3,13 @@
 import base64
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from django.core.files.storage import InMemoryStorage
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import models
+from django.db.models.expressions import Col
 
 if TYPE_CHECKING:
     _Text = models.TextField[Any, Any]
@@ -138,3 +139,62 @@ class CountingStorage(InMemoryStorage):
 def picture(name: str, width: int, height: int) -> SimpleUploadedFile:
     """An image of that size, as far as anybody looks."""
     return SimpleUploadedFile(name, b"P6\n%d %d\n255\n" % (width, height))
+
+
+class Version:
+    """Whose ``==`` is looser than its text: 1.0 is 1.0.0."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Version) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return tuple(self.text.removesuffix(".0").split("."))
+
+
+class VersionField(_Text):
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return Version(value)
+
+    def to_python(self, value: Any) -> Any:
+        return value
+
+    def get_prep_value(self, value: Any) -> Any:
+        return value.text if isinstance(value, Version) else value
+
+
+class Place(NamedTuple):
+    x: int
+    y: int
+
+
+class PlaceField(_Text):
+    """Its values are tuples with names."""
+
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return Place(*json.loads(value))
+
+    def to_python(self, value: Any) -> Any:
+        return value
+
+    def get_prep_value(self, value: Any) -> Any:
+        return json.dumps([value.x, value.y])
+
+
+class _LowerCol(Col):
+    def as_sql(self, *arguments: Any, **options: Any) -> Any:
+        sql, parameters = super().as_sql(*arguments, **options)
+        return f"LOWER({sql})", parameters
+
+
+class WhisperedField(_Text):
+    """What is read is not the column itself, as with encryption by the database."""
+
+    def get_col(self, alias: Any, output_field: Any = None) -> Any:
+        return _LowerCol(alias, self, output_field)

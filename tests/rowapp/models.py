@@ -17,11 +17,16 @@ from tests.rowapp.fields import (
     EncryptedField,
     MadeKeyField,
     OneWayKeyField,
+    Place,
+    PlaceField,
     Translated,
     TranslatedField,
     UnreadableField,
     Vector,
     VectorField,
+    Version,
+    VersionField,
+    WhisperedField,
     picture,
 )
 from tests.rowapp.kinds import KINDS, Body, Kind, kind, model, numbers, text
@@ -74,9 +79,14 @@ kind("Vector", lambda: {"data": VectorField(), **text()},
      new=lambda: {"data": Vector([1.0, 2.0])},
      change=lambda: {"data": Vector([1.0, 3.0]), "name": "b"})  # fmt: skip
 kind("Encrypted", lambda: {"data": EncryptedField(), **text()}, new=lambda: {"data": "seed"})
+kind("Whispered", lambda: {"name": WhisperedField(default="a")})
 kind("Translated", lambda: {"title": TranslatedField()},
      new=lambda: {"title": Translated({"en": "Bill", "de": "Rechnung"})},
      change=lambda: {"title": Translated({"en": "Bill", "de": "Beleg"})})  # fmt: skip
+kind("Versioned", lambda: {"data": VersionField()},
+     new=lambda: {"data": Version("1.0")}, change=lambda: {"data": Version("1.0.0")})  # fmt: skip
+kind("Placed", lambda: {"at": PlaceField()}, new=lambda: {"at": Place(1, 2)},
+     change=lambda: {"at": Place(2, 3)})  # fmt: skip
 kind("Unreadable", lambda: {"data": UnreadableField(default="x"), **text()}, unread={"data"})
 kind("Stored", lambda: {"file": models.FileField(), **text()}, new=lambda: {"file": "a.txt"})
 kind("Generated", lambda: {
@@ -180,6 +190,26 @@ class Strict(models.Model):
 
 kind("Strict", dict, bases=lambda _: (Strict,))
 
+
+class Kept(models.Model):
+    """A deletion leaves the row, and says so in it."""
+
+    name = models.CharField(max_length=50, default="a")
+    gone = models.BooleanField(default=False)
+    refuses = models.BooleanField(default=False)
+
+    class Meta:
+        abstract = True
+
+    def delete(self, *_: Any, **__: Any) -> tuple[int, dict[str, int]]:
+        if not self.refuses:
+            self.gone = True
+            self.save()
+        return 0, {}
+
+
+KeptRow = model("KeptRow", {}, Kept)
+
 # Inheritance
 
 
@@ -207,6 +237,11 @@ def load() -> dict[str, Any]:
 
 
 kind("Parent", text)
+kind("OwnKeyChild", lambda: {
+    "code": models.CharField(primary_key=True, max_length=40),
+    "load": models.IntegerField(default=1),
+    "parent": models.OneToOneField(UntrackedParent, models.CASCADE, parent_link=True),
+}, bases=lambda _: (UntrackedParent,), new=lambda: {"code": f"child-{next(numbers)}"})  # fmt: skip
 kind("ChildOfTracked", load, bases=child("Parent"), change=lambda: {"load": 2},
      reported=["TrackedParent", "TrackedChildOfTracked"],
      of_update=["TrackedChildOfTracked"])  # fmt: skip

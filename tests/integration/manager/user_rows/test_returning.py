@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.db import NotSupportedError, connection, connections, transaction
 from django.db.models import F, Manager, Model
+from django.db.models.sql.compiler import SQLUpdateCompiler
 from django.test.utils import CaptureQueriesContext
 
 from general_manager.manager import returning
@@ -234,3 +235,47 @@ def test_the_row_is_read_first_for_those_who_hear_of_the_change_before_it(row):
         pre_data_change.disconnect(hear, sender=Row)
     assert heard == ["update"]
     assert kinds.count("SELECT") == 2
+
+
+def test_a_column_that_is_read_through_an_expression_is_reported_as_it_is_read():
+    kind = KINDS["Whispered"]
+    row = kind.tracked.objects.create(name="ONE")
+    row.name = "TWO"
+    with reported() as changes:
+        row.save()
+        row.save()
+    assert [one.changes["name"] for one in changes] == [("one", "two")]
+
+
+def test_a_wrapper_that_updates_another_table_is_left_alone(row):
+    def count(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
+        if sql.startswith(f'UPDATE "{TABLE}"'):
+            Invoice.objects.update(number="counted")
+        return execute(sql, parameters, many, context)
+
+    Invoice.objects.create(number="new")
+    with connection.execute_wrapper(count), reported() as changes:
+        row.name = "counted"
+        row.save()
+    assert [one.changes["name"].new for one in changes] == ["counted"]
+    assert Invoice.objects.get().number == "counted"
+
+
+def test_a_backend_that_writes_its_own_updates_has_the_row_read(row, monkeypatch):
+    class Commenting(SQLUpdateCompiler):
+        def as_sql(self, *arguments: Any, **options: Any) -> Any:
+            sql, parameters = super().as_sql(*arguments, **options)
+            return f"/* from the web */ {sql}", parameters
+
+    compiler = connection.ops.compiler
+    monkeypatch.setattr(
+        connection.ops,
+        "compiler",
+        lambda name: Commenting if name == "SQLUpdateCompiler" else compiler(name),
+    )
+    row.name = "commented"
+    with reported() as changes:
+        row.save()
+    assert [(one.action, one.changes["name"]) for one in changes] == [
+        ("update", ("new", "commented"))
+    ]
