@@ -16,7 +16,8 @@ from general_manager.workflow.backends.memory_answers import settle, subscribe
 from general_manager.workflow.backends.memory_family import MemoryChildren
 from general_manager.workflow.backends.memory_records import Record
 from general_manager.workflow.core.encoding import copy_encoded
-from general_manager.workflow.core.transactions import RunSavepoints, own_transaction
+from general_manager.workflow.core.isolation import RunSavepoints
+from general_manager.workflow.core.transactions import own_transaction
 from general_manager.workflow.durable.answers.sources import Source
 from general_manager.workflow.durable.errors import StepTimeout
 from general_manager.workflow.durable.records import FailedAttempt, StepRecord, StepStatus

@@ -15,6 +15,7 @@ from django.db import Error, InterfaceError, OperationalError, connections
 
 from general_manager.escaping import get_logger
 from general_manager.guarding import attempt
+from general_manager.workflow.exceptions import WorkflowError
 
 logger = get_logger(__name__)
 
@@ -29,6 +30,21 @@ failover takes seconds, and work without a recorded outcome is done again."""
 
 _USED: Final = "_general_manager_used"
 _IDLE, _UNKNOWN = 0, 4  # libpq's transaction states; between them: active, in one, in a failed one
+
+
+class ConnectionClosed(WorkflowError):
+    """User code closed the connection of the transaction around it."""
+
+    def __init__(self, what: str, database: str) -> None:
+        super().__init__(what, database)
+        self.what = what
+        self.database = database
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} closed the connection to database {self.database!r} inside its "
+            "transaction, which rolls its writes back. Leave connections to Django and the worker."
+        )
 
 
 def opened() -> Iterator[Any]:

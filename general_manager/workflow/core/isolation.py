@@ -1,9 +1,21 @@
 """Isolates user code, such as hooks and predicates, from the surrounding run and transaction."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
+from typing import Self
 
+from django.db import DatabaseError
+
+from general_manager.atomic import strict_atomic
 from general_manager.workflow.core.context import enter_run, leave_run
-from general_manager.workflow.core.transactions import caller_savepoints
+from general_manager.workflow.core.transactions import (
+    Surroundings,
+    caller_savepoints,
+    is_in_transaction,
+    open_transactions,
+)
 
 
 class isolated:
@@ -34,3 +46,60 @@ class isolated:
                 self._savepoints.__exit__(kind, error, trace)
         finally:
             leave_run(self._run)
+
+
+@contextmanager
+def nothing_left_open(what: object) -> Iterator[None]:
+    """Roll back what the code inside leaves open, and raise `TransactionLeftOpen`.
+
+    Costs no statement, so on MySQL a raw BEGIN is not seen.
+    """
+    around = Surroundings(None, ask=False)
+    try:
+        yield
+        around.close_what_was_left_open(str(what))
+    finally:
+        around.discard_what_was_left_open(str(what))
+
+
+class RunSavepoints:
+    """A savepoint around a run in every transaction that is open in this thread.
+
+    An exception rolls back the writes of the run, and its steps; the caller's transaction stays
+    usable. Not so in the outermost transaction of a `TestCase`: what the steps wrote is committed
+    for the code under test, and stays, unless the database refuses to go on after the exception.
+    """
+
+    def __init__(self) -> None:
+        self.is_undone = False
+        """Whether an exception has rolled something back."""
+        self._undoes = False
+        self._blocks = ExitStack()
+
+    def __enter__(self) -> Self:
+        for alias in open_transactions():
+            block = strict_atomic(alias)
+            if is_in_transaction(alias):
+                self._blocks.enter_context(block)
+                self._undoes = True
+            else:
+                block.__enter__()
+                self._blocks.push(partial(self._end_kept, block))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.is_undone = error is not None and self._undoes
+        self._blocks.__exit__(kind, error, trace)
+
+    def _end_kept(self, block: AbstractContextManager[None], *raised: object) -> None:
+        try:
+            block.__exit__(None, None, None)
+        except DatabaseError:
+            if raised[1] is None:
+                raise
+            self.is_undone = True

@@ -1,17 +1,17 @@
 """Distinguishes our own transactions from those of callers and handlers."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from django.db import DatabaseError, connections, transaction
+from django.db import connections, transaction
 
 from general_manager.atomic import strict_atomic
 from general_manager.conf import is_configured
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.connections import (
+    ConnectionClosed,
     discard,
     has_died,
     has_open_work,
@@ -32,11 +32,12 @@ def caller_savepoints() -> AbstractContextManager[None] | None:
     An exception rolls back the writes inside; the caller's transaction stays usable. Works without
     a database.
     """
-    aliases = _open_transactions()
+    aliases = open_transactions()
     return _savepoints(aliases) if aliases else None
 
 
-def _open_transactions() -> list[str]:
+def open_transactions() -> list[str]:
+    """The databases on which this thread is in a transaction, in a `TestCase` too."""
     if not is_configured():
         return []
     return [
@@ -73,49 +74,6 @@ def _savepoints(aliases: list[str]) -> Iterator[None]:
         yield
 
 
-class RunSavepoints:
-    """A savepoint around a run in every transaction that is open in this thread.
-
-    An exception rolls back the writes of the run, and its steps; the caller's transaction stays
-    usable. Not so in the outermost transaction of a `TestCase`: what the steps wrote is committed
-    for the code under test, and stays, unless the database refuses to go on after the exception.
-    """
-
-    def __init__(self) -> None:
-        self.is_undone = False
-        """Whether an exception has rolled something back."""
-        self._undoes = False
-        self._blocks = ExitStack()
-
-    def __enter__(self) -> Self:
-        for alias in _open_transactions():
-            block = strict_atomic(alias)
-            if is_in_transaction(alias):
-                self._blocks.enter_context(block)
-                self._undoes = True
-            else:
-                block.__enter__()
-                self._blocks.push(partial(self._end_kept, block))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.is_undone = error is not None and self._undoes
-        self._blocks.__exit__(kind, error, trace)
-
-    def _end_kept(self, block: AbstractContextManager[None], *raised: object) -> None:
-        try:
-            block.__exit__(None, None, None)
-        except DatabaseError:
-            if raised[1] is None:
-                raise
-            self.is_undone = True
-
-
 class own_transaction:
     """One transaction for the writes of user code and our record of them.
 
@@ -131,6 +89,7 @@ class own_transaction:
         self._using = using
         self._is_committed = False
         self._is_outermost = True
+        self._was_closed = False
         self.session: Any = None
         """The session of the database that commits; the connection may have another since."""
         self._hooks: list[Callable[[], None]] = []
@@ -152,6 +111,7 @@ class own_transaction:
         trace: TracebackType | None,
     ) -> None:
         connection: Any = connections[self._using]
+        self._was_closed = connection.closed_in_transaction
         if error is None and self._is_outermost:
             self._guard_hooks(connection)
         try:
@@ -166,8 +126,11 @@ class own_transaction:
                 raise
 
     def was_undone_by_the_database(self, error: BaseException) -> bool:
-        """Whether *error* is a lost connection or a conflict that rolled this back."""
-        if not self._is_outermost:
+        """Whether *error* is a lost connection or a conflict that rolled this back.
+
+        Not if the code inside has closed the connection itself.
+        """
+        if not self._is_outermost or self._was_closed:
             return False
         connection = connections[self._using]
         if is_conflict(error):
@@ -216,11 +179,25 @@ class own_transaction:
                 hook()
 
 
+def _leave_blocks(connection: Any, depth: int) -> bool:
+    """Roll back the `atomic` blocks that user code has entered and not left; whether there were.
+
+    The block around them would take theirs for its own, and commit nothing.
+    """
+    left = connection.atomic_blocks[depth:]
+    for block in reversed(left):
+        with suppress(Exception):
+            block.__exit__(TransactionLeftOpen, None, None)
+    return bool(left)
+
+
 class Surroundings:
     """The transactions that were open around a call of user code when it began."""
 
-    def __init__(self, using: str | None) -> None:
+    def __init__(self, using: str | None, *, ask: bool = True) -> None:
         self._using = using
+        self._ask = ask
+        """Whether MySQL's server is asked for a raw BEGIN, in a statement of its own."""
         found = [one for one in opened() if in_transaction(one)] if is_configured() else []
         self._depths = {one.alias: len(one.atomic_blocks) for one in found}
         self._expected = self._raw() if using is not None else None
@@ -243,17 +220,28 @@ class Surroundings:
     def close_what_was_left_open(self, what: str) -> None:
         """Discard connections on which user code left a transaction open.
 
-        Raises `TransactionLeftOpen` if that rolls its writes back.
+        Raises `TransactionLeftOpen` if that rolls its writes back, and `ConnectionClosed` if it has
+        closed the connection of a transaction around it.
         """
+        for connection in opened() if self._depths else ():
+            if connection.alias in self._depths and connection.closed_in_transaction:
+                raise ConnectionClosed(what, connection.alias)
         undone = self.discard_what_was_left_open(what)
         if undone:
             raise TransactionLeftOpen(what, undone)
 
     def discard_what_was_left_open(self, what: str) -> list[str]:
-        """The same without an error. Returns the databases on which writes were rolled back."""
+        """The same without an error. Returns the databases on which writes were rolled back.
+
+        Inside a transaction that was open before, only what was opened in it is rolled back.
+        """
         undone = []
         for connection in opened() if is_configured() else ():
-            if connection.alias in self._depths or not in_transaction(connection, ask=True):
+            if (depth := self._depths.get(connection.alias)) is not None:
+                if _leave_blocks(connection, depth):
+                    undone.append(connection.alias)
+                continue
+            if not in_transaction(connection, ask=self._ask):
                 continue
             if has_open_work(connection):
                 undone.append(connection.alias)

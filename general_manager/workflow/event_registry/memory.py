@@ -14,7 +14,7 @@ from general_manager.check_messages import warning
 from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.ids import lane_of
-from general_manager.workflow.core.isolation import isolated
+from general_manager.workflow.core.isolation import isolated, nothing_left_open
 from general_manager.workflow.core.observers import notify
 from general_manager.workflow.core.transactions import is_in_transaction
 from general_manager.workflow.durable.stops import StopRun
@@ -234,7 +234,7 @@ class InMemoryEventRegistry(EventRegistry):
         for failures in range(1, registration.retries + 2):
             is_final = failures > registration.retries
             try:
-                with isolated(atomic=registration.atomic):
+                with isolated(atomic=registration.atomic), nothing_left_open(registration):
                     is_asked = registration.when is not None and not is_wanted
                     if is_asked and not registration.wants(copied(event)):
                         return False

@@ -14,11 +14,10 @@ from general_manager.escaping import get_logger
 from general_manager.workflow.admission.lines import look_soon
 from general_manager.workflow.core.connections import unit_of_work
 from general_manager.workflow.core.encoding import error_text
-from general_manager.workflow.core.isolation import isolated
+from general_manager.workflow.core.isolation import RunSavepoints, isolated
 from general_manager.workflow.core.leases import can_renew, renewing
 from general_manager.workflow.core.local_handlers import find_handler, forget_handler
 from general_manager.workflow.core.spreading import spread
-from general_manager.workflow.core.transactions import RunSavepoints
 from general_manager.workflow.durable.renewal import ContinuedAsNew
 from general_manager.workflow.durable.run import Run
 from general_manager.workflow.durable.stops import (

@@ -1,5 +1,6 @@
 """Claim due entries of the outbox and deliver them to the matching handlers."""
 
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from general_manager.workflow.core.leases import can_renew, renewing
 from general_manager.workflow.core.shutdown import is_announced
 from general_manager.workflow.core.transactions import is_in_transaction
 from general_manager.workflow.event_registry import EventRegistry, get_event_registry
+from general_manager.workflow.exceptions import ends_the_process
 from general_manager.workflow.models import (
     Claim,
     WorkflowOutbox,
@@ -214,13 +216,18 @@ def deliver_claim(
 
 
 def release(using: str, token: str, keys: Sequence[int]) -> None:
-    """Release entries that this process will not start, and have others deliver them."""
+    """Release entries that this process will not start, and have others deliver them.
+
+    If the process ends, not by this process itself.
+    """
     if not keys:
         return
     try:
         entries = WorkflowOutbox.objects.using(using)
         persist(using, lambda: entries.release(token, keys))
-        drain_soon(using)
+        error = sys.exception()
+        if get_workflow_settings().run_async or error is None or not ends_the_process(error):
+            drain_soon(using)
     except Exception:
         logger.exception(
             "%d entries could not be released; they will be delivered when their lease expires",
