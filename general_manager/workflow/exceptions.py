@@ -218,15 +218,16 @@ class HandlerNotAllowedError(WorkflowError, ImportError):
 class HandlerNotImportableError(PermanentFailure):
     """The handler exists only in the process that started it, so no other can continue it."""
 
-    def __init__(self, workflow_id: str, handler: str) -> None:
-        super().__init__(workflow_id, handler)
+    def __init__(self, workflow_id: str, handler: str, why: str = "") -> None:
+        super().__init__(workflow_id, handler, why)
         self.workflow_id = workflow_id
         self.handler = handler
+        self.why = why or "Use a function at the top level of a module."
 
     def __str__(self) -> str:
         return (
             f"The handler {self.handler} of workflow {self.workflow_id!r} cannot be imported by a "
-            "worker or by a later run. Use a function at the top level of a module."
+            f"worker or by a later run. {self.why}"
         )
 
 

@@ -15,7 +15,7 @@ from django.core.signals import setting_changed
 from general_manager.conf import get_workflow_settings, is_configured, is_ours, root_urlconf
 from general_manager.workflow.core.importing import resolve
 from general_manager.workflow.event_registry import get_event_registry
-from general_manager.workflow.exceptions import HandlerNotAllowedError
+from general_manager.workflow.exceptions import HandlerNotAllowedError, HandlerNotImportableError
 
 SETTING = "WORKFLOW_HANDLER_MODULES"
 
@@ -35,6 +35,13 @@ def is_allowed(path: str) -> bool:
     return get_workflow_settings().handler_modules is None and any(
         _package_of(one.handler) in above for one in get_event_registry().registrations()
     )
+
+
+def not_importable(workflow_id: str, path: str) -> HandlerNotImportableError:
+    """Why only the process that started it can run the handler at *path*."""
+    is_nowhere = "<" in path or path.startswith("__main__.")
+    why = "" if is_nowhere or is_allowed(path) else str(HandlerNotAllowedError(path))
+    return HandlerNotImportableError(workflow_id, path, why)
 
 
 def require_allowed(path: str) -> None:

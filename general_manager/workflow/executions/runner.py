@@ -37,7 +37,7 @@ from general_manager.workflow.exceptions import (
 from general_manager.workflow.executions.children.afterwards import attend_to, run_later
 from general_manager.workflow.executions.children.attending import Runnable
 from general_manager.workflow.executions.commits import persist_for
-from general_manager.workflow.executions.handler_modules import resolve_handler
+from general_manager.workflow.executions.handler_modules import not_importable, resolve_handler
 from general_manager.workflow.executions.renewal import renew
 from general_manager.workflow.executions.settling import (
     complete,
@@ -45,7 +45,6 @@ from general_manager.workflow.executions.settling import (
     fail,
     leave_if_possible,
     leave_interrupted,
-    not_importable,
     notify,
     settle_failure,
     to_end_soon,
@@ -291,8 +290,9 @@ def _handler_of(record: WorkflowExecutionRecord) -> WorkflowHandler | None:
 def _leave_to_another_worker(record: WorkflowExecutionRecord, using: str, error: Exception) -> bool:
     """For example during a rolling release; at most `MISSING_HANDLER_RUNS` times."""
     if record.missing_handler_runs >= MISSING_HANDLER_RUNS:
-        is_local = "<" in str(record.handler_path)  # a function inside a function, or a lambda
-        return fail(record, using, not_importable(record) if is_local else error)
+        path = str(record.handler_path)
+        is_local = "<" in path  # a function inside a function, or a lambda
+        return fail(record, using, not_importable(record.workflow_id, path) if is_local else error)
     logger.warning("%s; leaving execution %s to another worker", error, record.execution_id)
     delay = timedelta(seconds=spread(MISSING_HANDLER_DELAY, 0.5, 1.5))
     WorkflowExecutionRecord.objects.using(using).put_back(record, delay, error_text(error))

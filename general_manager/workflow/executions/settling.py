@@ -19,7 +19,6 @@ from general_manager.workflow.durable.options import next_attempt_in
 from general_manager.workflow.durable.stops import EndRequested
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.exceptions import (
-    HandlerNotImportableError,
     StepInDoubt,
     parts,
 )
@@ -27,6 +26,7 @@ from general_manager.workflow.executions.commits import persist_for
 from general_manager.workflow.executions.ending import complete as end_completed
 from general_manager.workflow.executions.ending import end_as
 from general_manager.workflow.executions.ending import fail as end_failed
+from general_manager.workflow.executions.handler_modules import not_importable
 from general_manager.workflow.models import WorkflowExecutionRecord
 from general_manager.workflow.models.executions.ending import (
     left_undone,
@@ -136,7 +136,8 @@ def settle_failure(
         None if is_final else persist_for(record, using, lambda: _delay_after(record, using, error))
     )
     if retry is not None and find_handler(record.execution_id) is not None:
-        retry, cause, error = None, error, not_importable(record)
+        cause, path = error, str(record.handler_path)
+        retry, error = None, not_importable(record.workflow_id, path)
         error.__cause__ = cause
     if retry is None:
         return fail(record, using, error, failed_attempts=1, sagas=sagas)
@@ -152,10 +153,6 @@ def settle_failure(
         )  # fmt: skip
         notify(WorkflowState.PENDING, record, using)
     return False
-
-
-def not_importable(record: WorkflowExecutionRecord) -> Exception:
-    return HandlerNotImportableError(record.workflow_id, str(record.handler_path))
 
 
 def _delay_after(

@@ -18,8 +18,9 @@ from general_manager.workflow.durable.answers.sources import (
 )
 from general_manager.workflow.durable.records import StepRecord, StepStatus
 from general_manager.workflow.event_registry import get_event_registry
-from general_manager.workflow.exceptions import HandlerNotImportableError, StepUsageError
+from general_manager.workflow.exceptions import StepUsageError
 from general_manager.workflow.executions.children.store import ChildStore
+from general_manager.workflow.executions.handler_modules import not_importable
 from general_manager.workflow.history import HistoryKind
 from general_manager.workflow.models import (
     WorkflowEventRecord,
@@ -60,7 +61,7 @@ class WaitStore(ChildStore):
         if find_handler(self._record.execution_id) is not None:
             # Before the question is sent: no later run could continue from the answer.
             path = str(self._record.handler_path)
-            raise HandlerNotImportableError(self._record.workflow_id, path)
+            raise not_importable(self._record.workflow_id, path)
         if sources:
             _require_one_home(sources, self._using)
             self._sourced.add(name)

@@ -21,6 +21,7 @@ from general_manager.workflow import (
     WorkflowState,
     WorkflowWaitMismatchError,
 )
+from general_manager.workflow.backends.celery import CeleryWorkflowEngine
 from general_manager.workflow.executions.runner import MISSING_HANDLER_RUNS, run
 from general_manager.workflow.executions.store import DatabaseRunStore
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
@@ -116,6 +117,22 @@ def test_a_handler_that_no_worker_can_import_is_marked_failed_and_not_run(
     workers.run()
     assert flows.calls == []
     assert engine.start(define(flows.echo), correlation_id="key").state == "pending"
+
+
+@override_settings(
+    GENERAL_MANAGER={
+        "WORKFLOW_MODE": "production",
+        "WORKFLOW_ASYNC": False,
+        "WORKFLOW_HANDLER_MODULES": ["somewhere.else"],
+    }
+)
+def test_in_this_process_too_a_handler_elsewhere_is_told_which_setting_names_its_package():
+    """It runs here, but a wait would need another run to find it."""
+    engine = CeleryWorkflowEngine()
+    execution = engine.start(define(flows.wait_once))
+    ended = engine.status(execution.execution_id)
+    assert ended.state == "failed"
+    assert "add its package to WORKFLOW_HANDLER_MODULES" in ended.error
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from general_manager.conf import get_workflow_settings
 from general_manager.workflow.core.encoding import error_text
 from general_manager.workflow.core.importing import describe, path_of
 from general_manager.workflow.engine import WorkflowDefinition, WorkflowHandler
-from general_manager.workflow.exceptions import (
-    HandlerNotAllowedError,
-    HandlerNotImportableError,
+from general_manager.workflow.executions.handler_modules import (
+    is_allowed,
+    not_importable,
+    resolve_handler,
 )
-from general_manager.workflow.executions.handler_modules import is_allowed, resolve_handler
 from general_manager.workflow.models.execution import MAX_PATH_LENGTH
 
 
@@ -37,10 +37,7 @@ def stored_handler(workflow: WorkflowDefinition) -> StoredHandler:
         return StoredHandler(name[:MAX_PATH_LENGTH], own=handler)
     if path is not None:
         return StoredHandler(error=_too_long(path))
-    is_nowhere = "<" in name or name.startswith("__main__.")
-    if not is_nowhere and not is_allowed(name):
-        return StoredHandler(error=str(HandlerNotAllowedError(name)))
-    return StoredHandler(error=str(HandlerNotImportableError(workflow.workflow_id, name)))
+    return StoredHandler(error=str(not_importable(workflow.workflow_id, name)))
 
 
 def _named(given: object) -> StoredHandler:
@@ -69,5 +66,5 @@ def error_of(
     may_wait = later is not None or workflow.limit is not None or workflow.rate is not None
     if handler.error is None and handler.own is not None and may_wait:
         # By then this process may be gone, and no other could import the handler.
-        return error_text(HandlerNotImportableError(workflow.workflow_id, str(handler.path)))
+        return error_text(not_importable(workflow.workflow_id, str(handler.path)))
     return handler.error

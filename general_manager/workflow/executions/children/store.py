@@ -18,10 +18,10 @@ from general_manager.workflow.durable.children.specs import (
 )
 from general_manager.workflow.durable.records import StepRecord, StepStatus
 from general_manager.workflow.engine import WorkflowState
-from general_manager.workflow.exceptions import HandlerNotImportableError
 from general_manager.workflow.executions import ending
 from general_manager.workflow.executions.children.attending import Runnable, attend, follow
 from general_manager.workflow.executions.children.handlers import error_of, stored_handler
+from general_manager.workflow.executions.handler_modules import not_importable
 from general_manager.workflow.executions.saga_store import SagaStore
 from general_manager.workflow.models.children import look as looks
 from general_manager.workflow.models.children.starting import (
@@ -48,7 +48,7 @@ class ChildStore(SagaStore):
     def start_children(self, name: str, children: Sequence[Child], options: GatherOptions) -> None:
         record = self._record
         if find_handler(record.execution_id) is not None:
-            raise HandlerNotImportableError(record.workflow_id, str(record.handler_path))
+            raise not_importable(record.workflow_id, str(record.handler_path))
         require_depth(name, record.depth)
         known = self._known_places(name) if record.runs > 1 else set()
         keys = {
