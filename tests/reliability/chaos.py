@@ -21,28 +21,36 @@ GAVE_UP = "worker gave up"
 
 
 class Chaos:
-    """Two workers and Beat; what dies is started again.
+    """Workers, two by default, and Beat; what dies is started again.
 
     Disasters are paced by the work: each comes some effects after the one before, so that a slow
     machine sees as many as a fast one.
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, workers: int = 2) -> None:
         self.happened: Counter[str] = Counter()
         self._site = site
-        self._workers = [self._new_worker(), self._new_worker()]
+        self._workers = [self._new_worker() for _ in range(workers)]
         self._beat = site.beat()
 
-    def rage(self, *, patience: float = FAR_TOO_LONG) -> None:
-        """All disasters in random order.
+    def rage(
+        self,
+        *,
+        children: int = 40,
+        workers: int = 10,
+        beats: int = 3,
+        freezes: int = 2,
+        patience: float = FAR_TOO_LONG,
+    ) -> None:
+        """So many disasters of each kind, in random order.
 
         Raises `TimeoutError` if the work stands still so many seconds.
         """
         disasters = [
-            *[self._kill_a_child] * 40,
-            *[self._kill_a_worker] * 10,
-            *[self._kill_beat] * 3,
-            *[self._freeze_a_worker] * 2,
+            *[self._kill_a_child] * children,
+            *[self._kill_a_worker] * workers,
+            *[self._kill_beat] * beats,
+            *[self._freeze_a_worker] * freezes,
         ]
         random.shuffle(disasters)
         try:

@@ -39,3 +39,17 @@ def postgres() -> Iterator[Postgres]:
     server = Postgres()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def report(request, capfd, record_property):
+    """Tell a number that no test can demand, where it is read."""
+    terminal = request.config.pluginmanager.getplugin("terminalreporter")
+
+    def report_one(what, value):
+        record_property(what, value)
+        with capfd.disabled():
+            terminal.ensure_newline()
+            terminal.write_line(f"{what}: {value}")
+
+    return report_one

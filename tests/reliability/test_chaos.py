@@ -64,20 +64,6 @@ def aftermath(tmp_path_factory):
         yield Aftermath(site, chaos)
 
 
-@pytest.fixture
-def report(request, capfd, record_property):
-    """Tell a number that no test can demand, where it is read."""
-    terminal = request.config.pluginmanager.getplugin("terminalreporter")
-
-    def report_one(what, value):
-        record_property(what, value)
-        with capfd.disabled():
-            terminal.ensure_newline()
-            terminal.write_line(f"{what}: {value}")
-
-    return report_one
-
-
 def test_x1_every_workflow_completes_whoever_was_killed(aftermath, report):
     ended = Counter((one["state"], str(one["output_data"])) for one in aftermath.of("ten_effects"))
     assert ended == {("completed", str({"done": 10})): EFFECTS}

@@ -1,0 +1,1 @@
+"""An app of workflows that depend on one another: families, waits for events, lines, limits."""
