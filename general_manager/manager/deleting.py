@@ -4,46 +4,25 @@ Django sends its deletion signals inside the deletion's transaction, for each ro
 tables, so a row can be read before and reported after at the right moments.
 """
 
-from collections.abc import Mapping
-from threading import local
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import ref
 
 from django.db import connections
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Model
 from django.db.models.deletion import DO_NOTHING
 from django.db.models.signals import class_prepared, post_delete, pre_delete
 
 from general_manager.manager.change import deleted, identify, read_values
+from general_manager.manager.deletion import (
+    Going,
+    begin_deletion,
+    current_deletion,
+    own_fields,
+)
 from general_manager.manager.elsewhere import is_reported_elsewhere
 from general_manager.manager.reporting import announce, is_announced, report
-from general_manager.manager.stored import MISSING, Columns, StoredRow, key_values, take_write_lock
+from general_manager.manager.stored import MISSING, StoredRow, key_values
 from general_manager.manager.trackers import Tracker, trackers
-
-
-class _Going(NamedTuple):
-    """A row that is being deleted."""
-
-    instance: ref[Model]
-    origin: int
-    identification: Mapping[str, Any]
-    values: Mapping[str, Any]
-    row: tuple[type[Model], str]
-
-
-class _Batch(NamedTuple):
-    origin: ref[QuerySet[Any]]
-    rows: dict[tuple[Any, ...], StoredRow]
-
-
-class _Here(local):
-    def __init__(self) -> None:
-        self.going: dict[int, _Going] = {}
-        self.numbers: dict[tuple[type[Model], str], int] = {}
-        self.batch: _Batch | None = None
-
-
-_here = _Here()
 
 
 def track_deletions(model: type[Model]) -> None:
@@ -77,61 +56,56 @@ def _listen(model: type[Model]) -> None:
 def before_delete(
     sender: type[Model], instance: Model, using: str, origin: Any = None, **_: Any
 ) -> None:
-    _forget(id(instance))  # left over from a deletion that failed
     tracker = trackers.get(sender._meta.concrete_model or sender)
-    if tracker is None or is_reported_elsewhere(tracker.model, instance, using):
+    if tracker is None:
         return
+    deletion = begin_deletion(using)
+    if is_reported_elsewhere(tracker.model, instance, using):
+        deletion.count(sender)
+        return
+    is_returned, is_there = deletion.ask(tracker), True
     if instance.get_deferred_fields() or _is_the_callers(instance, origin):
-        row = _read(tracker, instance, using, origin)
-        if row is None:
+        lock = "" if is_returned else _lock(tracker.model, using)
+        row = deletion.read(tracker, instance, origin, lock=lock)
+        is_there = row is not None
+        if not is_there and not is_returned:
             return  # already deleted
-        values = row.values(tracker.fields)
-        key = {
-            one.attname: getattr(instance, one.attname) if value is MISSING else value
-            for one in tracker.model._meta.pk_fields
-            for value in (row.value(one),)
-        }
+        going = _going(tracker, instance, row)
     else:  # it has just been read
-        values = read_values(instance, {one.name for one in tracker.fields})
-        key = identify(instance, tracker.model)
-    if not _remember(tracker, instance, origin, key, values):
-        return
-    if is_announced(tracker.model):
+        going = _going_as_read(tracker, instance, is_returned=is_returned)
+    if deletion.add(sender, tracker, going) and is_there and is_announced(tracker.model):
         announce(tracker.model, instance, "delete", {}, using)
 
 
 def after_delete(sender: type[Model], instance: Model, using: str, **_: Any) -> None:
-    gone = _forget(id(instance))
     tracker = trackers.get(sender._meta.concrete_model or sender)
-    if gone is None or tracker is None or gone.instance() is not instance:
+    deletion = current_deletion(using)
+    if tracker is None or deletion is None:
         return
-    changes = deleted(gone.values)
-    report(tracker, "delete", gone.identification, changes, instance=instance, using=using)
+    going = deletion.pop(instance)
+    values = None if going is None else deletion.values_of(going, sender, tracker, instance)
+    if going is not None and values is not None:
+        changes = deleted(values)
+        report(tracker, "delete", going.identification, changes, instance=instance, using=using)
 
 
-def _remember(
-    tracker: Tracker, instance: Model, origin: object, key: dict[str, Any], values: dict[str, Any]
-) -> bool:
-    """Keep *values* until the row is deleted; false if this deletion already has the row.
-
-    If a child inherits from a proxy, Django deletes the parent's row twice, once as each.
-    """
-    row = (tracker.model, repr(key))
-    other = _here.going.get(_here.numbers.get(row, 0))
-    if other is not None and other.origin == id(origin) and other.instance() is not None:
-        return False
-    number = id(instance)
-    _here.numbers[row] = number
-    watched = ref(instance, lambda _: _forget(number))
-    _here.going[number] = _Going(watched, id(origin), key, values, row)
-    return True
+def _going(tracker: Tracker, instance: Model, row: StoredRow | None) -> Going:
+    """What is deleted, as read from *row*; without one the DELETE tells whether it was there."""
+    key = identify(instance, tracker.model)
+    if row is None:
+        return Going(ref(instance), key, {}, is_whole=False)
+    for field in tracker.model._meta.pk_fields:
+        stored = row.value(field)
+        key[field.attname] = key[field.attname] if stored is MISSING else stored
+    return Going(ref(instance), key, row.values(tracker.fields), is_whole=True)
 
 
-def _forget(number: int) -> _Going | None:
-    known = _here.going.pop(number, None)
-    if known is not None:
-        _here.numbers.pop(known.row, None)
-    return known
+def _going_as_read(tracker: Tracker, instance: Model, *, is_returned: bool) -> Going:
+    """What is deleted, as Django has just read it; not copied if the DELETE returns it."""
+    hidden = {one.name for one in own_fields(tracker)} if is_returned else set()
+    names = {one.name for one in tracker.fields} - hidden
+    values = read_values(instance, names) if names else {}
+    return Going(ref(instance), identify(instance, tracker.model), values, is_whole=not hidden)
 
 
 def _is_the_callers(instance: Model, origin: Any) -> bool:
@@ -147,42 +121,14 @@ def _is_the_callers(instance: Model, origin: Any) -> bool:
     )
 
 
-def _read(tracker: Tracker, instance: Model, using: str, origin: Any) -> StoredRow | None:
-    key = key_values(instance, tracker.model)
-    if key is None:
-        return None
-    columns = tracker.columns
-    if isinstance(origin, QuerySet) and origin.model._meta.concrete_model is tracker.model:
-        return _take(columns, using, origin, tuple(key.values()))
-    if not connections[using].in_atomic_block:
-        return columns.read(using, key)
-    take_write_lock(tracker.model, using)
-    # Django locks dependents first: locking the row before them can deadlock.
-    lock = "" if has_dependents(tracker.model) else "delete"
-    return columns.read(using, key, lock=lock)
+def _lock(model: type[Model], using: str) -> str:
+    """The lock of a row that its DELETE will not return.
 
-
-def _take(
-    columns: Columns, using: str, origin: QuerySet[Any], key: tuple[Any, ...]
-) -> StoredRow | None:
-    """One of the rows that a queryset with deferred fields deletes; one statement reads all.
-
-    Each row is returned once. A row that is missing belongs to a later deletion.
+    Django locks dependents first: locking the row before them can deadlock. On PostgreSQL it
+    would take the privilege of an UPDATE.
     """
-    batch = _here.batch
-    if batch is None or batch.origin() is not origin or key not in batch.rows:
-        _here.batch = batch = _Batch(ref(origin), _read_all(columns, using, origin))
-    return batch.rows.pop(key, None)
-
-
-def _read_all(columns: Columns, using: str, origin: QuerySet[Any]) -> dict[Any, StoredRow]:
-    chosen = origin.using(using).order_by().values("pk")
-    chosen.query.select_for_update = False
-    keys = columns.model._meta.pk_fields
-    return {
-        tuple(row.value(one) for one in keys): row
-        for row in columns.read_where(using, Q(pk__in=chosen))
-    }
+    is_postgresql = connections[using].vendor == "postgresql"
+    return "" if is_postgresql or has_dependents(model) else "delete"
 
 
 def has_dependents(model: type[Model]) -> bool:

@@ -72,16 +72,12 @@ def test_a_managers_update_does_not_block_who_refers_to_the_row():
         assert in_threads(refer) == []
 
 
-@on_postgresql
-def test_a_row_with_dependents_is_not_locked_before_them():
-    invoice = Invoice.objects.create(number="1")
-    with CaptureQueriesContext(connection) as captured:
-        invoice.delete()
-    assert not any("FOR " in one["sql"] for one in captured)
-    row = Row.objects.create()
+@pytest.mark.parametrize("kind", [Row, Tree])
+def test_no_row_is_locked_before_its_deletion(kind):
+    row = kind.objects.create()
     with CaptureQueriesContext(connection) as captured:
         row.delete()
-    assert any(one["sql"].endswith("FOR UPDATE") for one in captured)
+    assert not any("FOR " in one["sql"] for one in captured)
 
 
 @on_postgresql
@@ -170,6 +166,39 @@ def test_a_role_that_may_not_read_a_column_needs_it_only_if_it_is_tracked():
         invoice.status = "paid"
         invoice.save()
     assert [dict(one.changes) for one in changes] == [{"status": ("open", "paid")}]
+
+
+@on_postgresql
+@pytest.mark.parametrize("name", ["AutoKey", "TextKey", "Ordered"])
+def test_a_role_that_may_only_select_and_delete_deletes(name):
+    kind: Any = KINDS[name].tracked
+    rows = [kind.objects.create(**KINDS[name].new()) for _ in range(3)]
+    with role(f"SELECT, DELETE ON {kind._meta.db_table}"), reported() as changes:
+        rows[0].delete()
+        kind.objects.filter(pk=rows[1].pk).only("pk").delete()
+        kind.objects.all().delete()
+    assert [one.action for one in changes] == ["delete"] * 3
+
+
+@on_postgresql
+def test_a_role_whose_policies_allow_no_update_reports_what_it_deletes():
+    table = Row._meta.db_table
+    rows = [Row.objects.create(name="mine"), Row.objects.create(name="theirs")]
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        cursor.execute(f"CREATE POLICY seen ON {table} FOR SELECT USING (true)")
+        cursor.execute(f"CREATE POLICY gone ON {table} FOR DELETE USING (name = 'mine')")
+    try:
+        with role(f"SELECT, INSERT, UPDATE, DELETE ON {table}"), reported() as changes:
+            for row in rows:
+                row.delete()
+    finally:
+        with connection.cursor() as cursor:
+            for name in ("seen", "gone"):
+                cursor.execute(f"DROP POLICY {name} ON {table}")
+            cursor.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+    assert [dict(one.old_values) for one in changes] == [{"name": "mine"}]
+    assert Row.objects.get().name == "theirs"
 
 
 VIEW = """
