@@ -1,24 +1,27 @@
 """Bulk changes that are reported on request, in a bounded number of statements."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.db import NotSupportedError, connections
-from django.db.models import Field, Model, Q, QuerySet
+from django.db.models import Model, Q, QuerySet
+from django.db.models.sql import Query
 
 from general_manager.atomic import writing_atomic
 from general_manager.manager.change import Action, read_values
 from general_manager.manager.reporting import Batch, announce, is_announced, report_row
+from general_manager.manager.spelling import Rows, stored_key
 from general_manager.manager.stored import StoredRow
 from general_manager.manager.trackers import Plan, plan_for_bulk
 from general_manager.manager.verbs import alters_data
 
 M = TypeVar("M", bound=Model)
-Rows = dict[tuple[Any, ...], StoredRow]
 
 CHUNK = 2_000
 """Rows per chunk, if the database accepts as many keys."""
+
+_WRITING: Final = "_general_manager_writing"
 
 
 class PublishingQuerySet(QuerySet[M]):
@@ -43,27 +46,70 @@ class PublishingQuerySet(QuerySet[M]):
         if self.query.is_sliced:
             raise TypeError("Cannot update a query once a slice has been taken.")
         _refuse_keys(self.model, values)
+        if self._is_writing():
+            return super().update(**values)
         self._for_write = True
         using = self.db
         with writing_atomic(using):
             ordered = self.using(using).order_by("pk").values_list("pk", flat=True)
-            changed = 0
-            for keys in _chunks(list(dict.fromkeys(ordered)), self.model, using):
+            chunks = list(_chunks(list(dict.fromkeys(ordered)), self.model, using))
+            if len(chunks) == 1:
                 changes = _Changes(self.model, using)
-                changes.read_before(keys)
-                # Rows that changed while we waited for the lock may no longer match.
-                matching = list(self.using(using).filter(pk__in=keys).values_list("pk", flat=True))
-                changes.announce("update", [values] * len(matching))
-                rows: QuerySet[M] = QuerySet(self.model, using=using).filter(pk__in=matching)
-                changed += rows.update(**values)
-                changes.report_updates(matching)
+                changes.read_before(chunks[0])
+                return self._update(self._matching(chunks[0]), values, changes)
+            # Writing the first chunk may change what the filter says of the others.
+            held = [self._hold(one) for one in chunks]
+            return sum(self._update(one, values) for one in held)
+
+    def _hold(self, keys: Sequence[Any]) -> list[Any]:
+        """Lock the rows with *keys*; returns the keys of those that still match."""
+        if connections[self.db].features.has_select_for_update:
+            _Changes(self.model, self.db).read_before(keys)
+        return self._matching(keys)
+
+    def _matching(self, keys: Sequence[Any]) -> list[Any]:
+        """Rows that changed while we waited for the lock may no longer match."""
+        return list(self.using(self.db).filter(pk__in=keys).values_list("pk", flat=True))
+
+    def _update(
+        self, keys: Sequence[Any], values: dict[str, Any], changes: "_Changes | None" = None
+    ) -> int:
+        """Change and report the rows with *keys*; *changes* if they have been read."""
+        if changes is None:
+            changes = _Changes(self.model, self.db)
+            changes.read_before(keys)
+        changes.announce("update", [values] * len(keys))
+        changed = self._rows_to_update().filter(pk__in=keys).update(**values)
+        changes.report_updates(keys)
         return changed
+
+    def _rows_to_update(self) -> Self:
+        """All rows, with the annotations to which the new values may refer."""
+        rows = self.using(self.db)
+        if rows.query.annotations:
+            rows.query.clear_where()
+            rows.query.clear_ordering(force=True)
+            rows.query.distinct, rows.query.distinct_fields = False, ()
+        else:
+            rows.query = Query(self.model)
+        return self._writer(rows)
+
+    def _writer(self, rows: Self | None = None) -> Self:
+        """*rows*, or a copy, to write with by a subclass's methods: these may call the verb."""
+        rows = self.using(self.db) if rows is None else rows
+        setattr(rows.query, _WRITING, True)  # also in its copies
+        return rows
+
+    def _is_writing(self) -> bool:
+        return getattr(self.query, _WRITING, False)
 
     @alters_data
     def bulk_update_and_publish(
         self, objs: Iterable[M], fields: Sequence[str], batch_size: int | None = None
     ) -> int:
         """`bulk_update` that reports each row that actually changed."""
+        if self._is_writing():
+            return super().bulk_update(objs, fields, batch_size)
         self._for_write = True
         using = self.db
         changed = 0
@@ -72,7 +118,7 @@ class PublishingQuerySet(QuerySet[M]):
                 changes = _Changes(self.model, using)
                 changes.read_before([one.pk for one in chunk])
                 changes.announce("update", [read_values(one, set(fields)) for one in chunk])
-                changed += self.using(using).bulk_update(chunk, fields, batch_size)
+                changed += self._writer().bulk_update(chunk, fields, batch_size)
                 changes.report_updates([one.pk for one in chunk])
         return changed
 
@@ -83,6 +129,8 @@ class PublishingQuerySet(QuerySet[M]):
         Raises `NotSupportedError`, with nothing created, if the database does not return the keys
         of new rows. ``ignore_conflicts`` is not supported: it hides which rows were created.
         """
+        if self._is_writing():
+            return super().bulk_create(objs, batch_size)
         self._for_write = True
         using = self.db
         made: list[M] = []
@@ -90,7 +138,7 @@ class PublishingQuerySet(QuerySet[M]):
             for chunk in _chunks(list(objs), self.model, using):
                 changes = _Changes(self.model, using)
                 changes.announce("create", [read_values(one) for one in chunk])
-                created = self.using(using).bulk_create(chunk, batch_size)
+                created = self._writer().bulk_create(chunk, batch_size)
                 if any(one.pk is None for one in created):
                     raise NotSupportedError(
                         f"{connections[using].display_name} does not return the keys of new "
@@ -124,10 +172,13 @@ class _Changes:
         self._using = using
         self._plan: Plan = plan_for_bulk(model)
         self._batch = Batch(using)
-        self._before: Rows = {}
+        self._model = self._plan.columns.model
+        self._before: dict[Any, StoredRow] = {}
 
     def read_before(self, keys: Sequence[Any]) -> None:
-        self._before = self._read(keys, lock="update")
+        """Lock the rows with *keys*, and keep them to compare."""
+        found = self._plan.columns.read_where(self._using, Q(pk__in=keys), lock="update")
+        self._before = {stored_key(self._model, row): row for row in found}
 
     def announce(self, action: Action, values: Iterable[Mapping[str, Any]]) -> None:
         for part in self._plan.parts:
@@ -135,17 +186,16 @@ class _Changes:
                 announce(part.tracker.model, None, action, dict(wanted), self._using)
 
     def report_updates(self, keys: Sequence[Any]) -> None:
-        after = self._read(keys, lock=self._relock())
-        for key, row in after.items():
-            for part in self._plan.parts:
-                if key in self._before:
-                    report_row(part, None, self._before[key], row, self._using, batch=self._batch)
+        for row in self._read(keys, lock=self._relock()).in_order_of(keys):
+            before = self._before.get(stored_key(self._model, row))
+            for part in self._plan.parts if before is not None else ():
+                report_row(part, None, before, row, self._using, batch=self._batch)
         self._batch.finish()
 
     def report_creations(self, created: Sequence[Model]) -> None:
         after = self._read([one.pk for one in created])
         for instance in created:
-            row = after.get(_tuple(instance.pk))
+            row = after.find(instance.pk)
             for part in self._plan.parts:
                 report_row(part, instance, None, row, self._using, batch=self._batch)
         self._batch.finish()
@@ -154,15 +204,8 @@ class _Changes:
         return "update" if connections[self._using].vendor == "mysql" else ""
 
     def _read(self, keys: Sequence[Any], *, lock: str = "") -> Rows:
-        columns = self._plan.columns
-        fields: Sequence[Field[Any, Any]] = columns.model._meta.pk_fields
-        found = columns.read_where(self._using, Q(pk__in=keys), lock=lock)
-        rows = {tuple(row.value(one) for one in fields): row for row in found}
-        return {key: rows[key] for key in map(_tuple, keys) if key in rows}
-
-
-def _tuple(key: Any) -> tuple[Any, ...]:
-    return key if isinstance(key, tuple) else (key,)
+        found = self._plan.columns.read_where(self._using, Q(pk__in=keys), lock=lock)
+        return Rows(self._model, self._using, found)
 
 
 def _chunks(items: list[Any], model: type[Model], using: str) -> Iterator[list[Any]]:
