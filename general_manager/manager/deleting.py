@@ -13,12 +13,7 @@ from django.db.models.deletion import DO_NOTHING
 from django.db.models.signals import class_prepared, post_delete, pre_delete
 
 from general_manager.manager.change import deleted, identify, read_values
-from general_manager.manager.deletion import (
-    Going,
-    begin_deletion,
-    current_deletion,
-    own_fields,
-)
+from general_manager.manager.deletion import Going, begin_deletion, current_deletion
 from general_manager.manager.elsewhere import is_reported_elsewhere
 from general_manager.manager.reporting import announce, is_announced, report
 from general_manager.manager.stored import MISSING, StoredRow, key_values
@@ -63,17 +58,16 @@ def before_delete(
     if is_reported_elsewhere(tracker.model, instance, using):
         deletion.count(sender)
         return
-    is_returned, is_there = deletion.ask(tracker), True
+    returned = deletion.ask(tracker)
     if instance.get_deferred_fields() or _is_the_callers(instance, origin):
-        lock = "" if is_returned else _lock(tracker.model, using)
+        lock = _lock(tracker.model, using) if returned is None else ""
         row = deletion.read(tracker, instance, origin, lock=lock)
-        is_there = row is not None
-        if not is_there and not is_returned:
+        if row is None and returned is None:
             return  # already deleted
         going = _going(tracker, instance, row)
     else:  # it has just been read
-        going = _going_as_read(tracker, instance, is_returned=is_returned)
-    if deletion.add(sender, tracker, going) and is_there and is_announced(tracker.model):
+        going = _going_as_read(tracker, instance, returned or frozenset())
+    if deletion.add(sender, tracker, going) and going.is_there and is_announced(tracker.model):
         announce(tracker.model, instance, "delete", {}, using)
 
 
@@ -93,19 +87,18 @@ def _going(tracker: Tracker, instance: Model, row: StoredRow | None) -> Going:
     """What is deleted, as read from *row*; without one the DELETE tells whether it was there."""
     key = identify(instance, tracker.model)
     if row is None:
-        return Going(ref(instance), key, {}, is_whole=False)
+        return Going(ref(instance), key, {}, is_whole=False, is_there=False)
     for field in tracker.model._meta.pk_fields:
         stored = row.value(field)
         key[field.attname] = key[field.attname] if stored is MISSING else stored
     return Going(ref(instance), key, row.values(tracker.fields), is_whole=True)
 
 
-def _going_as_read(tracker: Tracker, instance: Model, *, is_returned: bool) -> Going:
-    """What is deleted, as Django has just read it; not copied if the DELETE returns it."""
-    hidden = {one.name for one in own_fields(tracker)} if is_returned else set()
-    names = {one.name for one in tracker.fields} - hidden
+def _going_as_read(tracker: Tracker, instance: Model, returned: frozenset[str]) -> Going:
+    """What is deleted, as Django has just read it; without values that the DELETE returns."""
+    names = {one.name for one in tracker.fields} - returned
     values = read_values(instance, names) if names else {}
-    return Going(ref(instance), identify(instance, tracker.model), values, is_whole=not hidden)
+    return Going(ref(instance), identify(instance, tracker.model), values, is_whole=not returned)
 
 
 def _is_the_callers(instance: Model, origin: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
 from django.db import connections
-from django.db.models import Field, Model, Q, QuerySet
+from django.db.models import CASCADE, DO_NOTHING, PROTECT, RESTRICT, Field, Model, Q, QuerySet
 
 from general_manager.manager.change import read_values
 from general_manager.manager.removing import Removals, may_return
@@ -23,6 +23,8 @@ class Going(NamedTuple):
     values: Mapping[str, Any]
     is_whole: bool
     """Whether *values* is all that could be read: else the instance's values are used, too."""
+    is_there: bool = True
+    """Whether the row was found before."""
 
 
 class _Removed(NamedTuple):
@@ -44,18 +46,22 @@ class Deletion:
         self.using = using
         self._removals = removals
         self._going: dict[int, Going] = {}
+        self._returned: dict[Tracker, frozenset[str] | None] = {}
         self._known: set[tuple[type[Model], str]] = set()
         self._counts: Counter[type[Model]] = Counter()
         self._removed: dict[type[Model], _Removed | None] = {}
         self._chosen: dict[str, StoredRow] | None = None
         self.is_over = False
 
-    def ask(self, tracker: Tracker) -> bool:
-        """Have the DELETE return the row; false if it cannot."""
-        if self._removals is None or not may_return(tracker.model, self.using):
-            return False
-        self._removals.ask(tracker.model, own_fields(tracker))
-        return True
+    def ask(self, tracker: Tracker) -> frozenset[str] | None:
+        """Have the DELETE return the row; the names of the returned fields, `None` if it cannot."""
+        if tracker not in self._returned:
+            self._returned[tracker] = None
+            if self._removals is not None and may_return(tracker.model, self.using):
+                own = _own_fields(tracker)
+                self._removals.ask(tracker.model, own)
+                self._returned[tracker] = frozenset(one.name for one in own)
+        return self._returned[tracker]
 
     def read(
         self, tracker: Tracker, instance: Model, origin: Any, *, lock: str
@@ -114,11 +120,10 @@ class Deletion:
         key = _text(going.identification.values())
         row = None if removed is None else removed.rows.pop(key, None)
         if row is not None:
-            own = own_fields(tracker)
-            hidden = {one.name for one in own}
-            above = {name: one for name, one in going.values.items() if name not in hidden}
-            values = above | row.values(own)
-        elif removed is not None and not removed.all:
+            own = self._returned[tracker] or frozenset()
+            kept = {name: one for name, one in going.values.items() if name not in own}
+            values = kept | row.values([one for one in tracker.fields if one.name in own])
+        elif not (going.is_there if removed is None else removed.all):
             return None
         elif going.is_whole:
             values = dict(going.values)
@@ -174,10 +179,18 @@ def _block(using: str) -> Any:
     return connection.atomic_blocks[-1] if connection.atomic_blocks else connection
 
 
-def own_fields(tracker: Tracker) -> "list[Field[Any, Any]]":
-    """The reported fields in the table of the class itself."""
+def _own_fields(tracker: Tracker) -> "list[Field[Any, Any]]":
+    """The reported fields that a DELETE returns: those in the table of the class itself.
+
+    Not foreign keys that the deletion itself may set to null, before it deletes the row as well.
+    """
     local_fields = tracker.model._meta.local_concrete_fields
-    return [one for one in tracker.fields if one in local_fields]
+    return [one for one in tracker.fields if one in local_fields and not _may_be_unset(one)]
+
+
+def _may_be_unset(field: "Field[Any, Any]") -> bool:
+    remote = field.remote_field
+    return remote is not None and remote.on_delete not in {CASCADE, PROTECT, RESTRICT, DO_NOTHING}
 
 
 def _read_all(columns: Columns, using: str, origin: QuerySet[Any]) -> dict[str, StoredRow]:

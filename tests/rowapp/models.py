@@ -145,6 +145,10 @@ def above(prefix: str) -> dict[str, Any]:
 kind("Hidden", with_base_manager(Hiding), meta=lambda _: {"base_manager_name": "rows"})
 kind("Deferred", with_base_manager(Deferring), meta=lambda _: {"base_manager_name": "rows"})
 kind("Ordered", lambda: above(""), meta=lambda _: {"ordering": ["above__name", "-name"]})
+kind("Linked", lambda: {
+    **text(),
+    "other": models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="+"),
+})  # fmt: skip
 kind("Annotated", lambda: {**above(""), "rows": Annotating(), "objects": models.Manager()},
      meta=lambda _: {"base_manager_name": "rows"})  # fmt: skip
 kind("SelectOnSave", text, meta=lambda _: {"select_on_save": True})

@@ -92,3 +92,15 @@ def test_more_rows_than_one_statement_deletes_are_reported_each():
     with reported() as changes:
         assert Row.objects.all().delete()[0] == 250
     assert len({one.identification["id"] for one in changes}) == len(changes) == 250
+
+
+def test_where_a_statement_is_not_recognised_what_was_gone_before_is_not_reported(monkeypatch):
+    monkeypatch.setattr("general_manager.manager.removing._is_deletion", lambda *_: False)
+    row = Row.objects.create(name="b")
+    Row.objects.filter(pk=row.pk)._raw_delete(using="default")
+    with reported() as changes:
+        Row.objects.create(name="c").delete()
+        Row.objects.create(name="d")
+        Row.objects.all().delete()
+        row.delete()
+    assert names(one for one in changes if one.action == "delete") == ["c", "d"]

@@ -21,6 +21,7 @@ Row: Any = KINDS["AutoKey"].tracked
 Tree: Any = KINDS["Ordered"].tracked
 Child: Any = KINDS["ChildOfTracked"].tracked
 Json: Any = KINDS["Json"].tracked
+Linked: Any = KINDS["Linked"].tracked
 Checked: Any = KINDS["Checked"].tracked
 
 
@@ -257,6 +258,16 @@ def test_where_a_statement_cannot_return_rows_they_are_reported_as_read(monkeypa
         Child.objects.all().delete()
     assert len(changes) == 4
     assert {one.old_values["name"] for one in changes} == {"stored", "other"}
+
+
+def test_a_foreign_key_that_the_deletion_sets_to_null_has_the_value_it_had():
+    one, two = Linked.objects.create(name="one"), Linked.objects.create(name="two")
+    Linked.objects.filter(pk=one.pk).update(other=two)
+    Linked.objects.filter(pk=two.pk).update(other=one)
+    with reported() as changes:
+        Linked.objects.all().delete()
+    found = {item.old_values["name"]: item.old_values["other"] for item in changes}
+    assert found == {"one": two.pk, "two": one.pk}
 
 
 def test_a_childs_deletion_has_the_values_of_its_parents_too():
