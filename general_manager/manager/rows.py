@@ -14,8 +14,14 @@ from general_manager.atomic import writing_atomic
 from general_manager.cursors import shared_cursor
 from general_manager.guarding import attempt
 from general_manager.manager.change import FieldChange, compare, read_values
-from general_manager.manager.deleting import has_dependents
-from general_manager.manager.stored import is_view, key_values, lock_for_update, plain_rows
+from general_manager.manager.deletions.deleting import has_dependents
+from general_manager.manager.stored import (
+    is_view,
+    key_values,
+    lock_for_update,
+    may_update,
+    plain_rows,
+)
 
 _prepare_relations = methodcaller("_prepare_related_fields_for_save", operation_name="save")
 
@@ -33,7 +39,7 @@ def find_locked(
         return row
     if not to_delete:
         lock_for_update(rows.query, using)
-    elif not has_dependents(model):
+    elif not has_dependents(model) and may_update(model, using):
         rows = rows.select_for_update()
     found: Model = rows.get(**key)
     return found

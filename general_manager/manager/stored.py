@@ -21,7 +21,12 @@ logger = get_logger(__name__)
 _unreadable: set[tuple[str, str]] = set()
 UNREADABLE: Final = "%s.%s cannot be converted from its stored value; events omit the field"
 _views: dict[tuple[str, str], bool] = {}
+_changeable: dict[tuple[str, str], bool] = {}
 
+MAY_UPDATE: Final = """
+    SELECT has_table_privilege(found.oid, 'UPDATE') AND NOT relrowsecurity
+    FROM pg_catalog.pg_class AS found WHERE oid = to_regclass(%s)
+"""
 SMALL = 2**31
 """Every integer field accepts smaller keys."""
 
@@ -54,6 +59,23 @@ def is_view(model: type[Model], using: str) -> bool:
             tables = connection.introspection.get_table_list(cursor)
         _views[name] = any(one.name == name[1] and one.type == "v" for one in tables)
     return _views[name]
+
+
+def may_update(model: type[Model], using: str) -> bool:
+    """Whether this role may change rows of *model*, which PostgreSQL asks of who locks; asked once.
+
+    A role that may only read and delete, or whose policies say so, deletes without a lock.
+    """
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        return True
+    name = (using, model._meta.db_table)
+    if name not in _changeable:
+        with connection.cursor() as cursor:
+            table = connection.ops.quote_name(name[1])
+            cursor.execute(MAY_UPDATE, [table])
+            [_changeable[name]] = cursor.fetchone() or [True]
+    return _changeable[name]
 
 
 def key_values(instance: Model, model: type[Model]) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model
 
 from general_manager.manager.change import value_fields
-from general_manager.manager.deleting import track_deletions
+from general_manager.manager.deletions.deleting import track_deletions
 from general_manager.manager.saving import track_saves
 from general_manager.manager.trackers import Tracker, add_tracker, trackers
 

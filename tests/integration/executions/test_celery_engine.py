@@ -132,7 +132,7 @@ def test_in_this_process_too_a_handler_elsewhere_is_told_which_setting_names_its
     execution = engine.start(define(flows.wait_once))
     ended = engine.status(execution.execution_id)
     assert ended.state == "failed"
-    assert "add its package to WORKFLOW_HANDLER_MODULES" in ended.error
+    assert "add its package to WORKFLOW_HANDLER_MODULES" in str(ended.error)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_more_rows_than_one_statement_deletes_are_reported_each():
 
 
 def test_where_a_statement_is_not_recognised_what_was_gone_before_is_not_reported(monkeypatch):
-    monkeypatch.setattr("general_manager.manager.removing._is_deletion", lambda *_: False)
+    monkeypatch.setattr("general_manager.manager.deletions.removing._is_deletion", lambda *_: False)
     row = Row.objects.create(name="b")
     Row.objects.filter(pk=row.pk)._raw_delete(using="default")
     with reported() as changes:

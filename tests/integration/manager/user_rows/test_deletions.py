@@ -8,8 +8,8 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models.signals import post_delete, pre_delete
 from django.test.utils import CaptureQueriesContext
 
-from general_manager.manager import removing
-from general_manager.manager.deleting import before_delete
+from general_manager.manager.deletions import removing
+from general_manager.manager.deletions.deleting import before_delete
 from general_manager.manager.signals import pre_data_change
 from tests.integration.manager.user_rows.test_receivers import receiving
 from tests.rowapp.kinds import KINDS
@@ -160,7 +160,7 @@ def test_a_row_whose_owner_a_receiver_deletes_first_is_reported_once():
 
 def hear_first(model: Any, before: Any) -> Any:
     """*before* hears of the deletion before tracking does."""
-    uid = "general_manager.manager.deleting"
+    uid = "general_manager.manager.deletions.deleting"
     pre_delete.disconnect(sender=model, dispatch_uid=uid)
     pre_delete.connect(before, sender=model)
     pre_delete.connect(before_delete, sender=model, dispatch_uid=uid)
@@ -249,7 +249,7 @@ def test_the_statement_is_recognised_behind_a_comment():
 
 
 def test_where_a_statement_cannot_return_rows_they_are_reported_as_read(monkeypatch):
-    monkeypatch.setattr("general_manager.manager.deletion.may_return", lambda *_: False)
+    monkeypatch.setattr("general_manager.manager.deletions.deletion.may_return", lambda *_: False)
     child = Child.objects.create(name="stored", load=3)
     Child.objects.create(name="other")
     child.name = "of the instance only"

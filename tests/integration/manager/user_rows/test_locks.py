@@ -8,6 +8,8 @@ import pytest
 from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
+from general_manager.manager import stored
+from tests.integration.manager.user_rows.test_manager_rows import desk_of
 from tests.rowapp.kinds import KINDS, model, text
 from tests.rowapp.reported import brief, reported
 from tests.testapp.models import Invoice, InvoiceDesk, InvoiceLine
@@ -178,6 +180,17 @@ def test_a_role_that_may_only_select_and_delete_deletes(name):
         kind.objects.filter(pk=rows[1].pk).only("pk").delete()
         kind.objects.all().delete()
     assert [one.action for one in changes] == ["delete"] * 3
+
+
+@on_postgresql
+def test_a_role_that_may_only_select_and_delete_deletes_by_a_manager():
+    desk = desk_of("AutoKey")
+    row = desk.create()
+    stored._changeable.clear()  # another role, in the same process
+    with role(f"SELECT, DELETE ON {desk.get_model()._meta.db_table}"), reported() as changes:
+        row.delete()
+    stored._changeable.clear()
+    assert [one.action for one in changes] == ["delete"]
 
 
 @on_postgresql

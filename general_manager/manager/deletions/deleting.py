@@ -13,7 +13,7 @@ from django.db.models.deletion import DO_NOTHING
 from django.db.models.signals import class_prepared, post_delete, pre_delete
 
 from general_manager.manager.change import deleted, identify, read_values
-from general_manager.manager.deletion import Going, begin_deletion, current_deletion
+from general_manager.manager.deletions.deletion import Going, begin_deletion, current_deletion
 from general_manager.manager.elsewhere import is_reported_elsewhere
 from general_manager.manager.reporting import announce, is_announced, report
 from general_manager.manager.stored import MISSING, StoredRow, key_values
@@ -25,7 +25,7 @@ def track_deletions(model: type[Model]) -> None:
     _listen(model)
     for known in _proxies(model):
         _listen(known)
-    class_prepared.connect(_listen_to_proxy, dispatch_uid="general_manager.manager.deleting")
+    class_prepared.connect(_listen_to_proxy, dispatch_uid=__name__)
 
 
 def _proxies(model: type[Model]) -> list[type[Model]]:
@@ -43,7 +43,7 @@ def _listen_to_proxy(sender: type[Model], **_: Any) -> None:
 
 
 def _listen(model: type[Model]) -> None:
-    uid = "general_manager.manager.deleting"
+    uid = "general_manager.manager.deletions.deleting"
     pre_delete.connect(before_delete, sender=model, dispatch_uid=uid)
     post_delete.connect(after_delete, sender=model, dispatch_uid=uid)
 

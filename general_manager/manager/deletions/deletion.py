@@ -10,7 +10,7 @@ from django.db import connections
 from django.db.models import CASCADE, DO_NOTHING, PROTECT, RESTRICT, Field, Model, Q, QuerySet
 
 from general_manager.manager.change import read_values
-from general_manager.manager.removing import Removals, may_return
+from general_manager.manager.deletions.removing import Removals, may_return
 from general_manager.manager.stored import Columns, StoredRow, key_values, take_write_lock
 from general_manager.manager.trackers import Tracker
 

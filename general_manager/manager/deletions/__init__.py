@@ -1,0 +1,1 @@
+"""Deletions that are reported as their own DELETE statements say."""
