@@ -1,6 +1,6 @@
 """Shared by all pages: rows are read-only, counts are capped, acts need a confirmation."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from general_manager.workflow.admin.bounds import Bounded, get_bounded, with_vis
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.fields.formats import NONE
 from general_manager.workflow.admin.fields.links import Links
-from general_manager.workflow.admin.scope import Reader
+from general_manager.workflow.admin.scope import Reader, to_act_on
 from general_manager.workflow.models.sql.counting import MOST
 
 OFFERED: Final = ("exact", "in", "isnull", "gte", "gt", "lt", "lte", "isempty")
@@ -108,8 +108,8 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for 
         self.complete([found], self.reader(request))
         return found
 
-    def find_row(self, request: HttpRequest, **which: Any) -> Any:
-        """The row, unbounded, that an act or a link is about.
+    def find_row(self, request: HttpRequest, *, joined: Sequence[str] = (), **which: Any) -> Any:
+        """The row, unbounded, that an act or a link is about, with the rows that it is *joined* to.
 
         Raises `Http404` alike for a row that is missing and for one that is hidden from this
         user. Raises `PermissionDenied` for users without the permission, whatever they ask for.
@@ -117,7 +117,11 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for 
         self.require_view(request)
         if not all(is_storable(one) for one in which.values() if isinstance(one, str)):
             raise Http404
-        found = self.get_queryset(request).defer(*self.list_defer).filter(**which).first()
+        listed = self.get_queryset(request)
+        rows = to_act_on(listed)
+        if rows.db == listed.db:  # else Django would read them from the replica, and act there
+            rows = rows.defer(*self.list_defer)
+        found = (rows.select_related(*joined) if joined else rows).filter(**which).first()
         if found is None or not self.has_view_permission(request, found):
             raise Http404
         return found
@@ -129,7 +133,8 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for 
 
     def keys_in_scope(self, request: HttpRequest, keys: Collection[Any]) -> list[Any]:
         """The *keys* that are in this user's queryset."""
-        return list(self.get_queryset(request).filter(pk__in=keys).values_list("pk", flat=True))
+        rows = to_act_on(self.get_queryset(request))
+        return list(rows.filter(pk__in=keys).values_list("pk", flat=True))
 
     def keys_seen(self, request: HttpRequest, keys: Collection[Any]) -> set[Any]:
         """The *keys* of this user's queryset whose rows the page may show to them.
@@ -138,7 +143,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for 
         """
         if type(self).has_view_permission is ReadOnlyAdmin.has_view_permission:
             return set(keys)
-        rows = self.get_queryset(request).defer(*self.list_defer).filter(pk__in=keys)
+        rows = to_act_on(self.get_queryset(request)).defer(*self.list_defer).filter(pk__in=keys)
         return {row.pk for row in rows if self.has_view_permission(request, row)}
 
     def require_view(self, request: HttpRequest) -> None:

@@ -165,7 +165,8 @@ class DeadLetterAdmin(DetailAdmin):
         return [own, *super().get_urls()]
 
     def details(self, request: HttpRequest, row: Any) -> dict[str, Any]:
-        rows = WorkflowHistory.objects.filter(delivery_id=row.pk).order_by("pk")
+        notes = WorkflowHistory.objects.using(row._state.db)
+        rows = notes.filter(delivery_id=row.pk).order_by("pk")
         moments = moments_of(rows[:MOST_ATTEMPTS])
         return {
             "title": _("Dead letter"),
@@ -178,7 +179,7 @@ class DeadLetterAdmin(DetailAdmin):
         }
 
     def act_view(self, request: HttpRequest, key: int, name: str) -> HttpResponse:
-        letter = self.find_row(request, pk=key)
+        letter = self.find_row(request, joined=("outbox",), pk=key)
         return confirm_act(
             self,
             request,

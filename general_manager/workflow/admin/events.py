@@ -148,7 +148,7 @@ class EventAdmin(EventFields, DetailAdmin):
         }
 
     def deliver_again_view(self, request: HttpRequest, key: int) -> HttpResponse:
-        event = self.find_row(request, pk=key)
+        event = self.find_row(request, joined=("outbox",), pk=key)
         if not may(request, "redeliver_event"):
             raise PermissionDenied
         if not hasattr(event, "outbox"):

@@ -30,7 +30,7 @@ from general_manager.workflow.admin.fields.formats import (
 )
 from general_manager.workflow.admin.fields.links import event_cell, find_events
 from general_manager.workflow.admin.pages import list_url
-from general_manager.workflow.admin.scope import Reader, is_whole_asked
+from general_manager.workflow.admin.scope import Reader, is_whole_asked, to_act_on
 from general_manager.workflow.core.actors import acting_as
 from general_manager.workflow.exceptions import ChangedMeanwhileError
 from general_manager.workflow.models import OutboxStatus, WorkflowOutbox
@@ -155,7 +155,7 @@ class OutboxAdmin(ReadOnlyAdmin):
         if request.method == "POST" and why_not is None:
             with acting_as(request.user):
                 count = drain(limit=MOST_NOW)
-            drain_soon(self.get_queryset(request).db)
+            drain_soon(to_act_on(self.get_queryset(request)).db)
             done = ngettext(
                 "%d event was delivered or handed to a worker.",
                 "%d events were delivered or handed to workers.",
@@ -180,7 +180,7 @@ class OutboxAdmin(ReadOnlyAdmin):
 
     def sees_all_due(self, request: HttpRequest) -> bool:
         """Whether this user may see all the entries that the drain would take."""
-        due = WorkflowOutbox.objects.due().order_by("available_at", "pk")
+        due = to_act_on(WorkflowOutbox.objects.due()).order_by("available_at", "pk")
         keys = list(due.values_list("pk", flat=True)[:MOST_NOW])
         return len(self.keys_seen(request, self.keys_in_scope(request, keys))) == len(keys)
 

@@ -30,7 +30,7 @@ from general_manager.workflow.admin.fields.formats import NONE, ago, badge, isol
 from general_manager.workflow.admin.fields.timelines import moments_of, timeline_lines
 from general_manager.workflow.admin.pages import list_url, object_url
 from general_manager.workflow.admin.schedules import MOST_NOTES
-from general_manager.workflow.admin.scope import Reader
+from general_manager.workflow.admin.scope import Reader, to_act_on
 from general_manager.workflow.admission.pausing import count_parked
 from general_manager.workflow.models import WorkflowHistory, WorkflowPause
 from general_manager.workflow.operations.health import number
@@ -140,12 +140,12 @@ class PauseAdmin(DetailAdmin):
     def _paused(self, request: HttpRequest, values: dict[str, Any]) -> WorkflowPause | None:
         """The row, so that the log entry names it."""
         kind, name = values["kind"], values["name"]
-        rows = WorkflowPause.objects
+        rows = to_act_on(WorkflowPause.objects.all())
         stub = WorkflowPause(kind=kind, name=name)
 
         def act() -> WorkflowPause:
             found = pause(kind, name, values["reason"])
-            row = rows.get(kind=found.kind, name=found.name)
+            row: WorkflowPause = rows.get(kind=found.kind, name=found.name)
             stub.pk = row.pk
             return row
 

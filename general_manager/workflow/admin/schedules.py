@@ -40,7 +40,7 @@ from general_manager.workflow.admin.fields.formats import (
 from general_manager.workflow.admin.fields.links import anchor
 from general_manager.workflow.admin.fields.timelines import moments_of, timeline_lines
 from general_manager.workflow.admin.pages import list_url, object_url
-from general_manager.workflow.admin.scope import Reader
+from general_manager.workflow.admin.scope import Reader, to_act_on
 from general_manager.workflow.models import (
     WorkflowExecutionRecord,
     WorkflowHistory,
@@ -223,7 +223,8 @@ class ScheduleAdmin(DetailAdmin):
         """The page to show next: that of the execution, if one was started."""
         if act is RUN_NOW and result is not None:
             return row.links.to_execution(result.execution_id) or object_url(self, row)
-        is_gone = act is REMOVE and not type(row).objects.filter(pk=row.pk).exists()
+        rows = to_act_on(type(row).objects.filter(pk=row.pk))
+        is_gone = act is REMOVE and not rows.exists()
         return list_url(self) if is_gone else object_url(self, row)
 
 

@@ -29,6 +29,11 @@ def is_whole_asked(request: HttpRequest) -> bool:
     return getattr(request, _WHOLE, False)
 
 
+def to_act_on(rows: "QuerySet[Any]") -> "QuerySet[Any]":
+    """*rows* where they are written: a replica refuses writes, and lags behind what was written."""
+    return rows.using(rows.select_for_update().db)
+
+
 class Reader:
     """The user of a request on an admin site, and what that user may see."""
 

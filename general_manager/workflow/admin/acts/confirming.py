@@ -22,6 +22,7 @@ from django.utils.translation import ngettext
 from general_manager.escaping import cut, visible
 from general_manager.workflow.admin.acts.seen import SEEN, sign, unsign
 from general_manager.workflow.admin.pages import Text, frame, way_to_object
+from general_manager.workflow.admin.scope import to_act_on
 from general_manager.workflow.core.actors import acting_as
 from general_manager.workflow.exceptions import WorkflowError
 
@@ -88,8 +89,8 @@ def write_down_for_all(page: "ModelAdmin[Any]", request: HttpRequest, what: Text
     opts = page.model._meta
     who: Any = request.user
     LogEntry.objects.create(
-        user=who,
-        content_type=ContentType.objects.get_for_model(page.model, for_concrete_model=False),
+        user_id=who.pk,
+        content_type_id=ContentType.objects.get_for_model(page.model, for_concrete_model=False).pk,
         object_repr=str(capfirst(opts.verbose_name_plural)),
         action_flag=CHANGE,
         change_message=str(what),
@@ -212,7 +213,7 @@ def confirm_many(
             return None
         selected = [rows[key] for key, _seen in confirmed if key in rows]
         return _ask(page, request, act, selected, form)
-    selected = list(queryset[: MOST_SELECTED + 1])
+    selected = list(to_act_on(queryset)[: MOST_SELECTED + 1])
     if len(selected) > MOST_SELECTED:
         messages.error(request, _("Too many rows: select at most %d at once.") % MOST_SELECTED)
         return None
@@ -223,7 +224,7 @@ def confirm_many(
 
 def _rows_of(page: "ModelAdmin[Any]", request: HttpRequest, keys: list[Any]) -> dict[Any, Any]:
     """Rows of the page's scope. Not of the list's filters: a changed row may not match them."""
-    rows = page.get_queryset(request).filter(pk__in=keys)
+    rows = to_act_on(page.get_queryset(request)).filter(pk__in=keys)
     return {row.pk: row for row in rows if page.has_view_permission(request, row)}
 
 
