@@ -27,7 +27,7 @@ from general_manager.conf import get_workflow_settings
 from general_manager.workflow.backend_registry import get_workflow_engine
 from general_manager.workflow.core.actors import acting_as
 from general_manager.workflow.core.encoding import encode
-from general_manager.workflow.core.redaction import readable
+from general_manager.workflow.core.redaction import readable, redact_named
 from general_manager.workflow.durable.records import WaitSnapshot
 from general_manager.workflow.engine import (
     TERMINAL_STATES,
@@ -250,9 +250,8 @@ def _given(answer: Answer, wait: WaitSnapshot | None) -> str:
     """The recorded answer, in words."""
     if wait is None:
         return ""
-    if not wait.label and wait.answer == answer.signal:
-        return answer.label or readable(wait.answer, most=LONGEST_ANSWER)
-    return wait.label or readable(wait.answer, most=LONGEST_ANSWER)
+    label = wait.label or (answer.label if wait.answer == answer.signal else "")
+    return label or readable(redact_named(wait.name, wait.answer), most=LONGEST_ANSWER)
 
 
 def _title(answer: Answer) -> str:

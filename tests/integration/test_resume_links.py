@@ -2,11 +2,13 @@
 
 from datetime import timedelta
 from html import unescape
-from urllib.parse import urlparse
+from io import StringIO
+from urllib.parse import urlencode, urlparse
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.core import signing
+from django.core.management import call_command
 from django.db import InterfaceError, OperationalError, connection
 from django.test import Client, override_settings
 from django.urls import reverse
@@ -25,8 +27,10 @@ from general_manager.workflow import (
     resume_url,
     wait_for,
 )
-from general_manager.workflow.models import WorkflowStep
+from general_manager.workflow.core.redaction import REDACTED
+from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.resume_links import LINK_SALT
+from tests.integration.conftest import hidden_fields
 from tests.testapp import flows
 from tests.testapp.models import Tag
 
@@ -185,6 +189,33 @@ def test_b5_an_answer_without_a_label_is_shown_redacted(asked, client, celery_en
     text = page_of(client.get(link(asked)))
     assert '"approved": true' in text
     assert "hunter2" not in text
+
+
+def ask_for_a_secret(input_data):
+    return {"length": len(wait_for("new password"))}
+
+
+def test_the_answer_to_a_wait_with_a_secret_name_is_shown_nowhere(client, celery_engine, workers):
+    execution = celery_engine.start(WorkflowDefinition("w", handler=ask_for_a_secret))
+    workers.run()
+    user = get_user_model().objects.create_superuser("boss")
+    record = WorkflowExecutionRecord.objects.get()
+    act = reverse("admin:general_manager_execution_act", args=[record.pk, "answer"])
+    client.force_login(user)
+    seen = hidden_fields(client.get(act))
+    celery_engine.resume(execution.execution_id, "hunter2", wait="new password")
+    page = reverse("admin:general_manager_workflowexecutionrecord_change", args=[record.pk])
+    out = StringIO()
+    call_command("workflow_trace", execution.execution_id, stdout=out)
+    shown = [
+        client.get(resume_url(execution, "new password", "other")).content.decode(),
+        client.get(f"{act}?{urlencode({'seen': seen['seen']})}").content.decode(),
+        client.get(page).content.decode(),
+        out.getvalue(),
+    ]
+    for text in shown:
+        assert "hunter2" not in text
+        assert REDACTED in text
 
 
 def test_b5_the_page_names_the_site_and_the_object(client, celery_engine, outbox, workers):

@@ -16,7 +16,7 @@ from general_manager.workflow.operations.family import children_shown
 from general_manager.workflow.operations.lines import limits_in_words, place_in_words
 from general_manager.workflow.operations.moments import Moment, in_zone
 from general_manager.workflow.operations.timeline import timeline_of_event, timeline_of_execution
-from general_manager.workflow.operations.waits import awaited
+from general_manager.workflow.operations.waits import awaited, metadata_to_show
 
 MOST_FOUND: Final = 20
 """Executions and events that a search lists, of each kind and database."""
@@ -150,7 +150,7 @@ def _of_execution(execution: WorkflowExecutionRecord) -> Trace:
         {
             "input": redact(execution.input_data),
             "output": redact(execution.output_data),
-            "metadata": redact(execution.metadata),
+            "metadata": redact(metadata_to_show(execution)),
             **({"attributes": redact(execution.attributes)} if execution.attributes else {}),
             **({"reports": redact(execution.reports)} if execution.reports else {}),
         },

@@ -1,12 +1,16 @@
 """What open waits wait for, in words; and those that look back further than events are kept."""
 
-from typing import Any
+from typing import Any, Final
 
-from general_manager.workflow.core.redaction import redact
+from general_manager.workflow.core.redaction import REDACTED, is_secret, redact
 from general_manager.workflow.durable.answers.sources import in_words, source_of
 from general_manager.workflow.durable.records import StepStatus
 from general_manager.workflow.models import WorkflowEventWait, WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.models.databases import outboxes
+from general_manager.workflow.operations.moments import MOST_MOMENTS
+
+LAST_ANSWER: Final = "resume_signal"
+"""The key of the last answer in an execution's metadata."""
 
 
 def sources_in_words(step: WorkflowStep) -> str:
@@ -22,6 +26,20 @@ def awaited(record: WorkflowExecutionRecord) -> str:
     steps = WorkflowStep.objects.using(record._state.db or "default")
     step = steps.filter(execution=record, name=record.waiting_for, status=StepStatus.OPEN).first()
     return "" if step is None else sources_in_words(step)
+
+
+def metadata_to_show(record: WorkflowExecutionRecord) -> Any:
+    """The metadata of *record* with its last answer redacted by the names of its waits.
+
+    The answer does not say which wait it was for. By its keys, who shows it redacts it.
+    """
+    found: Any = record.metadata
+    if not isinstance(found, dict) or found.get(LAST_ANSWER) is None:
+        return found
+    steps = WorkflowStep.objects.using(record._state.db or "default")
+    waits = steps.filter(execution=record, answerable=True, status=StepStatus.DONE)
+    names = waits.order_by("-pk").values_list("name", flat=True)[:MOST_MOMENTS]
+    return {**found, LAST_ANSWER: REDACTED} if any(map(is_secret, names)) else found
 
 
 def count_cut_waits() -> int:

@@ -35,7 +35,7 @@ from general_manager.workflow.admin.base import may
 from general_manager.workflow.admin.fields.formats import badge
 from general_manager.workflow.admin.fields.links import subject_link
 from general_manager.workflow.core.ids import MAX_ID_LENGTH
-from general_manager.workflow.core.redaction import readable
+from general_manager.workflow.core.redaction import readable, redact_named
 from general_manager.workflow.durable.continuation import MOST_NAMES, RetryPreview
 from general_manager.workflow.durable.records import ASK_SUFFIX
 from general_manager.workflow.exceptions import ChangedMeanwhileError
@@ -184,7 +184,7 @@ class Wish:
         at = date_format(timezone.localtime(wait.ended_at), "DATETIME_FORMAT")
         if wait.outcome == "timed_out":
             return _("“%(name)s” timed out (%(at)s).") % {"name": wait.name, "at": at}
-        answer = wait.label or readable(wait.answer, most=LONGEST_RESULT)
+        answer = wait.label or readable(redact_named(wait.name, wait.answer), most=LONGEST_RESULT)
         return _("“%(name)s” has been answered: %(answer)s (%(at)s).") % {
             "name": wait.name, "answer": answer, "at": at,
         }  # fmt: skip

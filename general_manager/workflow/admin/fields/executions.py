@@ -35,7 +35,7 @@ from general_manager.workflow.operations.lines import limits_in_words, place_in_
 from general_manager.workflow.operations.moments import last_line
 from general_manager.workflow.operations.timeline import LARGE
 from general_manager.workflow.operations.trace import schedule_of
-from general_manager.workflow.operations.waits import awaited
+from general_manager.workflow.operations.waits import awaited, metadata_to_show
 
 EARLIER = 10
 
@@ -224,7 +224,7 @@ class ExecutionFields:
 
     @admin.display(description=gettext_lazy("Metadata"))
     def about(self, record: WorkflowExecutionRecord) -> SafeString:
-        return json_block(record.metadata)
+        return json_block(metadata_to_show(record))
 
     @admin.display(description=gettext_lazy("Retry policy"))
     def retry_policy(self, record: WorkflowExecutionRecord) -> SafeString:
