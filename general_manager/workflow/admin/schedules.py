@@ -202,7 +202,7 @@ class ScheduleAdmin(DetailAdmin):
 
     def _act_url(self, row: WorkflowSchedule, act: ScheduleAct) -> str:
         name, site = "admin:general_manager_schedule_act", self.admin_site.name
-        seen = sign(schedule_situation(row))
+        seen = sign(schedule_situation(row, act))
         return f"{reverse(name, args=[row.pk, act.name], current_app=site)}?{SEEN}={seen}"
 
     def act_view(self, request: HttpRequest, key: int, name: str) -> HttpResponse:
@@ -214,7 +214,7 @@ class ScheduleAdmin(DetailAdmin):
             request,
             row,
             act,
-            now=schedule_situation(row),
+            now=schedule_situation(row, act),
             why_not=act.why_not(row),
             after=partial(self._after, row, act),
         )

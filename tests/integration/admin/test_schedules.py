@@ -124,6 +124,17 @@ def test_run_now_leads_to_the_execution(boss):
     assert WorkflowHistory.objects.get().detail == execution.execution_id
 
 
+def test_run_now_that_is_confirmed_twice_starts_one_execution(boss):
+    hourly()
+    seen = hidden_fields(boss.get(act("run")))
+    boss.post(act("run"), seen)
+    again = boss.post(act("run"), seen, follow=True).content.decode()
+    assert "Nothing was done. It has changed since you were asked." in again
+    assert WorkflowExecutionRecord.objects.count() == 1
+    confirm(boss, act("run"))
+    assert WorkflowExecutionRecord.objects.count() == 2
+
+
 def test_run_now_is_not_offered_while_executions_must_not_overlap(boss):
     hourly(overlap="skip")
     run_schedule("report")

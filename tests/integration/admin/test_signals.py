@@ -14,7 +14,7 @@ from tests.integration.admin.test_operating import (
     text_of,
     user_with,
 )
-from tests.integration.conftest import confirm
+from tests.integration.conftest import confirm, hidden_fields
 from tests.testapp import plays
 
 __all__ = ["boss"]
@@ -79,6 +79,18 @@ def test_an_operator_sends_a_signal(client, celery_engine, workers, waiting):
     workers.run()
     waiting.refresh_from_db()
     assert waiting.waiting_for == "signed"
+
+
+def test_a_form_that_is_sent_twice_sends_one_signal(boss, celery_engine, waiting):
+    url = act(waiting, "signal")
+    sent = {**hidden_fields(boss.get(url)), "signal": "later", "value": "1"}
+    send(celery_engine, waiting, "later", 2)  # by somebody else
+    boss.post(url, sent)
+    again = text_of(boss.post(url, sent, follow=True))
+    assert "Nothing was done. You have sent it a signal since you opened the form." in again
+    assert [one.value for one in WorkflowSignal.objects.order_by("pk")] == [2, 1]
+    confirm(boss, url, signal="later", value="3")
+    assert WorkflowSignal.objects.count() == 3
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from general_manager.workflow.admin.acts.confirming import confirm_page, perform
 from general_manager.workflow.admin.acts.executions import (
     ANSWER,
     RETRY,
+    SIGNAL,
     TIME_OUT,
     Act,
     Text,
@@ -26,6 +27,7 @@ from general_manager.workflow.admin.acts.executions import (
 from general_manager.workflow.admin.acts.seen import (
     SEEN,
     WITH_DETAIL,
+    last_signal,
     seen_in_words,
     seen_of,
     sign,
@@ -34,6 +36,7 @@ from general_manager.workflow.admin.acts.seen import (
 from general_manager.workflow.admin.base import may
 from general_manager.workflow.admin.fields.formats import badge
 from general_manager.workflow.admin.fields.links import subject_link
+from general_manager.workflow.core.actors import acting_as
 from general_manager.workflow.core.ids import MAX_ID_LENGTH
 from general_manager.workflow.core.redaction import readable, redact_named
 from general_manager.workflow.durable.continuation import MOST_NAMES, RetryPreview
@@ -133,6 +136,9 @@ class Wish:
     def seen(self) -> list[Any]:
         """What must be unchanged at the confirmation."""
         how = [situation(self._record)]
+        if self._act is SIGNAL:
+            with acting_as(self._request.user):
+                return [*how, last_signal(self._record)]
         if self.preview is None:
             return how
         return [*how, self.before, sha256(repr(self.preview).encode()).hexdigest()]
@@ -151,7 +157,9 @@ class Wish:
     def perform(self, values: dict[str, Any]) -> Any:
         confirmed = self._confirmed
         how = None if confirmed is None else confirmed[0]
-        if confirmed is not None and confirmed[1:] != self.seen[1:]:
+        if self._act is SIGNAL:  # compared under the execution's lock
+            values = {**values, "last_signal": (confirmed or [])[1:][:1]}
+        elif confirmed is not None and confirmed[1:] != self.seen[1:]:
             raise ChangedMeanwhileError(
                 _("The effect of this act has changed since you were asked. Confirm again.")
             )

@@ -19,12 +19,13 @@ from general_manager.workflow.admin.acts.forms import (
     SignalForm,
     Values,
 )
-from general_manager.workflow.admin.acts.seen import require_same, situation
+from general_manager.workflow.admin.acts.seen import last_signal, require_same, situation
 from general_manager.workflow.backend_registry import get_workflow_engine
 from general_manager.workflow.backends.base import WorkflowEngine
 from general_manager.workflow.backends.celery import CeleryWorkflowEngine
 from general_manager.workflow.durable.records import StepStatus
 from general_manager.workflow.engine import ACTIVE_STATES, WorkflowExecution
+from general_manager.workflow.exceptions import ChangedMeanwhileError
 from general_manager.workflow.executions.repairs import once_steps, why_not_continued
 from general_manager.workflow.executions.rules import why_not_woken
 from general_manager.workflow.models import WorkflowExecutionRecord
@@ -147,6 +148,15 @@ def _not_correctable(standing: Standing) -> Refusals:
     return {**without, **_not_continuable(standing)}
 
 
+def _signal(record: Record, values: Values) -> WorkflowExecution:
+    """Send a signal once for each time that the form was opened."""
+    if values["last_signal"] != [last_signal(record)]:
+        raise ChangedMeanwhileError(
+            _("You have sent it a signal since you opened the form. Open it again to send another.")
+        )
+    return engine().signal(record.execution_id, values["signal"], values["value"])
+
+
 ANSWER: Final = Act(
     name="answer",
     label=_("Answer…"),
@@ -186,9 +196,7 @@ SIGNAL: Final = Act(
         "for that name takes it at once. A wrong one can be taken back like an answer."
     ),
     refusals=_each(_is_active),
-    perform=lambda record, values: engine().signal(
-        record.execution_id, values["signal"], values["value"]
-    ),
+    perform=_signal,
 )
 WAKE: Final = Act(
     name="wake",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django import forms
-from django.db import transaction
+from django.db import DEFAULT_DB_ALIAS, transaction
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
@@ -13,7 +13,8 @@ from django.utils.translation import gettext_lazy as _
 from general_manager.workflow.admin.acts.dead_letters import NothingForm
 from general_manager.workflow.admin.acts.seen import require_same
 from general_manager.workflow.backend_registry import get_workflow_engine
-from general_manager.workflow.models import WorkflowSchedule
+from general_manager.workflow.history import HistoryKind
+from general_manager.workflow.models import WorkflowHistory, WorkflowSchedule
 from general_manager.workflow.operations.schedules import CLOCK_AHEAD
 from general_manager.workflow.schedules import sound_schedules
 from general_manager.workflow.scheduling.rows import is_active, stored_schedules
@@ -38,9 +39,14 @@ class PauseForm(forms.Form):
     )
 
 
-def schedule_situation(row: WorkflowSchedule) -> list[str]:
-    """What an act depends on."""
-    return ["paused" if row.paused_at else "scheduled", str(row.paused_at or ""), row.version]
+def schedule_situation(row: WorkflowSchedule, act: "ScheduleAct") -> list[str]:
+    """What *act* depends on: also the last run by hand, if it is another one."""
+    how = ["paused" if row.paused_at else "scheduled", str(row.paused_at or ""), row.version]
+    if act is not RUN_NOW:
+        return how
+    runs = WorkflowHistory.objects.using(row._state.db or DEFAULT_DB_ALIAS)
+    mine = runs.filter(schedule_id=row.pk, kind=HistoryKind.RUN_NOW).order_by("-pk")
+    return [*how, str(mine.values_list("pk", flat=True).first() or "")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ class ScheduleAct:
         """Act as confirmed, or raise `ChangedMeanwhileError` with nothing done."""
         with transaction.atomic(using=stored_schedules().db):
             now = locked(row.name)
-            require_same(seen, schedule_situation(now))
+            require_same(seen, schedule_situation(now, self))
             return self.perform(now, values)
 
 
