@@ -17,9 +17,10 @@ from general_manager.escaping import visible, visible_json
 from general_manager.parsing import WrongValue
 from general_manager.parsing import age as parse_age
 from general_manager.workflow.core.actors import acting_as
+from general_manager.workflow.operations.reach import Reach
 
 UNREACHABLE: Final = 2
-"""Exit code if the database cannot be reached or the settings cannot be read."""
+"""Exit code if a database cannot be reached or the settings cannot be read."""
 
 PROGRESS_SECONDS: Final = 10.0
 """Seconds between two progress lines, if they cannot overwrite each other."""
@@ -62,6 +63,12 @@ class WorkflowCommand(BaseCommand):
 
     def act(self, options: dict[str, Any]) -> None:
         raise NotImplementedError
+
+    def end_without(self, reach: Reach) -> None:
+        """Fail, after what could be said, if a database could not be asked."""
+        if reach.away:
+            text = f"{reach.in_words()} What is shown is without it."
+            raise CommandError(text, returncode=UNREACHABLE)
 
     @property
     def name(self) -> str:

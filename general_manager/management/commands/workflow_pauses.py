@@ -7,9 +7,16 @@ from django.core.management.base import CommandError, CommandParser
 from general_manager.escaping import visible
 from general_manager.management.base import WorkflowCommand, add_format
 from general_manager.workflow.backend_registry import get_workflow_engine
-from general_manager.workflow.operations.health import number
 from general_manager.workflow.operations.moments import in_zone
-from general_manager.workflow.operations.pauses import is_in_memory, is_known, pause_to_json
+from general_manager.workflow.operations.numbers import number
+from general_manager.workflow.operations.pauses import (
+    is_in_memory,
+    is_known,
+    list_pauses,
+    pause_to_json,
+    unknown_among,
+)
+from general_manager.workflow.operations.reach import Reach
 from general_manager.workflow.pauses import Pause, PauseKind
 
 
@@ -47,7 +54,7 @@ class Command(WorkflowCommand):
             elif (name := options["unpause_registration"]) is not None:
                 self._unpaused(is_changed=engine.unpause(registration=name))
             else:
-                self._list(engine.pauses(), as_json=options["format"] == "json")
+                self._list(as_json=options["format"] == "json")
         except (TypeError, ValueError, NotImplementedError) as error:
             raise CommandError(visible(str(error))) from error
 
@@ -59,10 +66,16 @@ class Command(WorkflowCommand):
     def _unpaused(self, *, is_changed: bool) -> None:
         self.say("Unpaused." if is_changed else "It is not paused.")
 
-    def _list(self, found: list[Pause], *, as_json: bool) -> None:
+    def _list(self, *, as_json: bool) -> None:
+        reach = Reach()
+        found = list_pauses(reach)
         if as_json:
             self.say_json([pause_to_json(one) for one in found])
-            return
+        else:
+            self._describe(found, unknown_among(found, reach))
+        self.end_without(reach)
+
+    def _describe(self, found: list[Pause], unknown: list[Pause]) -> None:
         if not found:
             self.say("Nothing is paused.")
         for one in found:
@@ -72,5 +85,5 @@ class Command(WorkflowCommand):
             self.say(f"  reason   {visible(one.reason) or '-'}")
             self.say(f"  parked   {number(one.parked)}")
             self.say(f"  running  {number(one.running)}")
-            if not is_known(one):
+            if one in unknown:
                 self.say("  note     nothing of that name is registered or was ever started")

@@ -7,6 +7,7 @@ from django.core.management.base import CommandError, CommandParser
 from general_manager.escaping import visible
 from general_manager.management.base import WorkflowCommand, add_format
 from general_manager.workflow.operations.moments import in_zone
+from general_manager.workflow.operations.reach import Reach
 from general_manager.workflow.operations.trace import Found, find_all, find_trace
 
 
@@ -30,14 +31,17 @@ class Command(WorkflowCommand):
             raise CommandError(
                 "No id is given. Pass the id of an event, execution or business object."
             )
-        trace = find_trace(term)
+        reach = Reach()
+        trace = find_trace(term, reach)
         if trace is None:
-            found = find_all(term)
+            found = find_all(term, reach)
             if len(found) > 1:
                 self._list(found, as_json=options["format"] == "json")
+                self.end_without(reach)
                 return
-            trace = find_trace(found[0].id) if found else None
+            trace = find_trace(found[0].id, reach) if found else None
         if trace is None:
+            self.end_without(reach)
             raise CommandError(
                 f"No event and no execution matches {term!r}, neither by id, correlation id nor "
                 "business object. It may have been pruned, or exist only in the memory of another "
@@ -45,9 +49,10 @@ class Command(WorkflowCommand):
             )
         if options["format"] == "json":
             self.say_json(trace.to_json())
-            return
-        for line in trace.lines():
-            self.say(line)
+        else:
+            for line in trace.lines():
+                self.say(line)
+        self.end_without(reach)
 
     def _list(self, found: list[Found], *, as_json: bool) -> None:
         if as_json:

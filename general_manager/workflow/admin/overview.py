@@ -36,10 +36,11 @@ from general_manager.workflow.models import (
     WorkflowPause,
     WorkflowSchedule,
 )
-from general_manager.workflow.operations.health import Trouble, check_health, number
+from general_manager.workflow.operations.health import Trouble, check_health
 from general_manager.workflow.operations.lines import lines_in_use
 from general_manager.workflow.operations.listeners import listeners
 from general_manager.workflow.operations.moments import last_line
+from general_manager.workflow.operations.numbers import number
 from general_manager.workflow.operations.overview import MOST_PER_HOUR, Details, Hour, read_details
 from general_manager.workflow.operations.overview import Overview as OverviewData
 from general_manager.workflow.operations.schedules import condition, in_this_process
@@ -78,14 +79,20 @@ class OverviewAdmin(ReadOnlyAdmin):
         tables = reader.tables()
         health = check_health(tables=tables)
         overview = health.overview
-        details = read_details(tables=tables, at=overview.at)
+        home = router.db_for_read(EXECUTION)
+        is_home = home not in health.away
+        details = (
+            read_details(tables=tables, at=overview.at) if is_home else Details([], [], [], [])
+        )
         links = Links(reader)
         context = {
             **frame(self, request, title=_("Overview")),
             "refresh": REFRESH.get(request.GET.get("refresh", "")),
             "overview": overview,
             "troubles": [_with_link(one, links) for one in _shown(health.troubles, reader)],
-            "is_empty": not any(overview.states.values()) and not tables.events.exists(),
+            "is_empty": is_home
+            and not any(overview.states.values())
+            and not tables.events.exists(),
             "cards": list(_cards(overview, links)),
             "chart": chart(details.hours),
             "outbox_rows": _outbox_rows(overview, links, reader),
@@ -105,7 +112,7 @@ class OverviewAdmin(ReadOnlyAdmin):
                 for name, count in details.failed_by_workflow
             ],
             "handlers": listeners(),
-            "schedules": list(_schedules(overview, links, reader)),
+            "schedules": list(_schedules(overview, links, reader)) if is_home else [],
             "lines": _lines(overview, reader),
             "pauses": _pauses(health.pauses, overview.at, links, reader),
             # Executions in memory have no queryset that a project could narrow.

@@ -33,7 +33,7 @@ from general_manager.workflow.admin.schedules import MOST_NOTES
 from general_manager.workflow.admin.scope import Reader, to_act_on
 from general_manager.workflow.admission.pausing import count_parked
 from general_manager.workflow.models import WorkflowHistory, WorkflowPause
-from general_manager.workflow.operations.health import number
+from general_manager.workflow.operations.numbers import number
 
 
 @admin.register(WorkflowPause)

@@ -1,15 +1,16 @@
-"""Pause and unpause in the tables, in every database with an outbox; release what was parked.
+"""Pause and unpause in the tables, in every database that it concerns; release what was parked.
 
 A pause holds for every claim that begins after its commit. Unpausing lifts it, commits, and
 releases a bounded number of rows; ticks go on with the rest, also if this process dies in between.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
-from django.db import transaction
+from django.db import connections, router, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -38,7 +39,10 @@ MOST_BATCHES: Final = 20
 
 def pause(kind: PauseKind, name: str, reason: str) -> Pause:
     """Pause it, or leave it paused; returns the pause with the numbers of this moment."""
-    for alias in outboxes():
+    aliases = homes(kind)
+    for alias in aliases:  # before it is paused in some of them
+        connections[alias].ensure_connection()
+    for alias in aliases:
         WorkflowPause.objects.using(alias).pause(kind, name, reason)
     found = read_pauses(kind, name)
     # Unpaused again already, by somebody else.
@@ -50,7 +54,7 @@ def unpause(kind: PauseKind, name: str, then: Callable[[str, Released], object])
 
     In a caller's transaction, both follow its commit.
     """
-    lifted = [one for one in outboxes() if WorkflowPause.objects.using(one).lift(kind, name)]
+    lifted = [one for one in homes(kind) if WorkflowPause.objects.using(one).lift(kind, name)]
     for alias in lifted:
         if is_in_transaction(alias):
             transaction.on_commit(_releasing(alias, kind, name, then), using=alias, robust=True)
@@ -116,25 +120,46 @@ def read_pauses(
 
     One statement in each database, and two or three more where something is paused.
     """
-    found: dict[tuple[str, str], Pause] = {}
-    for alias in outboxes() if using is None else [using]:
-        rows = WorkflowPause.objects.using(alias).on().order_by("-paused_at", "-pk")
-        if kind is not None:
-            rows = rows.filter(kind=kind)
-        if name is not None:
-            rows = rows.filter(name=name)
-        for row, parked, running in _counted(alias, list(rows)):
-            known = found.get((row.kind, row.name))
-            found[row.kind, row.name] = Pause(
-                PauseKind(row.kind),
-                row.name,
-                row.paused_at if known is None else known.since,
-                row.paused_by,
-                row.reason,
-                parked + (0 if known is None else known.parked),
-                running + (0 if known is None else known.running),
-            )
-    return list(found.values())
+    aliases = homes(kind) if using is None else [using]
+    return merge_pauses(chain.from_iterable(_read(alias, kind, name) for alias in aliases))
+
+
+def homes(kind: PauseKind | None = None) -> list[str]:
+    """Databases whose claims a pause of this *kind* holds back: that of the executions, or each.
+
+    A workflow can be paused although another database cannot be reached.
+    """
+    if kind is PauseKind.WORKFLOW:
+        return [router.db_for_write(WorkflowExecutionRecord)]
+    return outboxes()
+
+
+def merge_pauses(found: Iterable[Pause]) -> list[Pause]:
+    """One for each name, of what each database has; the numbers are added."""
+    merged: dict[tuple[str, str], Pause] = {}
+    for one in found:
+        known = merged.get((one.kind, one.name))
+        merged[one.kind, one.name] = one if known is None else replace(
+            one,
+            since=known.since,
+            parked=one.parked + known.parked,
+            running=one.running + known.running,
+        )  # fmt: skip
+    return list(merged.values())
+
+
+def _read(alias: str, kind: PauseKind | None, name: str | None) -> Iterator[Pause]:
+    rows = WorkflowPause.objects.using(alias).on().order_by("-paused_at", "-pk")
+    if kind is not None:
+        rows = rows.filter(kind=kind)
+    elif alias not in homes(PauseKind.WORKFLOW):  # there it would hold nothing back
+        rows = rows.exclude(kind=PauseKind.WORKFLOW)
+    if name is not None:
+        rows = rows.filter(name=name)
+    for row, parked, running in _counted(alias, list(rows)):
+        yield Pause(
+            PauseKind(row.kind), row.name, row.paused_at, row.paused_by, row.reason, parked, running
+        )
 
 
 def _counted(alias: str, rows: list[WorkflowPause]) -> list[tuple[WorkflowPause, int, int]]:

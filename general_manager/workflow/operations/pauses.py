@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 from django.db import router
@@ -10,9 +12,12 @@ from django.utils.translation import ngettext
 
 from general_manager.durations import in_words
 from general_manager.escaping import MAX_TITLE, visible
+from general_manager.workflow.admission.pausing import merge_pauses, read_pauses
 from general_manager.workflow.backend_registry import get_workflow_engine
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.models.databases import outboxes
+from general_manager.workflow.operations.reach import Reach
 from general_manager.workflow.pauses import Pause, PauseKind
 from general_manager.workflow.schedules import all_schedules
 
@@ -28,6 +33,18 @@ def is_in_memory(kind: PauseKind) -> bool:
     return bool(getattr(get_workflow_engine(), "supports_timers", False))
 
 
+def list_pauses(reach: Reach) -> list[Pause]:
+    """Every pause that is in force, the latest first; of the databases that can be reached."""
+    engine = get_workflow_engine()
+    if any(map(is_in_memory, PauseKind)) or not getattr(engine, "supports_tables", False):
+        return engine.pauses()
+    aliases = outboxes()
+    found = [reach.read(one, partial(read_pauses, using=one)) for one in aliases]
+    reach.fail_if_none(aliases)
+    pauses = merge_pauses(chain.from_iterable(found))
+    return sorted(pauses, key=lambda one: one.since, reverse=True)
+
+
 def is_known(pause: Pause) -> bool:
     """Whether this process registers it, or executions of the workflow were ever started."""
     if pause.kind is PauseKind.REGISTRATION:
@@ -36,6 +53,12 @@ def is_known(pause: Pause) -> bool:
         return True
     executions = WorkflowExecutionRecord.objects.using(router.db_for_read(WorkflowExecutionRecord))
     return executions.filter(workflow_id=pause.name).exists()
+
+
+def unknown_among(pauses: Iterable[Pause], reach: Reach) -> list[Pause]:
+    """Those that are known nowhere; none, if the executions' database cannot be reached."""
+    home = router.db_for_read(WorkflowExecutionRecord)
+    return reach.read(home, lambda: [one for one in pauses if not is_known(one)])
 
 
 def pause_troubles(

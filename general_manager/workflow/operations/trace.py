@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from general_manager.durations import in_words
@@ -15,6 +16,7 @@ from general_manager.workflow.models.databases import outboxes
 from general_manager.workflow.operations.family import children_shown
 from general_manager.workflow.operations.lines import limits_in_words, place_in_words
 from general_manager.workflow.operations.moments import Moment, in_zone
+from general_manager.workflow.operations.reach import Reach
 from general_manager.workflow.operations.timeline import timeline_of_event, timeline_of_execution
 from general_manager.workflow.operations.waits import awaited, metadata_to_show
 
@@ -62,20 +64,24 @@ class Trace:
             yield from _moment_lines(moment)
 
 
-def find_trace(known_id: str) -> Trace | None:
-    """The trace of the execution with that id, or else of the event; `None` without either."""
+def find_trace(known_id: str, reach: Reach | None = None) -> Trace | None:
+    """The trace of the execution with that id, or else of the event; `None` without either.
+
+    *reach* learns which databases could not be asked; without it, an `Error` is raised.
+    """
     if not is_storable(known_id):
         return None
-    for alias in outboxes():
-        executions = WorkflowExecutionRecord.objects.using(alias)
-        execution = executions.filter(execution_id=known_id).first()
-        if execution is not None:
+    asking, aliases = reach or Reach(), outboxes()
+    for alias in aliases:
+        executions = WorkflowExecutionRecord.objects.using(alias).filter(execution_id=known_id)
+        for execution in asking.read(alias, executions[:1].all):
             return _of_execution(execution)
-    for alias in outboxes():
-        events = WorkflowEventRecord.objects.using(alias).select_related("outbox")
-        event = events.filter(event_id=known_id).first()
-        if event is not None:
+    for alias in aliases:
+        events = WorkflowEventRecord.objects.using(alias).filter(event_id=known_id)
+        joined = events.select_related("outbox")
+        for event in asking.read(alias, joined[:1].all):
             return _of_event(event)
+    asking.fail_if_none(asking.away if reach is None else aliases)
     return None
 
 
@@ -93,7 +99,7 @@ class Found:
         return {"kind": self.kind, "id": self.id, "about": self.about, "at": at}
 
 
-def find_all(term: str) -> list[Found]:
+def find_all(term: str, reach: Reach) -> list[Found]:
     """The latest executions and events that match *term*, executions first.
 
     *term* is a correlation id, a business object such as ``Invoice 7``, attributes such as
@@ -102,16 +108,24 @@ def find_all(term: str) -> list[Found]:
     executions: list[Found] = []
     events: list[Found] = []
     for alias in outboxes():
-        rows, _ = executions_like(WorkflowExecutionRecord.objects.using(alias).all(), term)
-        columns = rows.only("execution_id", "workflow_id", "state", "created_at", "correlation_id")
-        for one in columns.order_by("-pk")[:MOST_FOUND]:
-            about = f"{one.workflow_id} {one.state}"
-            executions.append(Found("execution", one.execution_id, about, one.created_at))
-        stored, _ = events_like(WorkflowEventRecord.objects.using(alias).all(), term)
-        for event in stored.defer("payload", "metadata").order_by("-pk")[:MOST_FOUND]:
-            about = event.event_name or event.event_type
-            events.append(Found("event", event.event_id, about, event.published_at))
+        executions += reach.read(alias, partial(_executions_like, alias, term))
+        events += reach.read(alias, partial(_events_like, alias, term))
     return executions + events
+
+
+def _executions_like(alias: str, term: str) -> Iterator[Found]:
+    rows, _ = executions_like(WorkflowExecutionRecord.objects.using(alias).all(), term)
+    columns = rows.only("execution_id", "workflow_id", "state", "created_at", "correlation_id")
+    for one in columns.order_by("-pk")[:MOST_FOUND]:
+        about = f"{one.workflow_id} {one.state}"
+        yield Found("execution", one.execution_id, about, one.created_at)
+
+
+def _events_like(alias: str, term: str) -> Iterator[Found]:
+    stored, _ = events_like(WorkflowEventRecord.objects.using(alias).all(), term)
+    for event in stored.defer("payload", "metadata").order_by("-pk")[:MOST_FOUND]:
+        about = event.event_name or event.event_type
+        yield Found("event", event.event_id, about, event.published_at)
 
 
 def _of_execution(execution: WorkflowExecutionRecord) -> Trace:

@@ -1,12 +1,12 @@
 """What open waits wait for, in words; and those that look back further than events are kept."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from general_manager.workflow.core.redaction import REDACTED, is_secret, redact
 from general_manager.workflow.durable.answers.sources import in_words, source_of
 from general_manager.workflow.durable.records import StepStatus
 from general_manager.workflow.models import WorkflowEventWait, WorkflowExecutionRecord, WorkflowStep
-from general_manager.workflow.models.databases import outboxes
 from general_manager.workflow.operations.moments import MOST_MOMENTS
 
 LAST_ANSWER: Final = "resume_signal"
@@ -42,7 +42,7 @@ def metadata_to_show(record: WorkflowExecutionRecord) -> Any:
     return {**found, LAST_ANSWER: REDACTED} if any(map(is_secret, names)) else found
 
 
-def count_cut_waits() -> int:
-    """Open waits that look back further than retention keeps events."""
-    waits = [WorkflowEventWait.objects.using(alias).filter(is_cut=True) for alias in outboxes()]
+def count_cut_waits(aliases: Iterable[str]) -> int:
+    """Open waits in these databases that look back further than retention keeps events."""
+    waits = [WorkflowEventWait.objects.using(alias).filter(is_cut=True) for alias in aliases]
     return sum(found.values("execution", "step").distinct().count() for found in waits)

@@ -58,7 +58,7 @@ def test_health_and_metrics_count_lines(ids):
     out = StringIO()
     with pytest.raises(SystemExit):  # something else is wrong: no worker runs here
         call_command("workflow_status", stdout=out)
-    assert "limits        3 executions in 1 lines" in out.getvalue()
+    assert "limits        3 executions in 1 line\n" in out.getvalue()
 
 
 def test_the_lines_that_stand_for_longest_come_first(ids):

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from django import forms
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
@@ -13,6 +13,7 @@ from general_manager.workflow.admin.acts.seen import require_same
 from general_manager.workflow.admin.pages import Text
 from general_manager.workflow.backend_registry import get_workflow_engine
 from general_manager.workflow.core.ids import MAX_ID_LENGTH, require_id
+from general_manager.workflow.exceptions import WorkflowError
 from general_manager.workflow.models import WorkflowPause
 from general_manager.workflow.operations.pauses import is_in_memory
 from general_manager.workflow.pauses import Pause, PauseKind
@@ -68,7 +69,10 @@ def pause(kind: str, name: str, reason: str) -> Pause:
     engine = get_workflow_engine()
     if kind == PauseKind.WORKFLOW:
         return engine.pause(name, reason=reason)
-    return engine.pause(registration=name, reason=reason)
+    try:
+        return engine.pause(registration=name, reason=reason)
+    except OperationalError as error:  # it is paused in every database, and one cannot be reached
+        raise WorkflowError(str(error)) from error
 
 
 class _Unpause:

@@ -1,19 +1,20 @@
 """What is wrong with deliveries in order, in words, for the health of the system."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from general_manager.workflow.models.databases import outboxes
 from general_manager.workflow.operations.overview import Overview
 from general_manager.workflow.operations.tables import Tables
 
 MOST_LANES_NAMED: Final = 5
 
 
-def lane_troubles(tables: Tables, overview: Overview) -> Iterator[tuple[str, str, str, int, int]]:
+def lane_troubles(
+    tables: Tables, overview: Overview, aliases: Iterable[str]
+) -> Iterator[tuple[str, str, str, int, int]]:
     """Code, message, remedy, weight and count. Reads keys only if there is something to name."""
     if overview.blocked_lanes:
         yield (
@@ -23,7 +24,7 @@ def lane_troubles(tables: Tables, overview: Overview) -> Iterator[tuple[str, str
                 "Dead letters block the events of %s.",
                 overview.blocked_lanes,
             )
-            % _named(tables),
+            % _named(tables, aliases),
             _(
                 "Fix the cause, then requeue, discard or skip the dead letter on the lane's page, "
                 "or: manage.py workflow_requeue_dead_letters"
@@ -62,8 +63,8 @@ def lane_troubles(tables: Tables, overview: Overview) -> Iterator[tuple[str, str
         )
 
 
-def _named(tables: Tables) -> str:
-    blocked = (tables.using(alias).lanes.exclude(blocked_since=None) for alias in outboxes())
+def _named(tables: Tables, aliases: Iterable[str]) -> str:
+    blocked = (tables.using(alias).lanes.exclude(blocked_since=None) for alias in aliases)
     names = (
         tables.named(rows.order_by("blocked_since"), "ordering_key", MOST_LANES_NAMED)
         for rows in blocked
