@@ -10,7 +10,7 @@ from datetime import datetime
 from threading import Lock
 from typing import Any, Final
 
-from django.db import Error
+from django.db import Error, transaction
 from django.dispatch import Signal
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -264,6 +264,7 @@ def uninstall(registry: CollectorRegistry = REGISTRY) -> None:
 
 @never_cache
 @require_safe
+@transaction.non_atomic_requests  # else a database that is down fails first
 def metrics_view(request: HttpRequest) -> HttpResponse:
     """The endpoint that Prometheus scrapes, for all processes that share
     ``PROMETHEUS_MULTIPROC_DIR`` if that is set.

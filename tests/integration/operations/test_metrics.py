@@ -3,7 +3,8 @@
 from datetime import timedelta
 
 import pytest
-from django.db import OperationalError
+from django.core.handlers.base import BaseHandler
+from django.db import OperationalError, connection
 from django.test import RequestFactory
 from django.utils import timezone
 from prometheus_client import CollectorRegistry, generate_latest
@@ -12,6 +13,7 @@ from general_manager.workflow import WorkflowDefinition, WorkflowEvent
 from general_manager.workflow.models import WorkflowDeliveryAttempt, WorkflowOutbox
 from general_manager.workflow.operations import metrics as metrics_module
 from general_manager.workflow.operations.gauges import GAUGES
+from general_manager.workflow.operations.health_view import health_view
 from general_manager.workflow.operations.metrics import (
     MOST_VALUES,
     OTHER,
@@ -217,3 +219,10 @@ def test_sagas_are_counted_by_workflow_and_outcome(prometheus, engine, clock):
     engine.run_due()
     assert engine.status(failed.execution_id).state == "failed"
     assert value(prometheus, "sagas_undone_total", workflow="trip", outcome="incomplete") == 1
+
+
+def test_a_request_in_a_transaction_asks_no_database_before_the_scrape(monkeypatch):
+    """With ATOMIC_REQUESTS, one that is down would fail the request."""
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    for view in (metrics_view, health_view):
+        assert BaseHandler().make_view_atomic(view) is view
