@@ -13,7 +13,7 @@ from django.db import Error
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
-from general_manager.escaping import visible, visible_json
+from general_manager.escaping import is_storable, visible, visible_json
 from general_manager.parsing import WrongValue
 from general_manager.parsing import age as parse_age
 from general_manager.workflow.core.actors import acting_as
@@ -28,6 +28,9 @@ PROGRESS_SECONDS: Final = 10.0
 
 class WorkflowCommand(BaseCommand):
     """Records its changes as made by ``manage.py`` and the command's name."""
+
+    one_of: tuple[tuple[str, ...], ...] = ()
+    """Options that exclude each other, also for `call_command`, which does not look."""
 
     def handle(self, *_: Any, **options: Any) -> None:
         options |= dict(self._parsed(options))
@@ -54,12 +57,19 @@ class WorkflowCommand(BaseCommand):
         """
         parser = CommandParser(prog=self.name, add_help=False)
         self.add_arguments(parser)
+        given: dict[str, bool] = {}
         for action in parser._actions:  # noqa: SLF001 - Django's call_command reads it too
-            name = max(action.option_strings, key=len, default=action.dest)
+            name = _name_of(action)
             try:
-                yield action.dest, _parse(action, options.get(action.dest))
+                value = _parse(action, options.get(action.dest))
             except ArgumentTypeError as error:
                 raise CommandError(f"{name}: {error}") from None
+            given[name] = value != action.default
+            yield action.dest, value
+        for together in self.one_of:
+            names = [one for one in together if given.get(one)]
+            if len(names) > 1:
+                raise CommandError(f"{' and '.join(names)} exclude each other.")
 
     def act(self, options: dict[str, Any]) -> None:
         raise NotImplementedError
@@ -94,6 +104,10 @@ class WorkflowCommand(BaseCommand):
 
     def say_json(self, value: object) -> None:
         self.stdout.write(visible_json(value))
+
+
+def _name_of(action: Action) -> str:
+    return max(action.option_strings, key=len, default=action.dest)
 
 
 def add_format(parser: CommandParser) -> None:
@@ -188,4 +202,6 @@ def _moment(value: str | date | timedelta) -> datetime:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ArgumentTypeError(f"{value!r} is not text")
+    if not is_storable(value):
+        raise ArgumentTypeError(f"{value!r} has characters that no database stores")
     return value

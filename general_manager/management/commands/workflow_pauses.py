@@ -1,6 +1,6 @@
 """List what is paused; pause or unpause a workflow or a registration."""
 
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import CommandError, CommandParser
 
@@ -14,14 +14,25 @@ from general_manager.workflow.operations.pauses import (
     is_known,
     list_pauses,
     pause_to_json,
+    paused_already,
     unknown_among,
 )
 from general_manager.workflow.operations.reach import Reach
 from general_manager.workflow.pauses import Pause, PauseKind
 
+ACTS: Final = {
+    "pause": PauseKind.WORKFLOW,
+    "unpause": PauseKind.WORKFLOW,
+    "pause_registration": PauseKind.REGISTRATION,
+    "unpause_registration": PauseKind.REGISTRATION,
+}
+"""The options that do something, which exclude each other."""
+
 
 class Command(WorkflowCommand):
     help = "List what is paused, since when and by whom; or pause or unpause one."
+
+    one_of = (("--pause", "--unpause", "--pause-registration", "--unpause-registration"),)
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_format(parser)
@@ -33,38 +44,36 @@ class Command(WorkflowCommand):
         parser.add_argument("--reason", default="", help="why it is paused; kept in its history")
 
     def act(self, options: dict[str, Any]) -> None:
-        engine = get_workflow_engine()
-        asked = {
-            PauseKind.WORKFLOW: options["pause"] or options["unpause"],
-            PauseKind.REGISTRATION: options["pause_registration"]
-            or options["unpause_registration"],
-        }
-        if any(name is not None and is_in_memory(kind) for kind, name in asked.items()):
+        acts = [name for name in ACTS if options[name] is not None]
+        if not acts:
+            self._list(as_json=options["format"] == "json")
+            return
+        kind, name = ACTS[acts[0]], options[acts[0]]
+        if is_in_memory(kind):
             raise CommandError(
                 "In local mode each process keeps its pauses in its memory, so this command would "
                 "pause nothing but itself. Call the engine's pause() and unpause() in the process."
             )
+        engine = get_workflow_engine()
+        which = {"workflow": name} if kind is PauseKind.WORKFLOW else {"registration": name}
         try:
-            if (name := options["pause"]) is not None:
-                self._paused(engine.pause(name, reason=options["reason"]))
-            elif (name := options["pause_registration"]) is not None:
-                self._paused(engine.pause(registration=name, reason=options["reason"]))
-            elif (name := options["unpause"]) is not None:
-                self._unpaused(is_changed=engine.unpause(name))
-            elif (name := options["unpause_registration"]) is not None:
-                self._unpaused(is_changed=engine.unpause(registration=name))
+            if acts[0].startswith("unpause"):
+                self.say("Unpaused." if engine.unpause(**which) else "It is not paused.")
+            elif known := self._known(kind, name):
+                self.say(paused_already(known))
             else:
-                self._list(as_json=options["format"] == "json")
+                self._paused(engine.pause(**which, reason=options["reason"]))
         except (TypeError, ValueError, NotImplementedError) as error:
             raise CommandError(visible(str(error))) from error
+
+    def _known(self, kind: PauseKind, name: str) -> Pause | None:
+        found = list_pauses(Reach())
+        return next((one for one in found if (one.kind, one.name) == (kind, name)), None)
 
     def _paused(self, pause: Pause) -> None:
         self.say(f"Paused. {number(pause.running)} running, {number(pause.parked)} parked.")
         if not is_known(pause):
             self.say(self.style.WARNING("Nothing of that name is registered or was ever started."))
-
-    def _unpaused(self, *, is_changed: bool) -> None:
-        self.say("Unpaused." if is_changed else "It is not paused.")
 
     def _list(self, *, as_json: bool) -> None:
         reach = Reach()

@@ -20,6 +20,8 @@ from general_manager.workflow.scheduling.verbs import (
 class Command(WorkflowCommand):
     help = "List the schedules with their last and next slots; or pause, unpause or run one."
 
+    one_of = (("--run", "--pause", "--unpause"),)
+
     def add_arguments(self, parser: CommandParser) -> None:
         add_format(parser)
         act = parser.add_mutually_exclusive_group()
@@ -29,22 +31,21 @@ class Command(WorkflowCommand):
         parser.add_argument("--reason", default="", help="why it is paused; kept in its history")
 
     def act(self, options: dict[str, Any]) -> None:
-        if (options["pause"] or options["unpause"]) and getattr(
-            get_workflow_engine(), "supports_timers", False
-        ):
+        changes = options["pause"] is not None or options["unpause"] is not None
+        if changes and getattr(get_workflow_engine(), "supports_timers", False):
             raise CommandError(
                 "In local mode each process keeps its schedules in its memory, so this command "
                 "would change nothing but itself. Call pause_schedule() and unpause_schedule() in "
                 "the process."
             )
         try:
-            if options["run"]:
+            if options["run"] is not None:
                 execution = run_schedule(options["run"])
                 self.say(f"Started execution {execution.execution_id}: {execution.state}.")
-            elif options["pause"]:
+            elif options["pause"] is not None:
                 changed = pause_schedule(options["pause"], reason=options["reason"])
                 self.say("Paused." if changed else "It is paused already.")
-            elif options["unpause"]:
+            elif options["unpause"] is not None:
                 changed = unpause_schedule(options["unpause"])
                 self.say("Unpaused." if changed else "It is not paused.")
             else:

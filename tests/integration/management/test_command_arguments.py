@@ -144,3 +144,28 @@ def test_a_trace_is_asked_for_by_position_or_by_name():
             run("workflow_trace", *arguments, **given)
     with pytest.raises(CommandError, match="No id is given"):
         run("workflow_trace")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        (
+            "workflow_pauses",
+            {"pause": "a", "unpause_registration": "b"},
+            "--pause and --unpause-registration exclude each other",
+        ),
+        (
+            "workflow_schedules",
+            {"run": "a", "unpause": "a"},
+            "--run and --unpause exclude each other",
+        ),
+        ("workflow_schedules", {"pause": ""}, "No schedule '' is registered"),
+        ("workflow_schedules", {"run": ""}, "No schedule '' is registered"),
+        ("workflow_requeue_dead_letters", {"handler": "\udcff"}, "no database stores"),
+        ("workflow_pauses", {"pause": "\udcff"}, "no database stores"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(celery_engine, name, given, said):
+    with pytest.raises(CommandError) as caught:
+        run(name, **given)
+    assert said in str(caught.value)
