@@ -5,6 +5,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
@@ -18,7 +19,7 @@ from general_manager.workflow.admin.acts.pauses import (
     PERMISSION,
     UNPAUSE,
     NewPauseForm,
-    pause,
+    pause_once,
     pause_situation,
     why_not_here,
 )
@@ -122,6 +123,8 @@ class PauseAdmin(DetailAdmin):
     def pause_view(self, request: HttpRequest) -> HttpResponse:
         self._require(request)
         form: forms.Form = NewPauseForm(request.POST or None)
+        if form.is_valid() and not self._may_pause(request, form.cleaned_data):
+            form.add_error("name", _("This name is not among those that you may pause."))
         if request.method == "POST" and form.is_valid() and not why_not_here():
             row = self._paused(request, form.cleaned_data)
             return HttpResponseRedirect(object_url(self, row) if row else list_url(self))
@@ -137,6 +140,18 @@ class PauseAdmin(DetailAdmin):
             why_not=why_not_here(),
         )
 
+    def _may_pause(self, request: HttpRequest, values: dict[str, Any]) -> bool:
+        """Whether the row would be in this user's scope: it is made, looked for and undone."""
+        if not self.is_narrowed():
+            return True
+        rows = to_act_on(self.get_queryset(request))
+        with transaction.atomic(using=rows.db):
+            every = WorkflowPause.objects.using(rows.db)
+            row, _made = every.get_or_create(kind=values["kind"], name=values["name"])
+            found = rows.filter(pk=row.pk).exists() and self.has_view_permission(request, row)
+            transaction.set_rollback(True, using=rows.db)
+        return found
+
     def _paused(self, request: HttpRequest, values: dict[str, Any]) -> WorkflowPause | None:
         """The row, so that the log entry names it."""
         kind, name = values["kind"], values["name"]
@@ -144,7 +159,7 @@ class PauseAdmin(DetailAdmin):
         stub = WorkflowPause(kind=kind, name=name)
 
         def act() -> WorkflowPause:
-            found = pause(kind, name, values["reason"])
+            found = pause_once(kind, name, values["reason"])
             row: WorkflowPause = rows.get(kind=found.kind, name=found.name)
             stub.pk = row.pk
             return row

@@ -17,6 +17,7 @@ from general_manager.workflow.models import (
     WorkflowExecutionRecord,
     WorkflowLane,
     WorkflowOutbox,
+    WorkflowPause,
     WorkflowSchedule,
 )
 from general_manager.workflow.operations.tables import Tables
@@ -81,5 +82,6 @@ class Reader:
             deliveries=self.rows(DeadLetter),
             schedules=self.rows(WorkflowSchedule),
             lanes=self.rows(WorkflowLane),
+            pauses=self.rows(WorkflowPause) if self.is_narrowed(WorkflowPause) else None,
             allows=self.sees,
         )

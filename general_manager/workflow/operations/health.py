@@ -117,8 +117,8 @@ def check_health(using: str | None = None, tables: Tables | None = None) -> Heal
     reach.fail_if_none({home, *aliases})
     overview = reduce(Overview.and_outbox_of, found or [_nothing()])
     each = [reach.read(one, partial(read_pauses, using=one)) for one in aliases]
-    pauses = merge_pauses(chain.from_iterable(each))
     seen = tables or whole_tables()
+    pauses = seen.seen_pauses(merge_pauses(chain.from_iterable(each)))
     parts = [
         *process_troubles(overview),
         *reach.read(outbox, lambda: _of_transactions(outbox)),

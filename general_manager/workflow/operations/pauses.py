@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any, Final
 
 from django.db import router
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -93,6 +94,16 @@ def pause_troubles(
             25,
             sum(one.parked for one in old),
         )
+
+
+def paused_already(pause: Pause) -> str:
+    """That it is paused, since when, by whom and why."""
+    text = _("It is paused already, for %(time)s, by %(who)s%(why)s.")
+    return text % {
+        "time": in_words(timezone.now() - pause.since),
+        "who": visible(pause.by) or _("unknown"),
+        "why": f": {visible(pause.reason).rstrip('.')}" if pause.reason else "",
+    }
 
 
 def pause_to_json(pause: Pause) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from general_manager.workflow.models import (
     WorkflowOutbox,
     WorkflowSchedule,
 )
+from general_manager.workflow.pauses import Pause
 
 MOST_ASKED: Final = 20
 """Rows that a sentence with names asks for, one by one."""
@@ -35,6 +36,8 @@ class Tables:
     deliveries: "QuerySet[Any]"
     schedules: "QuerySet[Any]"
     lanes: "QuerySet[Any]"
+    pauses: "QuerySet[Any] | None" = None
+    """`None` for all of them."""
     allows: Callable[[Any], bool] = _allow
 
     def using(self, alias: str) -> "Tables":
@@ -50,6 +53,14 @@ class Tables:
 
     def seen(self, rows: Iterable[Any]) -> list[Any]:
         return [row for row in rows if self.allows(row)]
+
+    def seen_pauses(self, pauses: list[Pause]) -> list[Pause]:
+        """Those whose rows are allowed."""
+        if self.pauses is None or not pauses:
+            return pauses
+        rows = self.seen(self.pauses.filter(lifted_at=None))
+        names = {(row.kind, row.name) for row in rows}
+        return [one for one in pauses if (one.kind, one.name) in names]
 
     def named(self, rows: "QuerySet[Any]", column: str, most: int) -> str:
         """The first *most* texts in *column* of those *rows* that are allowed, to be shown."""

@@ -4,6 +4,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
+from django.test import override_settings
 from django.urls import reverse
 
 from general_manager.workflow import (
@@ -177,3 +178,38 @@ def test_in_local_mode_the_page_says_where_pauses_are(boss):
     assert "In local mode each process keeps its pauses in its memory." in text(boss, NEW)
     boss.post(NEW, {"kind": "workflow", "name": "sync"})
     assert not WorkflowPause.objects.exists()
+
+
+def test_what_is_paused_already_is_not_paused_again_and_it_says_by_whom(boss, celery_engine):
+    with acting_as("ada"):
+        celery_engine.pause("sync", reason="the ERP is down.")
+    shown = confirm(boss, NEW, kind="workflow", name="sync", reason="me", follow=True)
+    text = shown.content.decode()
+    assert "Nothing was done. It is paused already, for " in text
+    assert ", by ada: the ERP is down." in text
+    assert not LogEntry.objects.exists()
+    assert WorkflowPause.objects.get().reason == "the ERP is down."
+
+
+@pytest.fixture(params=["/narrowed/", "/row_by_row/"])
+def narrowed(request, boss):
+    """The part of the URLs of an admin that shows only names that begin with "mine"."""
+    with override_settings(ROOT_URLCONF="tests.integration.admin.urls_pauses"):
+        yield f"{request.param}general_manager/"
+
+
+def test_a_narrowed_page_pauses_only_what_it_shows(boss, narrowed, celery_engine):
+    url = f"{narrowed}workflowpause/pause/"
+    shown = confirm(boss, url, kind="workflow", name="theirs").content.decode()
+    assert "This name is not among those that you may pause." in shown
+    assert not WorkflowPause.objects.exists()
+    assert confirm(boss, url, kind="workflow", name="mine").status_code == 302
+    assert [one.name for one in celery_engine.pauses()] == ["mine"]
+
+
+def test_a_narrowed_page_narrows_the_overview_and_its_troubles(boss, narrowed, celery_engine):
+    for name in ("mine", "theirs"):
+        celery_engine.pause(name)
+    shown = text(boss, f"{narrowed}overview/")
+    assert "workflow mine is paused, and nothing of that name is registered" in shown
+    assert "theirs" not in shown

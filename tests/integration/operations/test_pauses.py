@@ -133,6 +133,9 @@ def test_the_command_pauses_lists_and_unpauses(capsys, celery_engine, outbox):
     assert "Nothing of that name is registered" in shown
     shown = said(capsys, "workflow_pauses", pause_registration="books")
     assert "Nothing of that name" not in shown
+    shown = said(capsys, "workflow_pauses", pause="sync", reason="y")
+    assert "It is paused already, for " in shown
+    assert ", by manage.py workflow_pauses: x." in shown
     shown = said(capsys, "workflow_pauses")
     assert "workflow sync" in shown
     assert "registration books" in shown

@@ -12,10 +12,12 @@ from general_manager.workflow.admin.acts.dead_letters import NothingForm
 from general_manager.workflow.admin.acts.seen import require_same
 from general_manager.workflow.admin.pages import Text
 from general_manager.workflow.backend_registry import get_workflow_engine
+from general_manager.workflow.core.actors import current_actor
 from general_manager.workflow.core.ids import MAX_ID_LENGTH, require_id
-from general_manager.workflow.exceptions import WorkflowError
+from general_manager.workflow.exceptions import ChangedMeanwhileError, WorkflowError
 from general_manager.workflow.models import WorkflowPause
-from general_manager.workflow.operations.pauses import is_in_memory
+from general_manager.workflow.operations.pauses import is_in_memory, list_pauses, paused_already
+from general_manager.workflow.operations.reach import Reach
 from general_manager.workflow.pauses import Pause, PauseKind
 
 PERMISSION: Final = "pause_workflow"
@@ -64,8 +66,17 @@ def pause_situation(row: WorkflowPause) -> list[str]:
     return ["paused" if row.is_on else "lifted", str(row.paused_at)]
 
 
-def pause(kind: str, name: str, reason: str) -> Pause:
-    """Pause as the engine in force does."""
+def pause_once(kind: str, name: str, reason: str) -> Pause:
+    """Pause as the engine in force does; raise `ChangedMeanwhileError` if it is paused already."""
+    asked = PauseKind(kind), name
+    known = [one for one in list_pauses(Reach()) if (one.kind, one.name) == asked]
+    found = known[0] if known else _pause(kind, name, reason)
+    if known or (found.by, found.reason) != (current_actor(), reason):  # by somebody else, just now
+        raise ChangedMeanwhileError(paused_already(found))
+    return found
+
+
+def _pause(kind: str, name: str, reason: str) -> Pause:
     engine = get_workflow_engine()
     if kind == PauseKind.WORKFLOW:
         return engine.pause(name, reason=reason)
