@@ -47,9 +47,12 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def visible_json(value: object) -> str:
-    """Indented JSON for people and machines; invisible characters get JSON's own escapes."""
-    text = dumps(value, indent=2, ensure_ascii=False, default=str)
+def visible_json(value: object, *, ascii_only: bool = False) -> str:
+    """Indented JSON for people and machines; invisible characters get JSON's own escapes.
+
+    With *ascii_only*, so does every other that is not ASCII: for what takes nothing else.
+    """
+    text = dumps(value, indent=2, ensure_ascii=ascii_only, default=str)
     return _BUT_LINES.sub(lambda found: dumps(found[0])[1:-1], text)
 
 

@@ -1,5 +1,6 @@
 """Shared by our commands: argument types, progress lines, error handling."""
 
+import os
 from argparse import Action, ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -29,6 +30,7 @@ PROGRESS_SECONDS: Final = 10.0
 class WorkflowCommand(BaseCommand):
     """Records its changes as made by ``manage.py`` and the command's name."""
 
+    _called_from_command_line = False  # Django sets it
     one_of: tuple[tuple[str, ...], ...] = ()
     """Options that exclude each other, also for `call_command`, which does not look."""
 
@@ -37,6 +39,14 @@ class WorkflowCommand(BaseCommand):
         self._said = monotonic()
         self._is_open = False
         self._is_quiet = options["verbosity"] == 0
+        self._lost: OSError | None = None
+        try:
+            self._do(options)
+        finally:
+            self._flush()
+        self._report_loss()
+
+    def _do(self, options: dict[str, Any]) -> None:
         try:
             with acting_as(f"manage.py {self.name}"):
                 self.act(options)
@@ -89,21 +99,62 @@ class WorkflowCommand(BaseCommand):
         if self._is_quiet:
             return
         if self.stdout.isatty():
-            self.stdout.write(f"\r\x1b[2K{text}", ending="")
-            self.stdout.flush()
+            self._write(f"\r\x1b[2K{text}", ending="")
+            self._flush()
             self._is_open = True
         elif monotonic() - self._said > PROGRESS_SECONDS:
             self._said = monotonic()
-            self.stdout.write(text)
+            self._write(text)
 
     def say(self, text: str = "") -> None:
         if self._is_open:
-            self.stdout.write("\r\x1b[2K", ending="")
+            self._write("\r\x1b[2K", ending="")
             self._is_open = False
-        self.stdout.write(text)
+        self._write(text)
 
     def say_json(self, value: object) -> None:
-        self.stdout.write(visible_json(value))
+        text = visible_json(value)
+        self._write(text if self._takes(text) else visible_json(value, ascii_only=True))
+
+    def _takes(self, text: str) -> bool:
+        """Whether the terminal or the file has these characters."""
+        try:
+            text.encode(self._encoding)
+        except UnicodeEncodeError:
+            return False
+        return True
+
+    @property
+    def _encoding(self) -> str:
+        return getattr(self.stdout, "encoding", None) or "utf-8"
+
+    def _write(self, text: str, ending: str | None = None) -> None:
+        """Write *text*, unless nobody reads any more: the work goes on without."""
+        if not self._takes(text):
+            text = text.encode(self._encoding, "backslashreplace").decode(self._encoding)
+        self._try(lambda: self.stdout.write(text, ending=ending))
+
+    def _flush(self) -> None:
+        self._try(self.stdout.flush)
+
+    def _report_loss(self) -> None:
+        """As Unix tools do, say nothing if the reader has ended."""
+        if self._lost is not None and not isinstance(self._lost, BrokenPipeError):
+            reason = self._lost.strerror or str(self._lost)
+            raise CommandError(f"The output could not be written: {reason}. What it tells is done.")
+
+    def _try(self, write: Callable[[], object]) -> None:
+        """Remember if the output is lost: its reader has ended, or the disk is full."""
+        if self._lost is not None:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._lost = error
+            if self._called_from_command_line:  # else Python tries once more at its exit, and fails
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.stdout.fileno())
+                os.close(nowhere)
 
 
 def _name_of(action: Action) -> str:
