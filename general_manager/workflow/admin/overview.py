@@ -12,7 +12,6 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils.formats import date_format
 from django.utils.html import format_html
-from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 
 from general_manager.conf import get_workflow_settings
@@ -39,7 +38,7 @@ from general_manager.workflow.models import (
 from general_manager.workflow.operations.health import Trouble, check_health
 from general_manager.workflow.operations.lines import lines_in_use
 from general_manager.workflow.operations.listeners import listeners
-from general_manager.workflow.operations.moments import last_line
+from general_manager.workflow.operations.moments import in_zone, last_line
 from general_manager.workflow.operations.numbers import number
 from general_manager.workflow.operations.overview import MOST_PER_HOUR, Details, Hour, read_details
 from general_manager.workflow.operations.overview import Overview as OverviewData
@@ -262,7 +261,7 @@ def chart(hours: list[Hour]) -> dict[str, Any]:
     for position, hour in enumerate(hours):
         height = round(CHART_HEIGHT * hour.ended / peak, 1) if peak else 0
         failed_height = round(CHART_HEIGHT * hour.failed / peak, 1) if peak else 0
-        start = date_format(localtime(hour.start), "H:i")
+        start = date_format(in_zone(hour.start), "H:i")
         bars.append(
             {
                 "x": str(position * BAR + 2),  # as text: never in a locale's own digits

@@ -316,6 +316,12 @@ def test_o2_bulk_actions_are_offered_to_those_who_may(viewer, story):
     assert WorkflowExecutionRecord.objects.get().state == "waiting"
 
 
+def test_the_overview_is_shown_in_a_project_without_time_zones(settings, boss):
+    settings.USE_TZ = False
+    settings.GENERAL_MANAGER = {"WORKFLOW_MODE": "local"}
+    assert boss.get("/admin/general_manager/overview/").status_code == 200
+
+
 def test_a_dead_letter_is_requeued(client, story, workers, monkeypatch):
     user_with(client, *VIEW, "requeue_delivery")
     letter = WorkflowDeliveryAttempt.objects.get(status="dead_letter")

@@ -169,3 +169,9 @@ def test_what_cannot_be_meant_is_refused(celery_engine, name, given, said):
     with pytest.raises(CommandError) as caught:
         run(name, **given)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("since", ["2h", "2026-01-31", "2026-01-31T12:00+02:00", date(2026, 1, 31)])
+def test_a_time_has_no_zone_in_a_project_without_zones(settings, since):
+    settings.USE_TZ = False
+    assert "0 dead letters requeued." in run("workflow_requeue_dead_letters", since=since)

@@ -9,7 +9,6 @@ from django.contrib.admin import ModelAdmin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 
@@ -43,6 +42,7 @@ from general_manager.workflow.durable.continuation import MOST_NAMES, RetryPrevi
 from general_manager.workflow.durable.records import ASK_SUFFIX
 from general_manager.workflow.exceptions import ChangedMeanwhileError
 from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.operations.moments import in_zone
 from general_manager.workflow.operations.timeline import (
     LONGEST_RESULT,
     result_in_short,
@@ -189,7 +189,7 @@ class Wish:
         wait = engine().find_wait(self._record.execution_id, about[1])
         if wait is None or wait.ended_at is None:
             return ""
-        at = date_format(timezone.localtime(wait.ended_at), "DATETIME_FORMAT")
+        at = date_format(in_zone(wait.ended_at), "DATETIME_FORMAT")
         if wait.outcome == "timed_out":
             return _("“%(name)s” timed out (%(at)s).") % {"name": wait.name, "at": at}
         answer = wait.label or readable(redact_named(wait.name, wait.answer), most=LONGEST_RESULT)
