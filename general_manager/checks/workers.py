@@ -9,14 +9,13 @@ from general_manager.check_messages import warning
 from general_manager.conf import find_problems, get_workflow_settings
 from general_manager.workflow.transport import get_transport
 from general_manager.workflow.transport.broker import (
-    find_broker_trouble,
-    find_time_limit,
     has_app,
     named_app,
     rival_apps,
     runs_at_once,
     this_app,
 )
+from general_manager.workflow.transport.celery_settings import find_broker_trouble, find_time_limit
 from general_manager.workflow.workers.beat import ENTRY, is_scheduled
 
 

@@ -8,7 +8,6 @@ from datetime import UTC, date, datetime, time, timedelta
 from time import monotonic
 from typing import Any, Final
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
@@ -249,7 +248,8 @@ def _moment(value: str | date | timedelta) -> datetime:
     if timezone.is_naive(found):
         found = timezone.make_aware(found)
     # Without USE_TZ, times in the database have no zone.
-    return found.astimezone(UTC) if settings.USE_TZ else timezone.make_naive(found)
+    has_zones = timezone.is_aware(timezone.now())
+    return found.astimezone(UTC) if has_zones else timezone.make_naive(found)
 
 
 def _text(value: object) -> str:

@@ -11,17 +11,18 @@ from time import monotonic
 from typing import Any, Final
 
 from celery import Celery, _state, current_app
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import QueueNotFound, SoftTimeLimitExceeded
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from kombu.pools import connections as pooled_connections
 from kombu.pools import producers
+from kombu.serialization import dumps
 
 from general_manager.check_messages import warning
 from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
-from general_manager.workflow.transport.base import TICK, WORK, Transport
+from general_manager.workflow.transport.base import Transport
 
 logger = get_logger(__name__)
 
@@ -224,30 +225,18 @@ def runs_at_once(app: Any = None) -> bool:
     return bool((app or this_app()).conf.task_always_eager)
 
 
-def find_broker_trouble() -> str | None:
-    """Why messages cannot reach the configured broker, or `None`; contacts no server."""
-    app: Any = this_app()
-    if not (app.conf.broker_write_url or app.conf.broker_url):
-        return "it is not configured, so Celery would use RabbitMQ on this machine"
+def try_serializer(name: Any) -> None:
+    """Raise if Celery does not know it."""
+    dumps({}, serializer=name)
+
+
+def missing_queue(app: Any, task: str) -> str:
+    """Why the app has no queue for *task*; empty if it has one."""
     try:
-        with app.connection_for_write() as connection:
-            connection.transport  # noqa: B018 - created on access, if its library is installed
-    except Exception as error:  # noqa: BLE001 - transports raise any exception
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def find_time_limit() -> float | None:
-    """Celery's time limit, soft or hard, for one of our tasks in seconds; `None` for none."""
-    app: Any = this_app()
-    limits = []
-    for task in (app.tasks[name] for name in (WORK, TICK)):
-        # Celery 5.5 sets the project's limits on a task only while it runs.
-        limits += [
-            task.time_limit or app.conf.task_time_limit,
-            task.soft_time_limit or app.conf.task_soft_time_limit,
-        ]
-    return min((float(limit) for limit in limits if limit), default=None)
+        app.amqp.router.route({}, task, [], {})
+    except QueueNotFound as error:
+        return str(error)
+    return ""
 
 
 def is_time_limit(error: BaseException) -> bool:

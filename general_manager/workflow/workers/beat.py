@@ -1,7 +1,7 @@
 """Our entry in Beat's schedule, for both schedulers, and the heartbeats of workers and Beat."""
 
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from importlib import import_module
 from typing import Any, Final
@@ -22,6 +22,7 @@ from django.db import DatabaseError, router
 
 from general_manager.conf import get_workflow_settings
 from general_manager.escaping import get_logger
+from general_manager.guarding import attempt
 from general_manager.workflow.core import shutdown
 from general_manager.workflow.core.actors import BEAT, WORKER, whereabouts
 from general_manager.workflow.core.leases import start_calling
@@ -73,8 +74,8 @@ def _add_entry(app: Any) -> None:
             "Beat's schedule has no entry of general_manager; run manage.py check to see why"
         )
         return
-    if not settings.beat_enabled:
-        return
+    if not settings.beat_enabled or not isinstance(app.conf.beat_schedule, dict):
+        return  # manage.py check names a wrong schedule
     seconds = int(settings.beat_outbox_interval.total_seconds())
     expires = max(seconds, int(MOST_WAIT.total_seconds()))
     # django-celery-beat drops "expires" and reads "expire_seconds".
@@ -86,9 +87,11 @@ def _add_entry(app: Any) -> None:
 def is_scheduled() -> bool:
     """Whether Beat's schedule in this process contains our tick, under any name."""
     app: Any = this_app()
-    app.finalize(auto=True)
-    entries = app.conf.beat_schedule.values()
-    return any(isinstance(one, dict) and one.get("task") == TICK for one in entries)
+    attempt(lambda: app.finalize(auto=True), None)  # W013 names wrong settings
+    entries = app.conf.beat_schedule
+    if not isinstance(entries, Mapping):
+        return True  # and so that it is none
+    return any(isinstance(one, dict) and one.get("task") == TICK for one in entries.values())
 
 
 def _remove_orphan(sender: Any = None, **_: Any) -> None:

@@ -7,6 +7,7 @@ from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
 from django.template import engines
 from django.test import override_settings
+from kombu import Queue
 
 from general_manager.checks import check_admin, check_backends, check_tables, check_workers
 from general_manager.checks.database import check_timeouts
@@ -188,6 +189,49 @@ def test_a_broker_that_no_message_can_reach_is_named(production, app, url, troub
     app.conf.broker_url = url
     assert ids(check_workers) == ["W013"]
     assert trouble in check_workers()[0].msg
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "trouble"),
+    [
+        ("task_soft_time_limit", "abc", "task_soft_time_limit is 'abc', which is no number"),
+        ("task_time_limit", [1], "task_time_limit is [1], which is no number"),
+        ("beat_schedule", [1], "beat_schedule is [1], which is no mapping"),
+        ("task_annotations", ["x"], "task_annotations is ['x'] ("),
+        ("task_serializer", "nosuch", "task_serializer is 'nosuch' (SerializerNotInstalled: "),
+        ("result_backend", "nosuch://", "result_backend is 'nosuch://' ("),
+    ],
+)
+def test_a_setting_of_celerys_with_which_nothing_is_sent_is_named(
+    production, app, name, value, trouble
+):
+    beat.install()
+    app.conf[name] = value
+    message = check_workers()[0]
+    assert (message.id, trouble in message.msg) == ("general_manager.W013", True), message.msg
+
+
+def test_queues_without_ours_are_named_if_none_are_added(production, app):
+    beat.install()
+    app.conf.task_queues = [Queue("mails")]
+    assert ids(check_workers) == []
+    app.conf.task_create_missing_queues = False
+    app.amqp.__dict__.pop("queues", None)
+    app.amqp.__dict__.pop("router", None)
+    app.amqp._rtable = None
+    [message] = check_workers()
+    assert "task_queues lacks the queue of general_manager.workflow.tasks.work" in message.msg
+    app.conf.task_routes = {"general_manager.*": {"queue": "mails"}}
+    app.amqp.flush_routes()
+    app.amqp.__dict__.pop("router", None)
+    assert ids(check_workers) == []
+
+
+def test_a_schedule_of_beats_that_is_none_stops_no_start(production, app):
+    app.conf.beat_schedule = [1]
+    app.finalize(auto=True)
+    beat.install()
+    assert ids(check_workers) == ["W013"]
 
 
 def test_tasks_that_run_in_the_request_are_named(production, app):
