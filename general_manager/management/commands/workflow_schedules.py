@@ -40,7 +40,9 @@ class Command(WorkflowCommand):
             )
         try:
             if options["run"] is not None:
-                execution = run_schedule(options["run"])
+                started = run_schedule(options["run"])
+                # It may have run here, after the commit.
+                execution = get_workflow_engine().status(started.execution_id)
                 self.say(f"Started execution {execution.execution_id}: {execution.state}.")
             elif options["pause"] is not None:
                 changed = pause_schedule(options["pause"], reason=options["reason"])

@@ -22,7 +22,6 @@ from general_manager.workflow.admin.fields.timelines import timeline_lines
 from general_manager.workflow.admin.filters import EventTypeFilter
 from general_manager.workflow.admin.pages import object_url
 from general_manager.workflow.admin.scope import Reader
-from general_manager.workflow.core.actors import acting_as
 from general_manager.workflow.executions.lookup import events_like
 from general_manager.workflow.models import DeliveryStatus, WorkflowEventRecord
 from general_manager.workflow.operations.timeline import timeline_of_event
@@ -163,14 +162,13 @@ class EventAdmin(EventFields, DetailAdmin):
                 len(chosen),
             )
             seen = seen_of(request.POST)
-            with acting_as(request.user):
-                perform_one(
-                    self,
-                    request,
-                    event,
-                    text % len(chosen),
-                    lambda: deliver_again(event, chosen, seen=seen),
-                )
+            perform_one(
+                self,
+                request,
+                event,
+                text % len(chosen),
+                lambda: deliver_again(event, chosen, seen=seen),
+            )
             drain_soon(event._state.db or "default")
             return HttpResponseRedirect(object_url(self, event))
         matched = ngettext(

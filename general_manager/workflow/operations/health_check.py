@@ -5,6 +5,7 @@ Needs ``general-manager[health]``.
 
 from dataclasses import dataclass
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, close_old_connections
 from health_check.base import HealthCheck
 from health_check.exceptions import ServiceUnavailable, ServiceWarning
@@ -25,6 +26,8 @@ class WorkflowHealthCheck(HealthCheck):  # type: ignore[misc]  # their package h
             health = check_health()
         except Error as error:
             raise ServiceUnavailable("The database cannot be reached") from error
+        except ImproperlyConfigured as error:
+            raise ServiceUnavailable("The settings cannot be read") from error
         finally:
             close_old_connections()  # runs in a thread that no request cleans up
         if health.troubles:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, transaction
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
@@ -24,8 +25,8 @@ def health_view(request: HttpRequest) -> JsonResponse:
         health = check_health()
         # The session, and so the user, may be in the database that is down.
         may_see_more = _may_see_more(request)
-    except Error:
-        logger.exception("Could not read the health from the database")
+    except (Error, ImproperlyConfigured):
+        logger.exception("Could not read the health")
         return JsonResponse({"ok": False}, status=503)
     content: dict[str, Any] = health.to_json() if may_see_more else {"ok": health.is_well}
     return JsonResponse(content, status=200 if health.is_well else 503)

@@ -10,6 +10,7 @@ from datetime import datetime
 from threading import Lock
 from typing import Any, Final
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, transaction
 from django.dispatch import Signal
 from django.http import HttpRequest, HttpResponse
@@ -167,7 +168,7 @@ class BacklogCollector:
             try:
                 overview, state = read_overview(alias), read_state(alias)
                 pauses = read_pauses(using=alias)
-            except Error:
+            except (Error, ImproperlyConfigured):
                 logger.exception("Could not read the backlog of database %r", alias)
                 families["up"].add_metric([alias], 0)
             else:

@@ -131,6 +131,12 @@ def test_a_handler_that_hangs_in_its_first_delivery_is_trouble(outbox):
     assert read_overview().long_deliveries == 1
 
 
+def test_settings_that_cannot_be_read_are_trouble_like_a_database_that_is_away(client):
+    with override_settings(GENERAL_MANAGER={"WORKFLOW_MODE": "prod"}):
+        response = client.get(URL)
+    assert (response.status_code, response.json()) == (503, {"ok": False})
+
+
 def test_local_mode_is_well(client):
     assert client.get(URL).status_code == 200
 

@@ -207,3 +207,11 @@ def test_o3_old_entries_of_a_schedule_s_history_are_pruned():
     run(unpause="report")
     prune_once(timedelta(days=30))
     assert list(WorkflowHistory.objects.values_list("kind", flat=True)) == ["unpaused"]
+
+
+def test_run_says_how_it_ended_if_it_ran_in_this_process(settings):
+    settings.GENERAL_MANAGER = {"WORKFLOW_MODE": "production", "WORKFLOW_ASYNC": False}
+    hourly()
+    out = StringIO()
+    call_command("workflow_schedules", run="report", stdout=out)
+    assert out.getvalue().endswith(": completed.\n")

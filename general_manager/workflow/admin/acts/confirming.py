@@ -10,7 +10,6 @@ from django.contrib.admin import ModelAdmin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
-from django.db import router, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -21,6 +20,7 @@ from django.utils.translation import ngettext
 
 from general_manager.escaping import cut, visible
 from general_manager.workflow.admin.acts.seen import SEEN, sign, unsign
+from general_manager.workflow.admin.acts.together import committed_together
 from general_manager.workflow.admin.pages import Text, frame, way_to_object
 from general_manager.workflow.admin.scope import to_act_on
 from general_manager.workflow.core.actors import acting_as
@@ -102,8 +102,7 @@ def perform_one(
 ) -> Any:
     """Act in the user's name. A lost race is reported in a message; nothing is changed."""
     try:
-        # The act and its log entry in one transaction.
-        with transaction.atomic(using=_log_database()), acting_as(request.user):
+        with committed_together(obj), acting_as(request.user):
             result = act()
             write_down(page, request, obj, done)
     except WorkflowError as error:
@@ -257,10 +256,6 @@ def _ask(
     )
 
 
-def _log_database() -> str:
-    return router.db_for_write(LogEntry)
-
-
 def _perform_each(
     page: "ModelAdmin[Any]",
     request: HttpRequest,
@@ -277,7 +272,7 @@ def _perform_each(
             lost.append(_("%s is no longer in this list.") % key)
             continue
         try:
-            with transaction.atomic(using=_log_database()), acting_as(request.user):
+            with committed_together(row), acting_as(request.user):
                 act.perform(row, seen, values)
                 write_down(page, request, row, act.done)
         except WorkflowError as error:
