@@ -246,7 +246,7 @@ class StepInDoubt(WorkflowError):
         return (
             f"Step {self.name!r} of workflow execution {self.execution_id} started but did not "
             "finish, so its effect may have happened. It is marked once=True and is not run again: "
-            "resolve it."
+            "resolve it, by 'Resolve step in doubt' on its page in the admin or by resolve_step()."
         )
 
 

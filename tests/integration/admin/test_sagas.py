@@ -76,6 +76,9 @@ def test_what_was_not_undone_is_named_on_the_page_and_the_rest_is_retried(boss, 
         "Undo failed for good:",
     ):
         assert words in page, words
+    asked = text_of(boss.get(act(record, "retry")))
+    assert "<bdi>undone, but for: undo b</bdi>" in asked
+    assert "undos" not in asked
     stage.failing.clear()
     confirm(boss, act(record, "retry"))
     again = WorkflowExecutionRecord.objects.latest("pk")

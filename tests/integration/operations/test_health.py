@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.core.management import call_command
 from django.db import OperationalError
 from django.test import AsyncRequestFactory, override_settings
 from django.urls import reverse
@@ -260,3 +261,20 @@ def test_the_check_runs_on_the_pages_of_django_health_check():
 
     status, content = async_to_sync(ask)()
     assert (status, content) == (200, '{"WorkflowHealthCheck()": "OK"}')
+
+
+def test_status_counts_the_keys_whose_events_wait_in_order(outbox, workers, capsys):
+    def fail(event):
+        raise PermanentFailure("boom")
+
+    outbox.register("x", handler=fail, registration_id="r", in_order=True)
+    for name in ("1", "2"):
+        event = WorkflowEvent(name, "a.b", {}, event_name="x", ordering_key="order:7")
+        outbox.publish(event)
+    tick()
+    workers.deliver()
+    with pytest.raises(SystemExit):
+        call_command("workflow_status")
+    assert (
+        "lanes         undelivered events in order of 1 key, 1 blocked" in capsys.readouterr().out
+    )

@@ -39,9 +39,9 @@ from general_manager.workflow.core.actors import acting_as
 from general_manager.workflow.core.ids import MAX_ID_LENGTH
 from general_manager.workflow.core.redaction import readable, redact_named
 from general_manager.workflow.durable.continuation import MOST_NAMES, RetryPreview
-from general_manager.workflow.durable.records import ASK_SUFFIX
+from general_manager.workflow.durable.records import ASK_SUFFIX, StepStatus
 from general_manager.workflow.exceptions import ChangedMeanwhileError
-from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.operations.moments import in_zone
 from general_manager.workflow.operations.timeline import (
     LONGEST_RESULT,
@@ -240,13 +240,26 @@ def _fates(record: WorkflowExecutionRecord, preview: RetryPreview) -> list[Fate]
     return [
         Fate(
             name=visible(step.name[:MAX_TITLE]),
-            result=visible(result_in_short(step)),
+            result=_of_saga(step) if step.saga == step.name else visible(result_in_short(step)),
             words=words.get(step.name, ""),
             is_forgotten=step.name not in kept,
             url=_url_before(record, step.name),
         )
         for step in shown_steps(record)
     ]
+
+
+def _of_saga(step: WorkflowStep) -> str:
+    """What became of a saga; its row has no result of the user's."""
+    about = getattr(step, "shown", None) or {}
+    undos, left = tuple(about.get("undos", ())), tuple(about.get("left", ()))
+    if left:
+        return _("undone, but for: %s") % _named(left)
+    if step.status == StepStatus.UNDONE:
+        return _("undone: %s") % (_named(undos) or "—")
+    if undos:
+        return _("being undone: %s") % _named(undos)
+    return _("its steps stand") if step.status == StepStatus.DONE else _("open")
 
 
 def _named(names: tuple[str, ...]) -> str:

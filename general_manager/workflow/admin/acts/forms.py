@@ -82,7 +82,7 @@ class AnswerForm(ActForm):
     answer = JsonField(
         label=_("Answer"),
         required=False,
-        help_text=_('What wait_for() returns, as JSON: true, "text" or {"approved": true}.'),
+        help_text=_('What the wait returns, as JSON: true, "text" or {"approved": true}.'),
     )
     null = forms.BooleanField(label=_("Answer with null"), required=False)
 
