@@ -92,14 +92,14 @@ def continue_as_fresh(
 
 
 def _keep_children(old: Record, new: Record, plan: Plan) -> None:
-    """All children of a gather that is kept; of another one those that completed."""
+    """All children of a gather that is kept; those that completed of one that is not undone."""
     kept = {one.name for one in plan.kept}
     for name, slots in old.slots.items():
+        keeps = plan.keeps_children and name not in plan.undone
         done = {
             place: replace(one, is_stopped=False)
             for place, one in slots.items()
-            if name in kept
-            or (plan.keeps_children and one.outcome is not None and not one.outcome.is_bad)
+            if name in kept or (keeps and one.outcome is not None and not one.outcome.is_bad)
         }
         if done:
             new.slots[name] = done

@@ -9,9 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from general_manager.workflow.durable.ending import Ending
+from general_manager.workflow.durable.forgetting import MOST_NAMES as MOST_NAMES
 from general_manager.workflow.durable.forgetting import (
     events_taken,
     failures_that_left_the_handler,
+    in_order,
+    listed,
+    not_older_than,
     notes_of_mailboxes,
     saga_plan,
 )
@@ -31,8 +35,6 @@ Resolutions = Mapping[str, tuple[bool, Any]]
 CONTINUABLE: Final = (WorkflowState.FAILED, WorkflowState.CANCELLED)
 """States from which a fresh execution can continue. Completed ones are final: others may have used
 their output."""
-MOST_NAMES: Final = 30
-"""Names listed in one message."""
 NEVER_RAN: Final = "It never ran, because its handler cannot be imported."
 OUTDATED: Final = ("cancel_reason", "resume_signal", "traceback", "continued_as")
 """Metadata of the old execution that would be wrong for the fresh one."""
@@ -68,6 +70,8 @@ class RetryPreview:
     """Keys of events that forgotten waits had taken and that can be taken again, in order."""
     events_withdrawn: tuple[str, ...] = ()
     """The event that answered *before* itself, which that wait does not take again."""
+    taken_back: tuple[str, ...] = ()
+    """Names that their saga has undone; of a gather, the children that completed start again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,11 @@ class Plan:
     incomplete: str = ""
     """A saga that is not undone completely, although an earlier step is to run again."""
     keeps_children: bool = True
-    """Children that completed are kept, though their gather runs again."""
+    """Children that completed are kept, though their gather runs again, unless it is `undone`."""
+    undone: frozenset[str] = frozenset()
+    """Names that a saga has taken back, with its own and those of its undos."""
+    claimed: str = ""
+    """A step among them of which an operator says that it happened."""
 
     @property
     def returned(self) -> dict[int, str]:
@@ -114,6 +122,10 @@ class Plan:
         events = (self.events(is_own=False), self.events(is_own=True))
         return notes_of_mailboxes(self.returned, self.withdrawn, *events)
 
+    def takes_back(self, step: StepRecord) -> bool:
+        """Whether *step* is forgotten because its saga has undone it."""
+        return step.name in self.undone and step.saga is None
+
     @property
     def repeats_once(self) -> tuple[str, ...]:
         return tuple(one.name for one in self.forgotten if one.once)
@@ -123,12 +135,17 @@ class Plan:
         if self.unknown is not None:
             return (
                 f"No step, wait or sleep {self.unknown!r} is recorded; "
-                f"recorded are: {_listed(in_order((*self.kept, *self.forgotten)))}."
+                f"recorded are: {listed(in_order((*self.kept, *self.forgotten)))}."
+            )
+        if self.claimed:
+            return (
+                f"Step {self.claimed!r} was undone with its saga: "
+                "call retry_from_checkpoint(), which does all of the saga again."
             )
         if self.incomplete:
             return (
-                f"Saga {self.incomplete!r} is not undone completely: continue without before= "
-                "first, which runs the rest of its undos."
+                f"Saga {self.incomplete!r} is not undone completely: call retry_from_checkpoint() "
+                "without before= first, which runs the rest of its undos."
             )
         if self.in_doubt:
             name = self.in_doubt[0]
@@ -145,18 +162,6 @@ class Plan:
         return ""
 
 
-def _listed(steps: list[StepRecord]) -> str:
-    names = [repr(step.name) for step in steps[:MOST_NAMES]]
-    if len(steps) > MOST_NAMES:
-        names.append(f"and {len(steps) - MOST_NAMES} more")
-    return ", ".join(names) or "none"
-
-
-def in_order(steps: Iterable[StepRecord]) -> list[StepRecord]:
-    """In the order in which their outcomes were written; steps without an outcome come last."""
-    return sorted(steps, key=lambda one: (one.status in UNFINISHED, one.position))
-
-
 def make_plan(
     steps: Iterable[StepRecord], resolved: Resolutions, before: str | None = None
 ) -> Plan:
@@ -168,14 +173,15 @@ def make_plan(
     handler; one that the handler caught is kept. A saga that was undone is forgotten as a whole
     under the same condition; of one that was not undone completely, only failed undos are. A step
     in doubt stays in doubt unless it is *resolved*, or started after a forgotten step. A resolved
-    step that had a result gets the new one, and all that ended after the old result is forgotten.
+    step that had a result gets the new one, and all that ended after the old result is forgotten;
+    but one that was undone with its saga did not happen, whoever says so.
     """
     by_name = {step.name: step for step in in_order(steps)}
     if before is not None and before not in by_name:
         return Plan(tuple(by_name.values()), (), (), unknown=before)
     corrected = [name for name in resolved if by_name[name].is_finished]
     starts = [before] if before is not None else []
-    dropped = _not_older_than([by_name[name] for name in (*starts, *corrected)], by_name)
+    dropped = not_older_than([by_name[name] for name in (*starts, *corrected)], by_name)
     dropped -= resolved.keys()
     dropped |= {name for name, step in by_name.items() if step.status in UNFINISHED}
     sagas = saga_plan(by_name, dropped)
@@ -203,24 +209,17 @@ def make_plan(
         else:
             kept.append(step)
     in_doubt = tuple(one.name for one in kept if one.status is StepStatus.STARTED)
-    incomplete = sagas.incomplete if before is not None else ""
+    incomplete = sagas.incomplete if starts or corrected else ""
+    claimed = (name for name, (happened, _) in resolved.items() if happened)
     return Plan(
         *(tuple(kept), tuple(forgotten), in_doubt),
         before=before,
         undoing=sagas.undoing,
         incomplete=incomplete,
         keeps_children=not starts and not corrected,
+        undone=frozenset(sagas.dropped),
+        claimed=next((name for name in claimed if name in sagas.dropped), ""),
     )
-
-
-def _not_older_than(starts: Collection[StepRecord], by_name: Mapping[str, StepRecord]) -> set[str]:
-    """*starts*, and all steps that may have known one of their outcomes."""
-    ended = [step.position for step in starts if step.status not in UNFINISHED]
-    names = {step.name for step in starts}
-    if ended:
-        first = min(ended)
-        names |= {name for name, one in by_name.items() if one.position >= first}
-    return names
 
 
 def require_resolvable(steps: Iterable[StepRecord], names: Iterable[str]) -> None:
@@ -272,6 +271,7 @@ def preview(
         signals_withdrawn=tuple(plan.withdrawn.values()),
         events_returned=tuple(plan.events(is_own=False).values()),
         events_withdrawn=tuple(plan.events(is_own=True).values()),
+        taken_back=tuple(one.name for one in plan.forgotten if plan.takes_back(one)),
     )
 
 

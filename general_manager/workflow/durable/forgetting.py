@@ -1,10 +1,13 @@
 """What a fresh execution forgets of sagas and of failures: pure functions over the records."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final, NamedTuple
 
-from general_manager.workflow.durable.records import StepRecord, StepStatus
+from general_manager.workflow.durable.records import UNFINISHED, StepRecord, StepStatus
 from general_manager.workflow.history import HistoryKind
+
+MOST_NAMES: Final = 30
+"""Names listed in one message."""
 
 
 class SagaPlan(NamedTuple):
@@ -33,6 +36,16 @@ def saga_plan(by_name: Mapping[str, StepRecord], dropped: set[str]) -> SagaPlan:
             undoing = undoing or str((saga.failure or {}).get("text", ""))
             incomplete = incomplete or saga.name
     return SagaPlan(gone, undoing, incomplete)
+
+
+def not_older_than(starts: Collection[StepRecord], by_name: Mapping[str, StepRecord]) -> set[str]:
+    """*starts*, and all steps that may have known one of their outcomes."""
+    ended = [step.position for step in starts if step.status not in UNFINISHED]
+    names = {step.name for step in starts}
+    if ended:
+        first = min(ended)
+        names |= {name for name, one in by_name.items() if one.position >= first}
+    return names
 
 
 def failures_that_left_the_handler(steps: Iterable[StepRecord]) -> set[str]:
@@ -84,3 +97,15 @@ def notes_of_mailboxes(
 def resolution_in_words(name: str, resolved: Mapping[str, tuple[bool, Any]]) -> str:
     """An operator's decision about a step, for the history."""
     return f"{name}: {'it happened' if resolved[name][0] else 'it did not happen'}"
+
+
+def listed(steps: list[StepRecord]) -> str:
+    names = [repr(step.name) for step in steps[:MOST_NAMES]]
+    if len(steps) > MOST_NAMES:
+        names.append(f"and {len(steps) - MOST_NAMES} more")
+    return ", ".join(names) or "none"
+
+
+def in_order(steps: Iterable[StepRecord]) -> list[StepRecord]:
+    """In the order in which their outcomes were written; steps without an outcome come last."""
+    return sorted(steps, key=lambda one: (one.status in UNFINISHED, one.position))

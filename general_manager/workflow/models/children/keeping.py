@@ -13,12 +13,13 @@ def keep_children(using: str, old: Any, new: Any, plan: Plan) -> bool:
     """Copy slots to the fresh execution; returns whether there are any.
 
     All of a gather that is kept; of another one those that completed, so that only the others start
-    again, unless something before it is to run again.
+    again, unless something before it is to run again. None of a gather that its saga has undone:
+    what its children did is not in force.
     """
     slots = WorkflowChildSlot.objects.using(using)
     wanted = Q(gather__in=[one.name for one in plan.kept])
     if plan.keeps_children:
-        wanted |= Q(outcome="completed")
+        wanted |= Q(outcome="completed") & ~Q(gather__in=plan.undone)
     rows: list[WorkflowChildSlot] = []
     has_any = False
     for row in slots.filter(wanted, execution=old).order_by("pk").iterator(CHILDREN_CHUNK):
