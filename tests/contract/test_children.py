@@ -217,14 +217,32 @@ def test_a_deadline_of_the_parent_stops_its_children(engine, driver, started):
     assert pages(engine)[1].state == "cancelled"
 
 
-def test_completing_leaves_abandoned_children_alone(engine, driver, started):
-    given = numbers(2, hours=1, catches=True)
-    given["pages"][0] |= {"waits": True, "abandon": True}
+def test_c1_a_timeout_leaves_abandoned_children_alone(engine, driver, started):
+    given = numbers(3, hours=1, catches=True, options={"at_once": 2})
+    for one in given["pages"]:
+        one |= {"waits": True, "abandon": one["n"] > 1}
     execution = started(BOOK, given)
     driver.pass_time(2 * HOUR)
     driver.settle()
     assert engine.status(execution.execution_id).state == "completed"
-    assert pages(engine)[1].state == "cancelled"  # the time was over for it, too
+    states = {n: one.state for n, one in pages(engine).items()}
+    assert states == {1: "cancelled", 2: "waiting", 3: "cancelled"}  # 3 was held, and never began
+
+
+def test_c1_a_failure_leaves_abandoned_children_alone_and_is_raised_when_they_are_over(
+    engine, driver, started
+):
+    given = numbers(4, options={"at_once": 3})
+    given["pages"][0]["waits"] = given["pages"][1]["waits"] = True
+    given["pages"][0]["abandon"] = given["pages"][3]["abandon"] = True
+    given["pages"][2]["fails"] = True
+    execution = started(BOOK, given)
+    states = {n: one.state for n, one in pages(engine).items()}
+    assert states == {1: "waiting", 2: "cancelled", 3: "failed", 4: "cancelled"}
+    assert execution.state == "waiting"
+    engine.resume(pages(engine)[1].execution_id, 1)
+    driver.settle()
+    assert "page 3 is torn" in engine.status(execution.execution_id).error
 
 
 def test_a_child_that_is_there_is_joined_and_has_several_waiters(engine, driver, started):

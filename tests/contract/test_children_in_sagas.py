@@ -9,6 +9,7 @@ from general_manager.workflow import (
     gather,
     saga,
     step,
+    wait_for,
 )
 from tests.testapp.plays import HOUR, SHORT, note, off, on, stage
 
@@ -153,3 +154,95 @@ def test_s1_no_result_is_corrected_before_the_rest_of_a_saga_is_undone(started, 
     again = settled(driver, engine.retry_from_checkpoint(one.execution_id))
     assert (again.state, again.error) == ("failed", "ship fails")
     assert "undo refund" in stage.calls
+
+
+# Children that are others', or that go on: nobody who undoes waits for them
+
+
+def wait_here(data):
+    with saga("page") as undo:
+        undo("unprint", note, f"unprint {data['n']}")
+        step("print", note, f"print {data['n']}")
+        wait_for("go")
+    return {"n": data["n"]}
+
+
+PAGE = WorkflowDefinition("page", handler=wait_here)
+
+
+def bind(data):
+    with saga("book") as undo:
+        undo("unbind", note, "unbind")
+        step("bind", note, "bind")
+        pages = [
+            child(PAGE, {"n": n}, correlation_id=one.get("id"), abandon=one.get("abandon", False))
+            for n, one in enumerate(data["pages"], 1)
+        ]
+        gather("pages", pages, **data.get("options", {}))
+
+
+BOOK = WorkflowDefinition("book", handler=bind)
+BOOK_IN_TIME = WorkflowDefinition("book", handler=bind, deadline=HOUR)
+
+
+def states(engine):
+    return {one.input_data["n"]: str(one.state) for one in engine.executions(workflow=PAGE)}
+
+
+def taken_back():
+    return [call for call in stage.calls if call.startswith("un")]
+
+
+@pytest.mark.parametrize("way", ["cancel", "deadline"])
+def test_s1_a_parent_that_undoes_does_not_wait_for_a_child_that_it_joined(
+    started, driver, engine, way
+):
+    stranger = started(PAGE, {"n": 1}, correlation_id="p")
+    one = started(BOOK_IN_TIME, {"pages": [{"id": "p"}, {}]})
+    assert str(one.children) == "0 of 2"
+    if way == "cancel":
+        engine.cancel(one.execution_id, reason="fire", compensate=True)
+    else:
+        driver.pass_time(2 * HOUR)
+    one = settled(driver, one)
+    assert one.state == ("cancelled" if way == "cancel" else "failed")
+    assert taken_back() == ["unprint 2", "unbind"]
+    assert states(engine) == {1: "waiting", 2: "cancelled"}
+    engine.resume(stranger.execution_id, "go")
+    assert settled(driver, stranger).state == "completed"
+    again = settled(driver, engine.retry_from_checkpoint(one.execution_id))
+    assert str(again.children) == "1 of 2"
+
+
+@pytest.mark.parametrize("way", ["cancel", "deadline"])
+def test_c1_a_child_that_is_abandoned_goes_on_when_its_parent_undoes(started, driver, engine, way):
+    one = started(BOOK_IN_TIME, {"pages": [{"abandon": True}, {}]})
+    if way == "cancel":
+        engine.cancel(one.execution_id, reason="fire", compensate=True)
+    else:
+        driver.pass_time(2 * HOUR)
+    one = settled(driver, one)
+    assert one.state == ("cancelled" if way == "cancel" else "failed")
+    assert taken_back() == ["unprint 2", "unbind"]
+    assert states(engine) == {1: "waiting", 2: "cancelled"}
+    assert engine.status(one.execution_id).children is None
+
+
+def test_c1_a_parent_that_undoes_waits_for_no_child_if_all_are_abandoned(started, driver, engine):
+    one = started(BOOK, {"pages": [{"abandon": True}]})
+    engine.cancel(one.execution_id, compensate=True)
+    assert settled(driver, one).state == "cancelled"
+    assert (taken_back(), states(engine)) == (["unbind"], {1: "waiting"})
+
+
+@pytest.mark.parametrize("compensate", [True, False])
+def test_c1_an_abandoned_child_that_is_held_as_its_parent_ends_never_starts(
+    started, driver, engine, compensate
+):
+    """Nobody would release it."""
+    abandoned = {"abandon": True}
+    one = started(BOOK, {"pages": [{}, abandoned, abandoned], "options": {"at_once": 2}})
+    engine.cancel(one.execution_id, compensate=compensate)
+    assert settled(driver, one).state == "cancelled"
+    assert states(engine) == {1: "cancelled", 2: "waiting", 3: "cancelled"}
+    assert "print 3" not in stage.calls

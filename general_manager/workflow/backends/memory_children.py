@@ -1,6 +1,6 @@
 """Children in memory: started, looked at when they end, stopped with their parents."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,7 +47,7 @@ def start(
 ) -> list[Record]:
     """Start the children that have no slot yet; returns those that may run."""
     slots = parent.slots.setdefault(name, {})
-    running = sum(one.outcome is None and not one.is_held for one in slots.values())
+    running = _running(memory, slots.values())
     above = _above(memory, parent)
     ready: list[Record] = []
     for place, one in enumerate(children):
@@ -62,16 +62,23 @@ def start(
             slot.is_own = False
             if kept.chain in above:
                 slot.outcome = _outcome(slot, kept, CYCLE)
-            running += kept.is_active
+            elif kept.is_active and not kept.is_held:
+                running.add(kept.chain)
             continue
         memory.children.setdefault(parent.execution_id, []).append(new)
-        new.is_held = options.at_once is not None and running >= options.at_once
+        new.is_held = options.at_once is not None and len(running) >= options.at_once
         slot.is_held = new.is_held
         if not new.is_held:
-            running += 1
+            running.add(kept.chain)
             _release(memory, new)
             ready.append(new)
     return ready
+
+
+def _running(memory: ExecutionMemory, slots: Iterable[MemorySlot]) -> set[str]:
+    """The chains of open slots whose child has begun, or may: not those that join a held one."""
+    found = {one.child: memory.newest_in(one.child) for one in slots if one.outcome is None}
+    return {chain for chain, child in found.items() if child is None or not child.is_held}
 
 
 def _new(parent: Record, one: Child) -> Record:
@@ -134,17 +141,27 @@ def look(
         plan = step.result
         bad = [one for one in slots if one.outcome is not None and one.outcome.is_bad]
         fails = bool(bad) and plan["on_failure"] == RAISE
-        if not left:
+        if fails or plan.get("closes"):
+            _mark_to_stop(memory, left)
+        waits = [one for one in left if one.is_stopped] if plan.get("closes") else left
+        if not waits:
             return MemoryFound(_settle(memory, parent, step, slots, bad))
         is_due = step.until is not None and step.until <= memory.clock()
         is_late = may_time_out and is_due
         if is_late:
+            _mark_to_stop(memory, left)
             _end(memory, parent, name, StepStatus.TIMED_OUT, HistoryKind.WAIT_TIMED_OUT)
         if is_late or fails or plan.get("closes"):
-            for one in left:
-                one.is_stopped = one.is_own
             return MemoryFound(stop=_to_stop(memory, left))
         return MemoryFound(_to_release(memory, left, plan["at_once"]))
+
+
+def _mark_to_stop(memory: ExecutionMemory, left: Sequence[MemorySlot]) -> None:
+    """Not those with ``abandon=True``, unless they are held: nobody would release them."""
+    for one in left:
+        child = memory.newest_in(one.child)
+        if one.is_own and (child is None or child.is_held or not child.abandoned):
+            one.is_stopped = True
 
 
 def _outcome(slot: MemorySlot, record: Record, state: str) -> ChildOutcome:
@@ -170,7 +187,7 @@ def _to_release(
     memory: ExecutionMemory, left: Sequence[MemorySlot], at_once: int | None
 ) -> list[Record]:
     held = [one for one in left if one.is_held]
-    free = len(held) if at_once is None else at_once - (len(left) - len(held))
+    free = len(held) if at_once is None else at_once - len(_running(memory, left))
     ready: list[Record] = []
     for slot in held[: max(0, free)]:
         slot.is_held = False
@@ -251,14 +268,15 @@ def _goes_on(memory: ExecutionMemory, ended: Record) -> bool:
 
 
 def children_to_stop(memory: ExecutionMemory, ended: Record) -> list[Record]:
-    """Children of an execution that failed or was cancelled, but those that are abandoned."""
+    """Children of an execution that failed or was cancelled, but those that go on without it."""
     if ended.state is WorkflowState.COMPLETED:
         return []
     with memory.lock:
         started = (
             memory.newest_in(one.chain) for one in memory.children.get(ended.execution_id, ())
         )
-        return [one for one in started if one is not None and one.is_active and not one.abandoned]
+        active = [one for one in started if one is not None and one.is_active]
+        return [one for one in active if one.is_held or not one.abandoned]
 
 
 def stop(

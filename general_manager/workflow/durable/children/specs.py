@@ -46,7 +46,7 @@ def child(
     *key* names it among the children of its gather, by default by its position. While an execution
     with the same workflow id and *correlation_id* is active or completed, the gather waits for that
     one instead of starting another. With *abandon* the child goes on if its parent is cancelled or
-    fails.
+    fails, its gather times out, or another child fails.
     """
     check_start(definition, correlation_id)
     if key is not None and (isinstance(key, bool) or not isinstance(key, str | int)):

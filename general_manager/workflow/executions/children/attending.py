@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from django.db import transaction
+from django.db.models import Q
 
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.local_handlers import forget_handler
@@ -30,7 +31,7 @@ from general_manager.workflow.models.children.duties import (
     not_done_yet,
 )
 from general_manager.workflow.models.children.look import STOPS_AT_ONCE, Found, look, release
-from general_manager.workflow.models.children.states import newest_of
+from general_manager.workflow.models.children.states import IS_HELD, newest_of
 from general_manager.workflow.models.children.table import WorkflowChildSlot
 from general_manager.workflow.models.execution import Executions
 
@@ -143,7 +144,8 @@ def _stop_children(executions: Executions, one: Ended, run_soon: RunSoon) -> tup
     """Cancel children of an execution that did not complete; and whether these were the last."""
     if not one.stops_children:
         return [], True
-    mine = executions.filter(parent=one.execution_id, ended_at=None, abandoned=False)
+    mine = executions.filter(parent=one.execution_id, ended_at=None)
+    mine = mine.filter(Q(abandoned=False) | IS_HELD)
     if not one.is_plain:
         mine = mine.filter(ending_at=None)  # others undo already
     found = list(mine.order_by("pk").values_list("execution_id", flat=True)[: STOPS_AT_ONCE + 1])

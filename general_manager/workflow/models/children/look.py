@@ -20,6 +20,7 @@ from general_manager.workflow.history import HistoryKind
 from general_manager.workflow.models.children.starting import released
 from general_manager.workflow.models.children.states import (
     GONE,
+    IS_HELD,
     ChildState,
     in_chunks,
     newest_of,
@@ -74,21 +75,33 @@ def look(
             if is_bad:
                 plan = {**plan, "fails": True}
                 steps.update(result=plan)
-        if not slots.open().exists():
+        if not _waited_for(slots, plan).exists():
             return Found(_settle(executions, parent, step, plan, slots))
         if may_time_out and steps.filter(until__lte=DatabaseNow()).exists():
             slots.stop()
             _end(executions, parent, steps, StepStatus.TIMED_OUT, HistoryKind.WAIT_TIMED_OUT)
             return Found(stop=_to_stop(executions, slots))
-        if plan.get("fails") or plan.get("closes"):
-            slots.stop()
+        if _ends_early(slots, plan):
             return Found(stop=_to_stop(executions, slots))
         return Found(release=_to_release(executions, slots, plan["at_once"]))
 
 
-def close(executions: Executions, record: Any, gather: str, **opening: Any) -> bool:
-    """Have the gather end as closed once its children are over; false if it has none.
+def _waited_for(slots: SlotQuerySet, plan: Mapping[str, Any]) -> SlotQuerySet:
+    """Whoever is to undo and to end waits for the children that it stops, and for no others."""
+    return slots.open().filter(is_stopped=True) if plan.get("closes") else slots.open()
 
+
+def _ends_early(slots: SlotQuerySet, plan: Mapping[str, Any]) -> bool:
+    """Whether no held child starts any more. `close` has marked what is to be stopped."""
+    if plan.get("fails"):
+        slots.stop()
+    return bool(plan.get("fails") or plan.get("closes"))
+
+
+def close(executions: Executions, record: Any, gather: str, **opening: Any) -> bool:
+    """Have the gather end as closed once the children that it stops are over; false without any.
+
+    Those that it has joined, and those with ``abandon=True``, go on.
     *opening* are the values of its row, if the run that began it did not come so far.
     """
     slots = WorkflowChildSlot.objects.using(executions.db).of(record.pk, gather)
@@ -102,21 +115,18 @@ def close(executions: Executions, record: Any, gather: str, **opening: Any) -> b
             step = steps.create(execution=parent, name=gather, **opening)
         if step.status == StepStatus.GATHERING:
             steps.update(result={**step.result, "closes": True})
+            slots.stop()
         return True
 
 
 def release(executions: Executions, execution_id: str) -> tuple[str, str | None] | None:
     """Held to ready; returns its queue and its limit's key, or `None` if it is held no longer."""
-    held = _held(executions).filter(execution_id=execution_id)
-    found = held.values_list("queue", "slot_key", "priority").first()
+    mine = executions.filter(IS_HELD, execution_id=execution_id)
+    found = mine.values_list("queue", "slot_key", "priority").first()
     if found is None:
         return None
     queue, slot_key, priority = found
-    return (queue, slot_key) if held.update(**released(priority)) else None
-
-
-def _held(executions: Executions) -> Executions:
-    return executions.filter(state=WorkflowState.PENDING, ready=False, wake_at=None)
+    return (queue, slot_key) if mine.update(**released(priority)) else None
 
 
 def _copy_outcomes(
@@ -179,14 +189,14 @@ def _to_release(executions: Executions, slots: SlotQuerySet, at_once: int | None
     """Mark as many held children as may run, and return all that are marked and held still."""
     if at_once is None:
         return []
-    running = slots.open().filter(is_held=False)
-    held = slots.open().filter(is_held=True).order_by("place")
-    free = at_once - running.count()
+    free = at_once - slots.running().values("child").distinct().count()
     if free > 0:
-        keys = list(held.values_list("pk", flat=True)[:free])
+        waiting = slots.open().filter(is_held=True).order_by("place")
+        keys = list(waiting.values_list("pk", flat=True)[:free])
         slots.filter(pk__in=keys).update(is_held=False)
-    marked = list(running.filter(is_own=True).values_list("child", flat=True))
-    rows = _held(executions).filter(execution_id__in=marked).order_by("pk")
+    mine = slots.open().filter(is_held=False, is_own=True)
+    marked = list(mine.values_list("child", flat=True))
+    rows = executions.filter(IS_HELD, execution_id__in=marked).order_by("pk")
     return list(rows.values_list("execution_id", flat=True))
 
 
@@ -195,7 +205,7 @@ def _settle(
 ) -> WorkflowExecutionRecord | None:
     """All are over: write what the gather came to; the execution, if it may run now."""
     steps = parent.steps.using(executions.db).filter(pk=step.pk)
-    bad = slots.exclude(outcome="completed")
+    bad = slots.exclude(outcome=None).exclude(outcome="completed")
     values: dict[str, Any] = {"result": {"children": slots.count(), "failed": bad.count()}}
     status = StepStatus.DONE
     if plan.get("closes"):

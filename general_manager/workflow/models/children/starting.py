@@ -5,7 +5,7 @@ rest is held, until a look releases it.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from django.db import models, transaction
@@ -68,6 +68,18 @@ class Started(NamedTuple):
     """The places of those that were there already: nothing was started for them."""
 
 
+@dataclass(slots=True)
+class Room:
+    """Which children of a gather run, by their chains, and how many may."""
+
+    at_once: int | None
+    running: set[str] = field(default_factory=set)
+
+    @property
+    def is_full(self) -> bool:
+        return self.at_once is not None and len(self.running) >= self.at_once
+
+
 def start_chunk(
     executions: Executions,
     record: Any,
@@ -95,10 +107,10 @@ def start_chunk(
         known = set(mine.filter(place__in=places).values_list("place", flat=True))
         new = [one for one in children if one.place not in known]
         joined = _insert(executions, parent, new, start_once)
-        free = len(new)
+        room = Room(at_once)
         if at_once is not None:
-            free = at_once - mine.open().filter(is_held=False).count()
-        rows, ready = _slots(executions, parent, gather, new, joined, free=free)
+            room.running.update(mine.running().values_list("child", flat=True))
+        rows, ready = _slots(executions, parent, gather, new, joined, room=room)
         slots.bulk_create(rows)
         _make_ready(executions, ready)
         if not parent.has_children:
@@ -135,17 +147,20 @@ def _slots(
     children: Sequence[NewChild],
     joined: Mapping[int, Any],
     *,
-    free: int,
+    room: Room,
 ) -> tuple[list[WorkflowChildSlot], list[NewChild]]:
-    """The slots of *children*, and which of them may run: *free* at most."""
+    """The slots of *children*, and which of them may run: as many as there is *room* for.
+
+    A child that is joined runs, too, unless it is held; and it is one, however often it is joined.
+    """
     above = _above(executions, parent) if joined else set()
     rows: list[WorkflowChildSlot] = []
     ready: list[NewChild] = []
-    for one in children:
+    for one in sorted(children, key=lambda child: child.place):
         other = joined.get(one.place)
         chain = one.execution_id if other is None else chain_of(other)
         is_over = one.values["state"] not in ACTIVE_STATES
-        waits = other is None and not is_over and free <= len(ready)
+        waits = other is None and not is_over and room.is_full
         row = WorkflowChildSlot(
             execution=parent,
             gather=gather,
@@ -158,7 +173,10 @@ def _slots(
         )
         if other is not None:
             _settle_at_once(row, other, is_cycle=chain in above)
+            if row.outcome is None and not other.is_held:
+                room.running.add(chain)
         elif not waits and not is_over:
+            room.running.add(chain)
             ready.append(one)
         rows.append(row)
     return rows, ready

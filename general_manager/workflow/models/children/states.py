@@ -3,10 +3,15 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
+from django.db.models import Q
+
 from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
 
 CHILDREN_CHUNK: Final = 500
 """Children that one statement reads or inserts."""
+
+IS_HELD: Final = Q(state=WorkflowState.PENDING, ready=False, wake_at=None)
+"""Children that wait until another one of their gather is over."""
 
 Item = TypeVar("Item")
 

@@ -4,13 +4,14 @@ from collections.abc import Collection
 from typing import Any, Self
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils.translation import gettext_lazy as _
 
 from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.core.ids import EXECUTION_ID_LENGTH
 from general_manager.workflow.durable.children.specs import ChildOutcome
 from general_manager.workflow.engine import WorkflowState
+from general_manager.workflow.models.children.states import IS_HELD
 from general_manager.workflow.models.execution import WorkflowExecutionRecord
 from general_manager.workflow.models.sql.columns import (
     IdField,
@@ -34,9 +35,25 @@ class SlotQuerySet(models.QuerySet["WorkflowChildSlot"]):
         """Slots of the children with these chains."""
         return self.filter(child__in=chains)
 
+    def running(self) -> Self:
+        """Open slots whose child has begun, or may: not those that join one that is held."""
+        waits = Exists(self._children.filter(IS_HELD, execution_id=OuterRef("child")))
+        return self.open().filter(Q(is_own=True) | ~waits, is_held=False)
+
     def stop(self) -> int:
-        """Mark this execution's own open children to be cancelled."""
-        return self.open().filter(is_own=True, is_stopped=False).update(is_stopped=True)
+        """Mark this execution's own open children to be cancelled.
+
+        Not those with ``abandon=True``, unless they are held: nobody would release them.
+        """
+        abandoned = self._children.filter(abandoned=True)
+        begun = abandoned.filter(~IS_HELD, execution_id=OuterRef("child"))
+        goes_on = Exists(begun) | Exists(abandoned.filter(chain=OuterRef("child")))
+        mine = self.open().filter(~goes_on, is_own=True, is_stopped=False)
+        return mine.update(is_stopped=True)
+
+    @property
+    def _children(self) -> Any:
+        return WorkflowExecutionRecord.objects.using(self.db)
 
     def outcomes(self) -> list[ChildOutcome]:
         return [row.as_outcome() for row in self.exclude(outcome=None).order_by("place")]
