@@ -2,8 +2,20 @@
 
 import pytest
 
+from general_manager.workflow import (
+    Limit,
+    LimitKeyError,
+    Rate,
+    WorkflowDefinition,
+    child,
+    gather,
+    step,
+    wait_for,
+)
+from general_manager.workflow.models.children import states
 from tests.contract.test_children import calls
 from tests.testapp.families import BOOK, PAGE
+from tests.testapp.plays import HOUR, note, stage
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
 
@@ -41,3 +53,41 @@ def test_c1_a_child_that_others_hold_takes_no_place_of_at_once(engine, driver, s
     driver.settle()
     for one in (first, second):
         assert engine.status(one.execution_id).state == "completed"
+
+
+# Children that cannot start
+
+
+def stamp(data):
+    return {"n": step("stamp", note, data["n"])}
+
+
+LIMITED = WorkflowDefinition("limited", handler=stamp, limit=Limit(10, key="shop"))
+RATED = WorkflowDefinition("rated", handler=stamp, rate=Rate(10, per=HOUR, key="shop"))
+
+
+def stamp_all(data):
+    definition = RATED if data["rated"] else LIMITED
+    good = [child(definition, {"n": n, "shop": 1}) for n in range(data["count"])]
+    try:
+        gather("stamps", [*good, child(definition, {"n": -1})])
+    except LimitKeyError:
+        wait_for("go")
+    return {}
+
+
+STAMPS = WorkflowDefinition("stamps", handler=stamp_all)
+
+
+@pytest.mark.parametrize("rated", [True, False])
+@pytest.mark.parametrize("count", [1, 5])
+def test_c1_a_child_without_the_key_of_its_limit_is_refused_before_any_is_started(
+    engine, driver, started, monkeypatch, count, rated
+):
+    monkeypatch.setattr(states, "CHILDREN_CHUNK", 2)
+    one = started(STAMPS, {"count": count, "rated": rated})
+    assert (one.state, one.waiting_for) == ("waiting", "go")
+    engine.resume(one.execution_id, 1)
+    driver.settle()
+    assert engine.status(one.execution_id).state == "completed"
+    assert (driver.count(), stage.calls) == (1, [])

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from general_manager.workflow.core.encoding import encode_mapping
 from general_manager.workflow.core.ids import require_id
+from general_manager.workflow.core.limits import line_of
 from general_manager.workflow.durable.errors import ChildCycle, ChildFailed
 from general_manager.workflow.durable.failures import failure_of
 from general_manager.workflow.engine import WorkflowDefinition, WorkflowState, check_start
@@ -126,6 +127,16 @@ def with_keys(name: str, children: Sequence[Child]) -> list[Child]:
         used.add(key)
         keyed.append(replace(one, key=key))
     return keyed
+
+
+def require_lines(children: Sequence[Child]) -> None:
+    """Raises `LimitKeyError` if the input of one has no key for its workflow's limit.
+
+    For all of them, before the first one is started: a gather that is refused leaves nothing.
+    """
+    for one in children:
+        workflow = one.definition
+        line_of(workflow.workflow_id, workflow.limit, workflow.rate, one.input_data)
 
 
 def require_depth(name: str, depth: int) -> None:

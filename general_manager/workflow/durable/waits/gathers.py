@@ -4,7 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from general_manager.workflow.durable.children.specs import Child, GatherOptions, with_keys
+from general_manager.workflow.durable.children.specs import (
+    Child,
+    GatherOptions,
+    require_lines,
+    with_keys,
+)
 from general_manager.workflow.durable.records import RunStore, StepRecord, StepStatus
 from general_manager.workflow.durable.sagas import Sagas
 from general_manager.workflow.durable.steps import Steps, asked
@@ -65,6 +70,7 @@ class Gatherings:
         with self._stopping():
             try:
                 if record is None:
+                    require_lines(children)
                     self._steps.record_failures()
                     asked(self._store.start_children, name, children, options)
                 record = asked(self._store.look_at_children, name)
