@@ -21,6 +21,7 @@ from general_manager.workflow.durable import (
     wait_for,
 )
 from general_manager.workflow.durable.children.specs import RAISE, Child
+from general_manager.workflow.durable.under_way import in_its_thread
 from general_manager.workflow.engine import Retry, WorkflowDefinition
 
 __all__ = ["achild_result", "agather", "areport", "asleep", "astep", "await_for"]
@@ -42,7 +43,7 @@ async def astep(
     The ORM's async methods, called in an atomic step's *fn*, write in the step's transaction.
     """
     call: Callable[..., Any] = partial(step, once=once, atomic=atomic, retry=retry, timeout=timeout)
-    return await in_its_thread(call, name, fn, *args, **kwargs)
+    return await in_its_thread(name, partial(call, name, fn, *args, **kwargs))
 
 
 async def await_for(
@@ -53,12 +54,13 @@ async def await_for(
     ask: Callable[[], Any] | None = None,
 ) -> Any:
     """`wait_for` for a coroutine; *ask* may be async or not."""
-    return await in_its_thread(wait_for, name, signal=signal, timeout=timeout, ask=ask)
+    call = partial(wait_for, name, signal=signal, timeout=timeout, ask=ask)
+    return await in_its_thread(name, call)
 
 
 async def asleep(name: str, duration: timedelta) -> None:
     """`sleep` for a coroutine: durable, unlike `asyncio.sleep`."""
-    await in_its_thread(sleep, name, duration)
+    await in_its_thread(name, partial(sleep, name, duration))
 
 
 async def agather(
@@ -70,9 +72,9 @@ async def agather(
     timeout: timedelta | None = None,
 ) -> list[Any]:
     """`gather` for a coroutine."""
-    found: list[Any] = await in_its_thread(
-        gather, name, children, at_once=at_once, on_failure=on_failure, timeout=timeout
-    )
+    options: dict[str, Any] = {"at_once": at_once, "on_failure": on_failure, "timeout": timeout}
+    call: Callable[[], Any] = partial(gather, name, children, **options)
+    found: list[Any] = await in_its_thread(name, call)
     return found
 
 
@@ -86,18 +88,16 @@ async def achild_result(
     timeout: timedelta | None = None,
 ) -> dict[str, Any]:
     """`child_result` for a coroutine."""
-    options = {"correlation_id": correlation_id, "abandon": abandon, "timeout": timeout}
-    output: dict[str, Any] = await in_its_thread(
-        child_result, name, definition, input_data, **options
-    )
+    options: dict[str, Any] = {
+        "correlation_id": correlation_id,
+        "abandon": abandon,
+        "timeout": timeout,
+    }
+    call: Callable[[], Any] = partial(child_result, name, definition, input_data, **options)
+    output: dict[str, Any] = await in_its_thread(name, call)
     return output
 
 
 async def areport(name: str, value: Json) -> None:
     """`report` for a coroutine."""
-    await in_its_thread(report, name, value)
-
-
-async def in_its_thread(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call the twin in the thread of the handler's run."""
-    return await sync_to_async(call, thread_sensitive=True)(*args, **kwargs)
+    await sync_to_async(report, thread_sensitive=True)(name, value)

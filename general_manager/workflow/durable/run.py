@@ -31,6 +31,7 @@ from general_manager.workflow.durable.stops import (
     StopRun,
     Suspended,
 )
+from general_manager.workflow.durable.under_way import UnderWay
 from general_manager.workflow.durable.waits.gathers import Gatherings
 from general_manager.workflow.engine import WorkflowHandler
 from general_manager.workflow.exceptions import (
@@ -58,6 +59,7 @@ class Run:
         self._open: set[str] = set()
         """Waits that this run has reached and that have no outcome yet."""
         self._reports = Reports(store.write_reports, repeats=bool(self._records))
+        self.under_way = UnderWay()
         self._steps = self.steps_type(execution_id, store)
         self.sagas = Sagas(store, self._steps, self._records)
         self.gatherings = Gatherings(store, self.sagas, self._records, self._enter, self._stopping)
@@ -265,6 +267,7 @@ class Run:
         require_id("A step's name", name)
         if self.stopped is not None:
             raise self.stopped  # the handler swallowed it; this run must do nothing else
+        self.under_way.require_whole()
         if self._steps.inside is not None:
             raise StepUsageError(
                 f"{name!r} is called inside step {self._steps.inside!r}. A step finishes as a "

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
-
-from asgiref.sync import sync_to_async
 
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.coroutines import require_a_thread
@@ -24,6 +23,7 @@ from general_manager.workflow.durable.records import (
 )
 from general_manager.workflow.durable.steps import Steps, asked
 from general_manager.workflow.durable.stops import AttemptFailed, EndRequested, StopRun
+from general_manager.workflow.durable.under_way import in_its_thread
 from general_manager.workflow.durable.undos import UNDO_RETRY, Undo, may_undo
 from general_manager.workflow.engine import Retry
 
@@ -117,7 +117,8 @@ class Block:
         return self._entered()
 
     async def __aenter__(self) -> Self:
-        return await sync_to_async(self._entered, thread_sensitive=True)()
+        entered: Self = await in_its_thread(self.name, self._entered)
+        return entered
 
     def _entered(self) -> Self:
         self._enter(self.name)
@@ -167,7 +168,7 @@ class Block:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await sync_to_async(self._left, thread_sensitive=True)(error)
+        await in_its_thread(self.name, partial(self._left, error))
 
     def _left(self, error: BaseException | None) -> None:
         sagas = self._sagas

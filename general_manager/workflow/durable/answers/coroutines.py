@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 from django.db.models import Model
 
 from general_manager.workflow.durable.answers.calls import first_of, wait_for_event, wait_until
 from general_manager.workflow.durable.answers.sources import Source
-from general_manager.workflow.durable.coroutines import in_its_thread
+from general_manager.workflow.durable.under_way import in_its_thread
 
 __all__ = ["afirst_of", "await_for_event", "await_until"]
 
@@ -22,15 +23,15 @@ async def await_for_event(
     timeout: timedelta | None = None,
 ) -> Any:
     """`wait_for_event` for a coroutine."""
-    options = {"match": match, "since": since, "timeout": timeout}
-    return await in_its_thread(wait_for_event, name, event, **options)
+    options: dict[str, Any] = {"match": match, "since": since, "timeout": timeout}
+    return await in_its_thread(name, partial(wait_for_event, name, event, **options))
 
 
 async def afirst_of(
     name: str, *, timeout: timedelta | None = None, **sources: Source
 ) -> tuple[str, Any]:
     """`first_of` for a coroutine; what asks may be async or not."""
-    found = await in_its_thread(first_of, name, timeout=timeout, **sources)
+    found = await in_its_thread(name, partial(first_of, name, timeout=timeout, **sources))
     return cast(tuple[str, Any], found)
 
 
@@ -43,4 +44,5 @@ async def await_until(
     timeout: timedelta | None = None,
 ) -> Any:
     """`wait_until` for a coroutine."""
-    return await in_its_thread(wait_until, name, model, key, state, timeout=timeout)
+    call = partial(wait_until, name, model, key, state, timeout=timeout)
+    return await in_its_thread(name, call)
