@@ -146,6 +146,49 @@ def test_what_a_handler_publishes_for_its_own_key_comes_after_it(registry, publi
     assert heard == ["a0", "a1"]
 
 
+@pytest.mark.parametrize("way", ["one transaction", "savepoints", "many", "many at once"])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_q1_what_a_handler_publishes_comes_after_all_that_was_published_with_its_event(
+    registry, heard, post, way, in_order
+):
+    """By the ordered handler, or by another one that runs before it."""
+
+    def handler(event_):
+        if event_.event_id == "a1":
+            registry.publish(event("inner"))
+        if in_order:
+            heard.append(event_.event_id)
+
+    registry.register("changed", handler=handler, in_order=in_order)
+    if not in_order:
+        registry.register("changed", handler=hear(heard), in_order=True)
+    if way == "many at once":
+        registry.publish_many([event("a1"), event("a2"), event("a3")])
+    else:
+        with transaction.atomic():
+            if way == "many":
+                registry.publish_many([event("a1"), event("a2"), event("a3")])
+            else:
+                _publish_each(registry, way)
+    post.settle()
+    assert heard == ["a1", "a2", "a3", "inner"]
+
+
+def _publish_each(registry, way):
+    for event_id in ("a1", "gone", "a2", "a3", "gone too"):
+        is_gone = event_id.startswith("gone")
+        if way == "savepoints" or is_gone:
+            try:
+                with transaction.atomic():
+                    registry.publish(event(event_id))
+                    if is_gone:
+                        raise LookupError
+            except LookupError:
+                continue
+        else:
+            registry.publish(event(event_id))
+
+
 def test_publish_says_whether_a_handler_in_order_completed(registry, post, heard):
     registry.register("changed", handler=hear(heard), in_order=True)
     with override_settings(

@@ -6,7 +6,7 @@ from threading import Lock
 
 from general_manager.workflow.durable.stops import StopRun
 
-Work = Callable[[], bool]
+Work = Callable[[], object]
 
 
 class _Lane:
@@ -26,25 +26,30 @@ class Lanes:
         self._lanes: dict[str, _Lane] = {}
         self._lock = Lock()
 
-    def perform(self, key: str, work: Work) -> bool:
-        """Do *work* after what came before it for *key*; returns its result.
-
-        False if another thread, or this one further up, is at it, which then does it.
-        """
+    def add(self, key: str, work: Work) -> None:
+        """Put *work* behind what waits for *key*, for whoever empties the lane."""
         with self._lock:
-            lane = self._lanes.setdefault(key, _Lane())
-            lane.waiting.append(work)
-            if lane.is_busy:
-                return False
+            self._lanes.setdefault(key, _Lane()).waiting.append(work)
+
+    def empty(self, key: str) -> None:
+        """Do what waits for *key*, unless another thread, or this one further up, is at it."""
+        with self._lock:
+            lane = self._lanes.get(key)
+            if lane is None or lane.is_busy:
+                return
             lane.is_busy = True
         try:
-            return self._empty(key, lane, work)
+            self._empty(key, lane)
         finally:
             with self._lock:
                 lane.is_busy = False
 
-    def _empty(self, key: str, lane: _Lane, own: Work) -> bool:
-        result = False
+    def perform(self, key: str, work: Work) -> None:
+        """Do *work* after what came before it for *key*."""
+        self.add(key, work)
+        self.empty(key)
+
+    def _empty(self, key: str, lane: _Lane) -> None:
         stopped: StopRun | None = None
         while True:
             with self._lock:
@@ -53,11 +58,8 @@ class Lanes:
                     break
                 work = lane.waiting.popleft()
             try:
-                is_done = work()
+                work()
             except StopRun as stop:  # the execution that published ends here; the others go on
                 stopped = stop
-                continue
-            result = is_done if work is own else result
         if stopped is not None:
             raise stopped
-        return result

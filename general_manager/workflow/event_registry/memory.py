@@ -1,6 +1,6 @@
 """The in-memory registry: delivers at once in this process and stores nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from time import sleep
@@ -19,6 +19,8 @@ from general_manager.workflow.core.observers import notify
 from general_manager.workflow.core.transactions import is_in_transaction
 from general_manager.workflow.durable.stops import StopRun
 from general_manager.workflow.event_registry.base import EventRegistry, copied, encoded
+from general_manager.workflow.event_registry.held import Arrival, HeldEvents
+from general_manager.workflow.event_registry.held import HeldEvent as HeldEvent
 from general_manager.workflow.event_registry.lanes import Lanes
 from general_manager.workflow.event_registry.mailbox import Mailbox
 from general_manager.workflow.event_registry.parked import MOST_PARKED, ParkedEvent, ParkedEvents
@@ -43,24 +45,6 @@ logger = get_logger(__name__)
 
 LONGEST_PAUSE_SECONDS: Final = 1.0
 """Seconds by which `RetryAfter` may block the caller, who waits for retries here."""
-
-
-class HeldEvent:
-    """An on-commit hook that publishes an event.
-
-    A test case never commits, so the test kit finds these hooks by class and delivers their events.
-    """
-
-    def __init__(self, event: WorkflowEvent, deliver: Callable[[WorkflowEvent], bool]) -> None:
-        self.event = event
-        self.is_delivered = False
-        self._deliver = deliver
-        self.__qualname__ = type(self).__qualname__  # Django reads it if a robust hook fails
-
-    def __call__(self) -> None:
-        if not self.is_delivered:
-            self.is_delivered = True
-            self._deliver(self.event)
 
 
 class InMemoryEventRegistry(EventRegistry):
@@ -90,6 +74,7 @@ class InMemoryEventRegistry(EventRegistry):
         self.mailbox = Mailbox()
         """The latest events, for waits; and the waits that are open."""
         self._lanes = Lanes()
+        self._held = HeldEvents(self._deliver_together)
 
     supports_pauses = True
 
@@ -165,12 +150,18 @@ class InMemoryEventRegistry(EventRegistry):
         event = encoded(event)
         alias = using or home_of_events()
         if alias is None or not is_in_transaction(alias):
-            return self._deliver_once(event)
+            return self._deliver_together([event]) > 0
         if event.event_id not in self._seen:
-            held = HeldEvent(event, self._deliver_once)
-            transaction.on_commit(held, using=alias, robust=True)
+            self._held.hold(event, alias)
             notify(event_held, type(self), event=event)
         return False
+
+    def publish_many(self, events: Iterable[WorkflowEvent]) -> int:
+        ready = [encoded(event) for event in events]
+        alias = home_of_events()
+        if alias is None or not is_in_transaction(alias):
+            return self._deliver_together(ready)
+        return sum(self.publish(event) for event in ready)
 
     def publish_sync(self, event: WorkflowEvent, *, using: str | None = None) -> bool:
         """Deliver *event* now, even inside a transaction.
@@ -181,51 +172,60 @@ class InMemoryEventRegistry(EventRegistry):
         event = encoded(event)
         alias = using or home_of_events()
         if alias is None or not is_in_transaction(alias):
-            return self._deliver_once(event)
+            return self._deliver_together([event]) > 0
         if not self._seen.add_for_now(event.event_id, alias):
             return False
         # Waits see it by the commit, like any other event.
         transaction.on_commit(lambda: self._keep(event), using=alias, robust=True)
-        return self._deliver_to_all(event, inside=alias)
+        return self._arrived(Arrival(event), inside=alias).perform(self._lanes)
 
     def publish_with_change(self, event: WorkflowEvent, *, using: str) -> None:
         self.publish(event, using=using)
 
-    def _deliver_once(self, event: WorkflowEvent) -> bool:
-        if not self._seen.add(event.event_id):
-            return False
-        self.mailbox.keep(event)
-        try:
-            return self._deliver_to_all(event)
-        finally:
-            self.mailbox.look(event)
+    def _deliver_together(self, events: Sequence[WorkflowEvent]) -> int:
+        """Deliver those that are new. Returns for how many of them a handler completed."""
+        delivered = 0
+        stopped: StopRun | None = None
+        together = [
+            self._arrived(Arrival(event, partial(self.mailbox.keep, event)))
+            for event in events
+            if self._seen.add(event.event_id)
+        ]
+        for one in together:
+            try:
+                delivered += one.perform(self._lanes)
+            except StopRun as stop:  # the execution that published ends here; the others go on
+                stopped = stop
+            finally:
+                self.mailbox.look(one.event)
+        if stopped is not None:
+            raise stopped
+        return delivered
 
     def _keep(self, event: WorkflowEvent) -> None:
         self.mailbox.keep(event)
         self.mailbox.look(event)
 
-    def _deliver_to_all(self, event: WorkflowEvent, *, inside: str | None = None) -> bool:
-        published_at = datetime.now(UTC)
+    def _arrived(self, arrival: Arrival, *, inside: str | None = None) -> Arrival:
+        """*arrival*, with what is to be delivered now."""
+        event, published_at = arrival.event, datetime.now(UTC)
         notify(event_published, type(self), event=event)
-        delivered = False
         for registration in self.matching(event):  # with copies: waits may read the original
             if self._park(registration, event, published_at):
                 continue
             key = ordering_key_of(event) if registration.in_order else None
-            if key is None:
-                delivered |= self._deliver(registration, event, published_at)
-                continue
+            lane = None if key is None else lane_of(registration.id, key)
             deliver = partial(self._deliver, registration, event, published_at)
-            delivered |= self._deliver_in_order(lane_of(registration.id, key), deliver, inside)
-        return delivered
+            if lane is not None and inside is not None:
+                self._deliver_after_commit(lane, deliver, inside)
+            else:
+                arrival.add(deliver, lane, self._lanes)
+        return arrival
 
-    def _deliver_in_order(self, lane: str, deliver: Callable[[], bool], inside: str | None) -> bool:
-        if inside is None:
-            return self._lanes.perform(lane, deliver)
+    def _deliver_after_commit(self, lane: str, deliver: Callable[[], bool], inside: str) -> None:
         # What others published must not become part of this transaction. Not a partial: if a
         # robust callback fails, Django reads its __qualname__.
         transaction.on_commit(lambda: self._lanes.perform(lane, deliver), using=inside, robust=True)
-        return False
 
     def _deliver(
         self, registration: Registration, event: WorkflowEvent, published_at: datetime
