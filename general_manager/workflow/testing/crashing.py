@@ -27,7 +27,8 @@ from general_manager.workflow.durable.stops import (
     Suspended,
     WaitsForChildren,
 )
-from general_manager.workflow.engine import WorkflowHandler, WorkflowState
+from general_manager.workflow.engine import WorkflowHandler
+from general_manager.workflow.testing.crashed_children import outcomes_of
 from general_manager.workflow.testing.running import MOST_TURNS, TIMEOUT
 
 BEFORE: Final = "before"
@@ -178,6 +179,7 @@ class Memory:
 
     def start_children(self, name: str, children: Sequence[Child], options: GatherOptions) -> None:
         self._crash_in(name)
+        self.asked.add(name)
         self.children[name] = list(children)
         until = None if options.timeout is None else LONG_AGO
         self.steps[name] = StepRecord(name, StepStatus.GATHERING, until=until)
@@ -204,17 +206,7 @@ class Memory:
     def child_outcomes(self, name: str) -> list[ChildOutcome]:
         given = self.answers[name]
         outputs = encode(given() if callable(given) else given, root="answer")
-        return [
-            ChildOutcome(
-                place,
-                one.key or "",
-                one.definition.workflow_id,
-                "",
-                WorkflowState.COMPLETED,
-                output,
-            )
-            for place, (one, output) in enumerate(zip(self.children[name], outputs, strict=True))
-        ]
+        return outcomes_of(name, self.children[name], outputs)
 
     def write_reports(self, values: Mapping[str, Any], *, at_end: bool) -> bool:
         del values, at_end  # nobody looks at the progress here

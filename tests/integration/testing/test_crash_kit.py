@@ -15,7 +15,11 @@ from general_manager.workflow import (
     PermanentFailure,
     Retry,
     StepFailed,
+    WorkflowDefinition,
+    child,
+    child_result,
     current_execution_id,
+    gather,
     resume_url,
     saga,
     sleep,
@@ -405,3 +409,30 @@ def test_a_saga_is_undone_to_the_same_rows_after_each_crash():
 def test_an_undo_that_fails_on_purpose_leaves_the_compensation_incomplete():
     broken = {"c": ValueError("x"), "undo b": ConnectionError("down")}
     assert_crash_safe(trip, failing=broken, raises=CompensationIncomplete)
+
+
+# Children are not run: their outputs are answers.
+
+PAGE = WorkflowDefinition("page", handler=lambda data: {})
+
+
+def two_gathers(data):
+    parts = gather("pages", [child(PAGE, {"n": n}) for n in range(2)])
+    step("bind", flows.write, "bound")
+    cover = child_result("cover", PAGE)
+    return {"parts": parts, "cover": cover}
+
+
+def test_outputs_of_children_are_answers_that_were_asked():
+    answers = {"pages": [{"n": 1}, {"n": 2}], "cover": [{"n": 3}]}
+    output = assert_crash_safe(two_gathers, answers=answers)
+    assert output == {"parts": answers["pages"], "cover": {"n": 3}}
+
+
+@pytest.mark.parametrize(
+    ("given", "what"), [([{}], "1 outputs"), ([{}] * 3, "3 outputs"), ({"n": 1}, "{'n': 1}")]
+)
+def test_an_answer_that_does_not_fit_the_children_names_the_gather_and_both_numbers(given, what):
+    with pytest.raises(AssertionError) as raised:
+        assert_crash_safe(two_gathers, answers={"pages": given, "cover": [{}]})
+    assert f"gather('pages') has 2 children, and its answer is {what}:" in str(raised.value)
