@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         astep,
         await_for,
     )  # fmt: skip
-    from general_manager.workflow.durable.deadlines import DeadlinePassed
+    from general_manager.workflow.durable.ending import DeadlinePassed
     from general_manager.workflow.durable.errors import (
         ChildCycle,
         ChildFailed,

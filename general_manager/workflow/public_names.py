@@ -16,7 +16,7 @@ _MODULES: Final = {
     "durable.answers.sources": "answer on_event on_signal",
     "durable.children.specs": "Child child",
     "durable.coroutines": "achild_result agather areport asleep astep await_for",
-    "durable.deadlines": "DeadlinePassed",
+    "durable.ending": "DeadlinePassed",
     "durable.errors": (
         "ChildCycle ChildFailed CompensationIncomplete StepFailed StepTimeout "
         "WorkflowCancelRequested"

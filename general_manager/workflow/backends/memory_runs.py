@@ -22,8 +22,7 @@ from general_manager.workflow.backends.memory_sagas import (
 from general_manager.workflow.backends.memory_steps import MemoryRunStore
 from general_manager.workflow.core.encoding import copy_encoded, error_text, traceback_text
 from general_manager.workflow.core.observers import notify_state
-from general_manager.workflow.durable.deadlines import DeadlinePassed
-from general_manager.workflow.durable.ending import Ending
+from general_manager.workflow.durable.ending import DeadlinePassed, Ending
 from general_manager.workflow.durable.errors import CompensationIncomplete
 from general_manager.workflow.durable.options import next_attempt_in
 from general_manager.workflow.durable.renewal import ContinuedAsNew

@@ -7,8 +7,7 @@ from general_manager.workflow.admission.lines import look_soon
 from general_manager.workflow.core.encoding import error_text, traceback_text
 from general_manager.workflow.core.local_handlers import forget_handler
 from general_manager.workflow.core.observers import notify_state
-from general_manager.workflow.durable.deadlines import DeadlinePassed
-from general_manager.workflow.durable.ending import Ending
+from general_manager.workflow.durable.ending import DeadlinePassed, Ending
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.executions.children.afterwards import attend_to
 from general_manager.workflow.executions.ending import expire
