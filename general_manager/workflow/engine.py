@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -211,6 +211,10 @@ def check_start(workflow: object, correlation_id: object, at: object = None) -> 
             raise TypeError(f"at must be a datetime or None, not {at!r}")
         if at.utcoffset() is None:
             raise ValueError(f"at must have a time zone: {at!r}")
+        try:
+            at.astimezone(UTC) + (workflow.deadline or timedelta(0))
+        except OverflowError:
+            raise ValueError(f"at is too late, with the workflow's deadline: {at!r}") from None
 
 
 class ChildCount(NamedTuple):

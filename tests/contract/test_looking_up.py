@@ -331,3 +331,27 @@ def test_an_execution_is_named_by_its_id_or_by_its_whole_key(engine, named):
     for verb in (engine.status, engine.cancel, engine.resume, engine.result, engine.progress):
         with pytest.raises(TypeError, match="by its id, or by workflow= and correlation_id="):
             verb(**named)
+
+
+# Texts that no database stores
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+def test_i11_a_text_that_cannot_be_stored_is_found_nowhere(engine, text):
+    key = engine.start(ASK, subject="Invoice 7").execution_id
+    assert engine.executions(subject=text).count() == 0
+    assert list(engine.executions(subject=text)) == []
+    assert engine.find_wait(key, text) is None
+    with pytest.raises(ValueError, match="reason must not contain"):
+        engine.pause(ASK, reason=text)
+    assert engine.pauses() == []
+
+
+def test_a_start_past_the_end_of_the_calendar_is_refused(engine):
+    late = datetime.max.replace(tzinfo=timezone.get_fixed_timezone(-300))
+    with pytest.raises(ValueError, match="at is too late"):
+        engine.start(DONE, at=late)
+    soon = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
+    with pytest.raises(ValueError, match="at is too late"):
+        engine.start(define(deadline=timedelta(days=2)), at=soon)
+    assert engine.executions().count() == 0

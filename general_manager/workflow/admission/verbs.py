@@ -4,6 +4,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
+from general_manager.escaping import is_storable
 from general_manager.exceptions import unsupported
 from general_manager.workflow.core.ids import require_id
 from general_manager.workflow.engine import WorkflowDefinition
@@ -38,6 +39,8 @@ class PauseVerbs:
         """
         if not isinstance(reason, str):
             raise TypeError(f"reason must be a text, not {reason!r}")
+        if not is_storable(reason):
+            raise ValueError(f"reason must not contain NUL or an unpaired surrogate: {reason!r}")
         if (name := _registration_id(workflow, registration)) is not None:
             return get_event_registry().pause(name, reason=reason)
         return self._pause(_workflow_id(workflow), reason)

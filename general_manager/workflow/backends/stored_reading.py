@@ -7,6 +7,7 @@ from typing import Any
 from django.db import router
 
 from general_manager.conf import get_workflow_settings
+from general_manager.escaping import is_storable
 from general_manager.workflow.admission.lines import look_soon
 from general_manager.workflow.admission.pausing import pause, read_pauses, unpause
 from general_manager.workflow.backends.base import WorkflowEngine
@@ -52,6 +53,9 @@ class StoredExecutionReader(WorkflowEngine):
         return preview_retry(self._executions, execution_id, before, repeat_once=repeat_once)
 
     def find_wait(self, execution_id: str, name: str) -> WaitSnapshot | None:
+        if not is_storable(name):  # so no wait has it
+            self._executions.by_id(execution_id)
+            return None
         return find_wait(self._executions, execution_id, name)
 
     def history(

@@ -12,6 +12,7 @@ from typing import Any, Final
 from django.db import connections
 from django.db.models import BigIntegerField, ExpressionWrapper, F
 
+from general_manager.escaping import is_storable
 from general_manager.workflow.core.ids import first_id_at
 from general_manager.workflow.engine import WorkflowExecution, WorkflowState
 from general_manager.workflow.executions.query import FIRST_TIME, ExecutionFilter
@@ -50,6 +51,8 @@ class StoredExecutions:
 
 def matching(rows: Executions, wanted: ExecutionFilter) -> tuple[Executions, tuple[Any, ...]]:
     """The rows that match, and the order in which to read them."""
+    if wanted.subjects and not any(map(is_storable, wanted.subjects)):
+        return rows.none(), ("-pk",)
     is_postgresql = connections[rows.db].vendor == "postgresql"
     rows = _started_between(rows, wanted)
     if wanted.correlation_id is not None:
