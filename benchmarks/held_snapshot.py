@@ -3,9 +3,9 @@
 Run with ``tox run -e bench`` or ``python -m benchmarks.held_snapshot``. An idle REPEATABLE READ
 transaction is open from before the first event to after the last. First executions are run from
 the claim of their event to their end, then five times as many events are delivered. A tenth should
-cost no more than the first one, which stands beside it. BENCH_SNAPSHOT_EVENTS sets how many. Commits
-do not wait for the disk, which would hide what the dead rows cost; processor time does not depend
-on what else the machine does.
+cost no more than the first one, which stands beside it. BENCH_SNAPSHOT_EVENTS sets how many.
+Commits do not wait for the disk, which would hide what the dead rows cost; processor time does not
+depend on what else the machine does.
 """
 
 import os
