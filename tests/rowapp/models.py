@@ -12,6 +12,7 @@ from django.db import connection, models, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Random
 
+from general_manager import track_changes
 from tests.rowapp.fields import (
     CountingStorage,
     EncryptedField,
@@ -62,6 +63,14 @@ kind(
     "OneWayKey",
     lambda: {"code": OneWayKeyField(primary_key=True, max_length=40), **text()},
     new=lambda: {"code": f"way-{next(numbers)}"},
+)
+kind(
+    "DecimalKey",
+    lambda: {
+        "sum": models.DecimalField(primary_key=True, max_digits=9, decimal_places=2),
+        **text(),
+    },
+    new=lambda: {"sum": Decimal(next(numbers))},
 )
 kind("OnlyKey", dict, change=dict)
 KINDS["OnlyKey"].of_update = []
@@ -213,6 +222,29 @@ class Kept(models.Model):
 
 
 KeptRow = model("KeptRow", {}, Kept)
+
+
+class Upsert(models.Model):
+    """Whose `save_base` takes an argument of its own, and changes those of Django."""
+
+    code = models.CharField(primary_key=True, max_length=9)
+    name = models.CharField(max_length=9, default="a")
+    note = models.CharField(max_length=9, default="n")
+
+    class Meta:
+        abstract = True
+
+    def save_base(self, *arguments: Any, wide: bool = False, **options: Any) -> None:
+        options["force_insert"] = False
+        if wide:
+            options["update_fields"] = None
+        super().save_base(*arguments, **options)
+
+    def save_wide(self) -> None:
+        self.save_base(update_fields=frozenset({"name"}), wide=True)
+
+
+Upserted = track_changes(model("Upserted", {}, Upsert))
 
 # Inheritance
 

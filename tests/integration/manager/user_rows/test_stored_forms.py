@@ -1,17 +1,17 @@
 """What the database stores decides: which values differ, which row it is, what became of it."""
 
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection, models, transaction
+from django.db import IntegrityError, connection, transaction
 
 from general_manager import GeneralManager, track_changes
 from general_manager.interface import ExistingModelInterface
 from tests.integration.manager.user_rows.test_manager_rows import desk_of
 from tests.rowapp.fields import Place, Version
 from tests.rowapp.kinds import KINDS
-from tests.rowapp.models import KeptRow, UntrackedParent
+from tests.rowapp.models import KeptRow, UntrackedParent, Upserted
 from tests.rowapp.reported import brief, reported
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -107,25 +107,12 @@ def test_an_unsaved_object_in_a_relation_is_refused_as_a_save_refuses_it():
 
 
 def test_a_manager_reports_the_stored_key_however_it_was_given():
-    class Priced(models.Model):
-        sum = models.DecimalField(primary_key=True, max_digits=9, decimal_places=2)
-        name = models.CharField(max_length=9, default="a")
-
-        class Meta:
-            app_label = "rowapp"
-
-    with connection.schema_editor() as editor:
-        editor.create_model(Priced)
-    try:
-        desk = manager(Priced)
-        with reported() as changes:
-            desk.create(sum="1.5")
-            desk("1.500").update(name="b")
-            desk(Decimal("1.5")).delete()
-        assert {str(one.identification["sum"]) for one in changes} == {"1.50"}
-    finally:
-        with connection.schema_editor() as editor:
-            editor.delete_model(Priced)
+    desk = desk_of("DecimalKey")
+    with reported() as changes:
+        desk.create(sum="1.5")
+        desk("1.500").update(name="b")
+        desk(Decimal("1.5")).delete()
+    assert {str(one.identification["sum"]) for one in changes} == {"1.50"}
 
 
 def test_a_column_of_a_parent_is_reported_with_the_childs_own_key():
@@ -241,38 +228,13 @@ def test_with_autocommit_off_a_failed_save_leaves_a_connection_that_can_go_on():
 
 
 def test_a_save_base_of_the_models_own_may_take_and_change_arguments():
-    class Upserted(models.Model):
-        objects: ClassVar[Any]
-        code = models.CharField(primary_key=True, max_length=9)
-        name = models.CharField(max_length=9, default="a")
-        note = models.CharField(max_length=9, default="n")
-
-        class Meta:
-            app_label = "rowapp"
-
-        def save_base(self, *arguments: Any, wide: bool = False, **options: Any) -> None:
-            options["force_insert"] = False
-            if wide:
-                options["update_fields"] = None
-            super().save_base(*arguments, **options)
-
-        def save_wide(self) -> None:
-            self.save_base(update_fields=frozenset({"name"}), wide=True)
-
-    track_changes(Upserted)
-    with connection.schema_editor() as editor:
-        editor.create_model(Upserted)
-    try:
-        Upserted.objects.create(code="one")
-        with reported() as changes:
-            Upserted(code="one", name="b").save(force_insert=True)
-            row = Upserted.objects.get()
-            row.name, row.note = "c", "m"
-            row.save_wide()
-        assert [(one.action, one.new_values) for one in changes] == [
-            ("update", {"name": "b"}),
-            ("update", {"name": "c", "note": "m"}),
-        ]
-    finally:
-        with connection.schema_editor() as editor:
-            editor.delete_model(Upserted)
+    Upserted.objects.create(code="one")
+    with reported() as changes:
+        Upserted(code="one", name="b").save(force_insert=True)
+        row = Upserted.objects.get()
+        row.name, row.note = "c", "m"
+        row.save_wide()
+    assert [(one.action, one.new_values) for one in changes] == [
+        ("update", {"name": "b"}),
+        ("update", {"name": "c", "note": "m"}),
+    ]
