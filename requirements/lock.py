@@ -28,6 +28,9 @@ TESTED = ("tests", "docs")
 """The dependency groups whose floors are tested."""
 EXTRAS = ("health", "metrics", "postgres", "redis", "schedules")
 
+HELD = {"3.11": "soupsieve<4"}
+"""By Python: what its first releases cannot install. Debian 12 has 3.11.2."""
+
 Pins = dict[str, str]
 """Version by name."""
 
@@ -142,7 +145,9 @@ def resolve(python: str, wanted: list[str]) -> Pins:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([interpreter(python), "-m", "venv", folder], check=True)
         pip = [str(Path(folder) / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
-        report = Path(folder) / "report.json"
+        report, held = Path(folder) / "report.json", Path(folder) / "held.txt"
+        held.write_text(HELD.get(python, ""))
+        wanted = [*wanted, "--constraint", str(held)]
         command = [*pip, "install", "--quiet", "--dry-run", "--ignore-installed"]
         subprocess.run([*command, "--report", str(report), *wanted], check=True)
         metadata = [one["metadata"] for one in json.loads(report.read_text())["install"]]
