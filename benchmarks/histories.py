@@ -135,6 +135,7 @@ def measure_ours() -> None:
         tracemalloc.start()
         took = seconds(partial(run, key, "default"))
         peak = tracemalloc.get_traced_memory()[1] / 1024
+        tracemalloc.stop()
         show(f"one run of {LONG_RUN:,} new steps", f"{took:.1f} s, peak {peak:,.0f} KB")
 
 

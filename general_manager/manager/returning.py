@@ -6,7 +6,7 @@ might be refused with RETURNING, or something else might change the row after it
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, Final
 
@@ -47,9 +47,14 @@ def may_return(model: type[Model], columns: Columns, using: str) -> bool:
         and model._meta.concrete_model is columns.model
         and type(model._base_manager) is Manager
         and connection.ops.compiler("SQLUpdateCompiler") is SQLUpdateCompiler
-        and all(_is_read_by_name(one) for one in columns.fields)
+        and _are_read_by_name(columns)
         and _is_plain(model, using)
     )
+
+
+@lru_cache(maxsize=4096)
+def _are_read_by_name(columns: Columns) -> bool:
+    return all(_is_read_by_name(one) for one in columns.fields)
 
 
 def _is_read_by_name(field: "Field[Any, Any]") -> bool:
