@@ -36,7 +36,7 @@ def track_everything() -> None:
 
 def leave_out_our_statements() -> None:
     """What we read, and the transaction of a save, is not logged; that of the tests is."""
-    from general_manager.manager import saving, stored
+    from general_manager.manager import rows, stored
 
     columns: Any = stored.Columns
     read_one, read_many = columns.read, columns.read_where
@@ -49,7 +49,7 @@ def leave_out_our_statements() -> None:
         with unlogged():
             return iter(list(read_many(self, *arguments, **options)))
 
-    module: Any = saving
+    module: Any = rows
     writing = module.writing_atomic
 
     @contextmanager
