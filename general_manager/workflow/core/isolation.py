@@ -57,9 +57,9 @@ def nothing_left_open(what: object) -> Iterator[None]:
     around = Surroundings(None, ask=False)
     try:
         yield
-        around.close_what_was_left_open(str(what))
+        around.close_what_was_left_open(what)
     finally:
-        around.discard_what_was_left_open(str(what))
+        around.discard_what_was_left_open(what)
 
 
 class RunSavepoints:

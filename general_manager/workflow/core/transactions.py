@@ -217,7 +217,7 @@ class Surroundings:
                 "that belong together into one step."
             )
 
-    def close_what_was_left_open(self, what: str) -> None:
+    def close_what_was_left_open(self, what: object) -> None:
         """Discard connections on which user code left a transaction open.
 
         Raises `TransactionLeftOpen` if that rolls its writes back, and `ConnectionClosed` if it has
@@ -225,12 +225,12 @@ class Surroundings:
         """
         for connection in opened() if self._depths else ():
             if connection.alias in self._depths and connection.closed_in_transaction:
-                raise ConnectionClosed(what, connection.alias)
+                raise ConnectionClosed(str(what), connection.alias)
         undone = self.discard_what_was_left_open(what)
         if undone:
-            raise TransactionLeftOpen(what, undone)
+            raise TransactionLeftOpen(str(what), undone)
 
-    def discard_what_was_left_open(self, what: str) -> list[str]:
+    def discard_what_was_left_open(self, what: object) -> list[str]:
         """The same without an error. Returns the databases on which writes were rolled back.
 
         Inside a transaction that was open before, only what was opened in it is rolled back.

@@ -186,20 +186,33 @@ class InMemoryEventRegistry(EventRegistry):
         """Deliver those that are new. Returns for how many of them a handler completed."""
         delivered = 0
         stopped: StopRun | None = None
-        together = [
-            self._arrived(Arrival(event, partial(self.mailbox.keep, event)))
-            for event in events
-            if self._seen.add(event.event_id)
-        ]
-        for one in together:
+        new = [event for event in events if self._seen.add(event.event_id)]
+        has_lanes = any(one.in_order for event in new for one in self.matching(event))
+        together = [self._coming(event) for event in new] if has_lanes else new
+        for event, one in zip(new, together, strict=True):
             try:
-                delivered += one.perform(self._lanes)
+                if isinstance(one, Arrival):
+                    delivered += one.perform(self._lanes)
+                else:
+                    delivered += self._deliver_without_lanes(event)
             except StopRun as stop:  # the execution that published ends here; the others go on
                 stopped = stop
             finally:
-                self.mailbox.look(one.event)
+                self.mailbox.look(event)
         if stopped is not None:
             raise stopped
+        return delivered
+
+    def _coming(self, event: WorkflowEvent) -> Arrival:
+        return self._arrived(Arrival(event, partial(self.mailbox.keep, event)))
+
+    def _deliver_without_lanes(self, event: WorkflowEvent) -> bool:
+        self.mailbox.keep(event)
+        published_at, delivered = datetime.now(UTC), False
+        notify(event_published, type(self), event=event)
+        for registration in self.matching(event):
+            if not self._park(registration, event, published_at):
+                delivered |= self._deliver(registration, event, published_at)
         return delivered
 
     def _keep(self, event: WorkflowEvent) -> None:
