@@ -174,7 +174,7 @@ def make_plan(
     under the same condition; of one that was not undone completely, only failed undos are. A step
     in doubt stays in doubt unless it is *resolved*, or started after a forgotten step. A resolved
     step that had a result gets the new one, and all that ended after the old result is forgotten;
-    but one that was undone with its saga did not happen, whoever says so.
+    but one that was undone with its saga did not happen, even if an operator says it did.
     """
     by_name = {step.name: step for step in in_order(steps)}
     if before is not None and before not in by_name:

@@ -27,7 +27,7 @@ class Lanes:
         self._lock = Lock()
 
     def add(self, key: str, work: Work) -> None:
-        """Put *work* behind what waits for *key*, for whoever empties the lane."""
+        """Put *work* behind what waits for *key*, for the thread that empties the lane."""
         with self._lock:
             self._lanes.setdefault(key, _Lane()).waiting.append(work)
 

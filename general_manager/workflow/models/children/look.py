@@ -87,7 +87,7 @@ def look(
 
 
 def _waited_for(slots: SlotQuerySet, plan: Mapping[str, Any]) -> SlotQuerySet:
-    """Whoever is to undo and to end waits for the children that it stops, and for no others."""
+    """A parent that is to end waits for the children that it stops, and for no others."""
     return slots.open().filter(is_stopped=True) if plan.get("closes") else slots.open()
 
 
