@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,25 @@ from tests.servers import Postgres, postgres_uri, start_broker
 from tests.sites import Site
 
 
+@contextmanager
+def opened_site(folder: Path, **options: Any) -> Iterator[Site]:
+    """A site with a broker of its own, on the PostgreSQL that the environment names, or its own."""
+    with ExitStack() as stack:
+        broker = start_broker(folder)
+        stack.callback(broker.close)
+        options.setdefault("postgres", os.environ.get("TEST_POSTGRES_URI") or postgres_uri())
+        site = Site(folder, broker, **options)
+        stack.callback(site.stop)
+        yield site
+
+
 @pytest.fixture
 def open_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Opens the test's site with the options of `Site`; it is closed at the end."""
     with ExitStack() as stack:
 
         def open_one(**options: Any) -> Site:
-            broker = start_broker(tmp_path)
-            stack.callback(broker.close)
-            options.setdefault("postgres", os.environ.get("TEST_POSTGRES_URI") or postgres_uri())
-            site = Site(tmp_path, broker, **options)
-            stack.callback(site.stop)
-            return site
+            return stack.enter_context(opened_site(tmp_path, **options))
 
         yield open_one
 

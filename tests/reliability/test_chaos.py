@@ -4,15 +4,12 @@ One chaos, several verdicts. What is asked is what holds whenever the kills come
 depend on that are reported.
 """
 
-import os
 from collections import Counter
-from contextlib import ExitStack
 
 import pytest
 
 from tests.reliability.chaos import SETTINGS, Chaos
-from tests.servers import postgres_uri, start_broker
-from tests.sites import Site
+from tests.reliability.conftest import opened_site
 
 EFFECTS = 300
 CHARGES = 100
@@ -47,12 +44,7 @@ class Aftermath:
 @pytest.fixture(scope="module")
 def aftermath(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chaos")
-    with ExitStack() as stack:
-        broker = start_broker(folder)
-        stack.callback(broker.close)
-        postgres = os.environ.get("TEST_POSTGRES_URI") or postgres_uri()
-        site = Site(folder, broker, postgres=postgres, settings=SETTINGS)
-        stack.callback(site.stop)
+    with opened_site(folder, settings=SETTINGS) as site:
         chaos = Chaos(site)
         site.web(
             f"from {EFFECTS_MODULE} import start_all\n"

@@ -5,14 +5,12 @@ TEST_CHAOS_WORKERS sets how many workers there are, by default two; work and dis
 
 import os
 from collections import Counter, defaultdict
-from contextlib import ExitStack
 
 import pytest
 
 from tests.reliability.chaos import Chaos
+from tests.reliability.conftest import opened_site
 from tests.reliability.together.workflows import CUSTOMERS, PARTS, SLOTS
-from tests.servers import postgres_uri, start_broker
-from tests.sites import Site
 
 SETTINGS = "tests.reliability.gathered"
 MODULE = "tests.reliability.together.workflows"
@@ -52,12 +50,7 @@ class Aftermath:
 @pytest.fixture(scope="module")
 def aftermath(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
-    with ExitStack() as stack:
-        broker = start_broker(folder)
-        stack.callback(broker.close)
-        postgres = os.environ.get("TEST_POSTGRES_URI") or postgres_uri()
-        site = Site(folder, broker, postgres=postgres, settings=SETTINGS)
-        stack.callback(site.stop)
+    with opened_site(folder, settings=SETTINGS) as site:
         chaos = Chaos(site, workers=WORKERS)
         site.web(f"from {MODULE} import start_all\nstart_all({COUNT})")
         chaos.rage(children=8 * WORKERS, workers=2 * WORKERS, beats=2, freezes=WORKERS // 2)
