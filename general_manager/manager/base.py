@@ -21,14 +21,15 @@ from general_manager.manager.query import ManagerQuery, unwrapped
 from general_manager.manager.reporting import report_manager
 from general_manager.manager.rows import (
     call_as_written,
+    find,
     find_locked,
     needs_save,
     read_again,
+    read_written,
     relate,
     validate,
 )
 from general_manager.manager.signals import pre_data_change
-from general_manager.manager.stored import plain_rows
 from general_manager.manager.values import (
     excluded_names,
     identification_of,
@@ -130,7 +131,7 @@ class GeneralManager:
                 validate(instance)
                 call_as_written(instance.save, using=using, force_insert=True)
                 relations = relate(instance, wanted.relations, using)
-            stored = read_again(instance, using)
+            stored = read_written(instance, using)
             manager = cls.of(instance if stored is None else stored)
             if stored is not None:  # a receiver may have deleted it: then nothing was created
                 new = {name: one.new for name, one in relations.items()}
@@ -174,7 +175,7 @@ class GeneralManager:
                 if needs_save(instance, before):
                     call_as_written(instance.save, using=using, force_update=True)
                 relations = relate(instance, wanted.relations, using)
-            self._report(before, read_again(instance, using), relations, **about)
+            self._report(before, read_written(instance, using), relations, **about)
         return self
 
     @alters_data
@@ -283,8 +284,7 @@ class GeneralManager:
     def _loaded(self) -> Model:
         if self._instance is None:
             model = self.get_model()
-            found: Model = plain_rows(model, router.db_for_read(model)).get(**self._key)
-            vars(self)["_instance"] = found
+            found = vars(self)["_instance"] = find(model, self._key, router.db_for_read(model))
             return found
         return self._instance
 

@@ -16,20 +16,13 @@ from django.db.models.sql.compiler import SQLUpdateCompiler
 
 from general_manager.guarding import attempt
 from general_manager.manager.stored import MISSING, UNLOADED, Columns, StoredRow
+from general_manager.tables import RETURNS_UPDATED, ask_again, asked
 
 _WITH_OLD: Final = 18_00_00
 """The first PostgreSQL that returns old values."""
 
 _FIELD: Final[Any] = Field
 _BY_NAME: Final = (_FIELD.get_col, ForeignKey.get_col)
-_plain: dict[tuple[str, str], bool] = {}
-
-_IS_PLAIN: Final = """
-    SELECT relkind = 'r'
-        AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite WHERE ev_class = found.oid)
-        AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = found.oid)
-    FROM pg_catalog.pg_class AS found WHERE oid = to_regclass(%s)
-"""
 
 # Other triggers than those before the row's change can change it once more. Django's own foreign
 # keys are checked by internal ones.
@@ -48,7 +41,7 @@ def may_return(model: type[Model], columns: Columns, using: str) -> bool:
         and type(model._base_manager) is Manager
         and connection.ops.compiler("SQLUpdateCompiler") is SQLUpdateCompiler
         and _are_read_by_name(columns)
-        and _is_plain(model, using)
+        and asked(RETURNS_UPDATED, model, using)
     )
 
 
@@ -65,17 +58,6 @@ def _is_read_by_name(field: "Field[Any, Any]") -> bool:
         and kind.get_col in _BY_NAME
         and kind.cached_col is _FIELD.cached_col
     )
-
-
-def _is_plain(model: type[Model], using: str) -> bool:
-    """Whether *model* has one table, without rules, which can refuse RETURNING; asked once."""
-    name = (using, model._meta.db_table)
-    if name not in _plain:
-        connection = connections[using]
-        with connection.cursor() as cursor:
-            cursor.execute(_IS_PLAIN, [connection.ops.quote_name(name[1])])
-            [_plain[name]] = cursor.fetchone() or [False]
-    return _plain[name]
 
 
 def _loaded_each(cursor: Any) -> Sequence[Any] | None:
@@ -118,7 +100,7 @@ class Returned:
         try:
             return update()
         except NotSupportedError:  # a rule was made since: the next save will ask
-            _plain.pop((self._connection.alias, self._columns.model._meta.db_table), None)
+            ask_again(RETURNS_UPDATED, self._columns.model, self._connection.alias)
             raise
         finally:
             wrappers.remove(self._execute)

@@ -4,25 +4,31 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import Parameter, signature
 from operator import methodcaller
-from typing import Any
+from typing import Any, Final
 
-from django.db import connections
+from django.db import DatabaseError, connections
 from django.db.models import Model, QuerySet
 from django.db.models.fields.files import FieldFile
 
 from general_manager.atomic import writing_atomic
 from general_manager.cursors import shared_cursor
+from general_manager.escaping import get_logger
 from general_manager.guarding import attempt
 from general_manager.manager.change import FieldChange, compare, read_values
 from general_manager.manager.deletions.deleting import has_dependents
 from general_manager.manager.stored import (
-    is_view,
+    MISSING,
+    Columns,
+    is_unread,
     key_values,
     lock_for_update,
-    may_update,
     plain_rows,
+    sought_key,
 )
+from general_manager.tables import is_view, may_hide_rows, may_update
 
+logger = get_logger(__name__)
+NOT_LOADED: Final = "%s %s is saved, but cannot be loaded again: its event has the values as given"
 _prepare_relations = methodcaller("_prepare_related_fields_for_save", operation_name="save")
 
 
@@ -33,29 +39,50 @@ def find_locked(
 
     A row with dependents is not locked before its deletion: Django locks the dependents first.
     """
-    rows = plain_rows(model, using)
+    rows = plain_rows(model, using).filter(**key)
     if is_view(model, using):  # its triggers or rules lock what they change
-        row: Model = rows.get(**key)
-        return row
+        return load(rows, key)
     if not to_delete:
         lock_for_update(rows.query, using)
     elif not has_dependents(model) and may_update(model, using):
         rows = rows.select_for_update()
-    found: Model = rows.get(**key)
+    return load(rows, key)
+
+
+def find(model: type[Model], key: Mapping[str, Any], using: str) -> Model:
+    """The row with *key*, even if the model's managers hide it. Raises as `load` does."""
+    return load(plain_rows(model, using).filter(**key), key)
+
+
+def load(rows: QuerySet[Any], key: Mapping[str, Any]) -> Model:
+    """The only one of *rows*, which has *key*. Columns that cannot be read are deferred.
+
+    Raises the model's `DoesNotExist`, or what loading it raises for another reason.
+    """
+    try:
+        found: Model = rows.get()
+    except rows.model.DoesNotExist:
+        raise
+    except Exception:
+        names = attempt(lambda: _unreadable_names(rows.model, key, rows.db), [])
+        if not names:
+            raise
+        found = rows.defer(*names).get()
     return found
 
 
-def find(model: type[Model], key: Mapping[str, Any], using: str) -> Model | None:
-    """The row with *key*, even if the model's managers filter it out."""
-    return plain_rows(model, using).filter(**key).first()
+def _unreadable_names(model: type[Model], key: Mapping[str, Any], using: str) -> list[str]:
+    columns = Columns(model, model._meta.concrete_fields)
+    row = columns.read(using, key)
+    return [one.name for one in columns.fields if row is not None and row.value(one) is MISSING]
 
 
 def read_again(instance: Model, using: str) -> Model | None:
     """The row as stored: rounded, computed, defaulted and truncated by the database.
 
-    `None` if a receiver has deleted it; *instance* itself if its key cannot be looked up.
+    `None` if a receiver has deleted it; *instance* itself if it cannot be looked up or loaded.
     """
-    model = type(instance)
+    model: Any = type(instance)
     key = key_values(instance, model)
     if key is None:
         return None
@@ -64,7 +91,21 @@ def read_again(instance: Model, using: str) -> Model | None:
         return instance
     if connections[using].vendor == "mysql":  # else its snapshot may be older than the row
         rows = rows.select_for_update()
-    return rows.first()
+    try:
+        return load(rows, key)
+    except model.DoesNotExist:
+        return None
+    except DatabaseError:
+        raise
+    except Exception:
+        logger.warning(NOT_LOADED, model._meta.label, key, exc_info=True)
+        return instance
+
+
+def read_written(instance: Model, using: str) -> Model | None:
+    """As `read_again`, but *instance* if its writer may not see the row that it has written."""
+    stored = read_again(instance, using)
+    return instance if stored is None and may_hide_rows(type(instance), using) else stored
 
 
 def _sound(rows: QuerySet[Any]) -> QuerySet[Any]:
@@ -74,8 +115,11 @@ def _sound(rows: QuerySet[Any]) -> QuerySet[Any]:
 
 
 def validate(instance: Model) -> None:
-    """`full_clean` without the fields that the database computes. Raises `ValidationError`."""
-    instance.full_clean(exclude=_expressions(instance))
+    """`full_clean` without what the database computes, and what cannot be read and stays as it is.
+
+    Raises `ValidationError`.
+    """
+    instance.full_clean(exclude=_expressions(instance) | _unread(instance))
 
 
 def needs_save(instance: Model, before: Mapping[str, Any]) -> bool:
@@ -89,6 +133,7 @@ def needs_save(instance: Model, before: Mapping[str, Any]) -> bool:
     return any(
         isinstance(value, FieldFile) and value and not getattr(value, "_committed", True)
         for one in instance._meta.concrete_fields
+        if not is_unread(one, instance)
         for value in (one.value_from_object(instance),)
     )
 
@@ -122,6 +167,10 @@ def _expressions(instance: Model) -> set[str]:
         for one in instance._meta.concrete_fields
         if hasattr(instance.__dict__.get(one.attname), "resolve_expression")
     }
+
+
+def _unread(instance: Model) -> set[str]:
+    return {one.name for one in instance._meta.concrete_fields if is_unread(one, instance)}
 
 
 def _keys(instance: Model, name: str, using: str) -> list[Any]:
@@ -159,12 +208,12 @@ def may_be_there(instance: Model, model: type[Model]) -> bool:
     """Whether a save may find the row in *model*'s table: Django's condition to try an UPDATE."""
     keys = model._meta.pk_fields
     adding = instance._state.adding
-    if key_values(instance, model) is None:
+    if sought_key(instance, model) is None:
         if adding or len(keys) > 1 or not keys[0].has_default():
             return False
         # Django does this next and then looks for a row with this key.
         key: Any = keys[0]
         setattr(instance, key.attname, key.get_pk_value_on_save(instance))
-        return key_values(instance, model) is not None
+        return sought_key(instance, model) is not None
     defaulted = all(one.has_default() or one.has_db_default() for one in keys)
     return not (adding and defaulted)

@@ -18,7 +18,7 @@ from general_manager.manager.elsewhere import is_reported_elsewhere
 from general_manager.manager.reporting import announce, is_announced, report_row, reported_so_far
 from general_manager.manager.returning import Returned, may_return
 from general_manager.manager.rows import may_be_there, row_transaction
-from general_manager.manager.stored import Columns, StoredRow, key_values, take_write_lock
+from general_manager.manager.stored import Columns, StoredRow, sought_key, take_write_lock
 from general_manager.manager.trackers import NOTHING, Plan, plan_for
 
 SaveTable = Callable[..., Any]
@@ -277,12 +277,11 @@ class _Save:
         # a locking read sees the same row as the read before.
         updated = any(row is not None for row in self.before)
         lock = "update" if updated and connections[self.using].vendor == "mysql" else ""
-        row = self._read(self.plan.columns, lock=lock)
+        row = self.plan.columns.read_of(self.instance, self.using, lock=lock)
         return (row,) * len(self.plan.parts)
 
     def _read(self, columns: Columns, *, lock: str) -> StoredRow | None:
-        key = key_values(self.instance, columns.model)
-        return None if key is None else columns.read(self.using, key, lock=lock)
+        return columns.read_of(self.instance, self.using, lock=lock, key_of=sought_key)
 
     def _looks_first(self) -> bool:
         """Whether Django selects the row before its UPDATE, so that a missing row needs no lock."""

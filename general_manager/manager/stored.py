@@ -4,7 +4,7 @@ Reads by primary key on the write's connection: no filters, joins, ordering, def
 annotations of a manager, and no instance.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -16,17 +16,12 @@ from django.db.models.sql import Query
 from general_manager.cursors import cursor_on
 from general_manager.escaping import get_logger
 from general_manager.guarding import attempt
+from general_manager.tables import is_view
 
 logger = get_logger(__name__)
 _unreadable: set[tuple[str, str]] = set()
 UNREADABLE: Final = "%s.%s cannot be converted from its stored value; events omit the field"
-_views: dict[tuple[str, str], bool] = {}
-_changeable: dict[tuple[str, str], bool] = {}
 
-MAY_UPDATE: Final = """
-    SELECT has_table_privilege(found.oid, 'UPDATE') AND NOT relrowsecurity
-    FROM pg_catalog.pg_class AS found WHERE oid = to_regclass(%s)
-"""
 SMALL = 2**31
 """Every integer field accepts smaller keys."""
 
@@ -48,41 +43,35 @@ def lock_for_update(query: Query, using: str) -> None:
     query.select_for_no_key_update = connections[using].features.has_select_for_no_key_update
 
 
-def is_view(model: type[Model], using: str) -> bool:
-    """Whether *model* reads a database view: only an unmanaged model can."""
-    if model._meta.managed:
-        return False
-    name = (using, model._meta.db_table)
-    if name not in _views:
-        connection = connections[using]
-        with connection.cursor() as cursor:
-            tables = connection.introspection.get_table_list(cursor)
-        _views[name] = any(one.name == name[1] and one.type == "v" for one in tables)
-    return _views[name]
-
-
-def may_update(model: type[Model], using: str) -> bool:
-    """Whether this role may change rows of *model*, which PostgreSQL asks of who locks; asked once.
-
-    A role that may only read and delete, or whose policies say so, deletes without a lock.
-    """
-    connection = connections[using]
-    if connection.vendor != "postgresql":
-        return True
-    name = (using, model._meta.db_table)
-    if name not in _changeable:
-        with connection.cursor() as cursor:
-            table = connection.ops.quote_name(name[1])
-            cursor.execute(MAY_UPDATE, [table])
-            [_changeable[name]] = cursor.fetchone() or [True]
-    return _changeable[name]
-
-
 def key_values(instance: Model, model: type[Model]) -> dict[str, Any] | None:
     """The key of *instance* in *model*'s table; `None` if it has none yet."""
+    key = sought_key(instance, model)
+    if key is None or any(hasattr(one, "resolve_expression") for one in key.values()):
+        return None
+    return key
+
+
+def sought_key(instance: Model, model: type[Model]) -> dict[str, Any] | None:
+    """The key by which a save looks for the row: it can contain expressions.
+
+    `None` if there is none.
+    """
     key = {one.attname: getattr(instance, one.attname) for one in model._meta.pk_fields}
-    unknown = any(one is None or hasattr(one, "resolve_expression") for one in key.values())
-    return None if unknown else key
+    if all(one is not None for one in key.values()):
+        return key
+    [name, *others] = key
+    linked = None if others else _link_to(instance, model)
+    return None if linked is None else {name: linked}
+
+
+def _link_to(instance: Model, model: type[Model]) -> Any:
+    """The value of the link to the parent *model*, which Django's save makes that parent's key."""
+    for child in (type(instance), *type(instance)._meta.all_parents):
+        link: Any = child._meta.parents.get(model)
+        if link is not None:
+            value = getattr(instance, link.attname)
+            return _link_to(instance, child) if value is None and link.primary_key else value
+    return None
 
 
 def take_write_lock(model: type[Model], using: str) -> None:
@@ -97,6 +86,12 @@ def take_write_lock(model: type[Model], using: str) -> None:
         table = connection.ops.quote_name(model._meta.db_table)
         with connection.cursor() as cursor:
             cursor.execute(f"DELETE FROM {table} WHERE 0")  # noqa: S608 - a quoted table name
+
+
+def is_unread(field: "Field[Any, Any]", instance: Model) -> bool:
+    """Whether *field* of *instance* was deferred because its column cannot be read."""
+    known = (instance._meta.label, field.name) in _unreadable
+    return known and field.attname not in instance.__dict__
 
 
 class Columns:
@@ -136,6 +131,18 @@ class Columns:
         if raw is UNLOADED:
             return self._read_each(using, key, lock)
         return None if raw is None else StoredRow(self, connection, raw)
+
+    def read_of(
+        self,
+        instance: Model,
+        using: str,
+        *,
+        lock: str = "",
+        key_of: Callable[[Model, type[Model]], dict[str, Any] | None] = key_values,
+    ) -> "StoredRow | None":
+        """The row of *instance*; `None` if there is none, or if it has no key."""
+        key = key_of(instance, self.model)
+        return None if key is None else self.read(using, key, lock=lock)
 
     def _read_each(self, using: str, key: Mapping[str, Any], lock: str) -> "StoredRow | None":
         """Column by column, as the driver cannot load one of them; `MISSING` for that one."""

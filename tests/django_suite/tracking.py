@@ -75,11 +75,12 @@ def listen() -> None:
     """After set-up: a handler for all three events, and the log of the product."""
     from django.core.checks.registry import registry
 
-    from general_manager.checks.tracking import check_names
+    from general_manager import checks
     from general_manager.workflow import get_event_registry
 
     # Hundreds of Django's test models have one name, and some tests compare all messages.
-    registry.registered_checks.discard(check_names)
+    registry.registered_checks.discard(checks.check_names)
+    vars(checks)["check_names"] = lambda **_: []  # Django's runner readies all apps once more
 
     class Notes(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -52,6 +52,16 @@ kind(
     new=lambda: {"row": "A", "seat": next(numbers)},
 )
 kind(
+    "HalfDefaultedKey",
+    lambda: {
+        "pk": models.CompositePrimaryKey("row", "seat"),
+        "row": models.CharField(max_length=20),
+        "seat": models.IntegerField(db_default=3),
+        **text(),
+    },
+    new=lambda: {"row": f"row-{next(numbers)}"},
+)
+kind(
     "FieldMadeKey",
     lambda: {"id": MadeKeyField(primary_key=True, max_length=40, blank=True), **text()},
 )
@@ -297,6 +307,23 @@ KINDS["UntrackedChild"] = Kind(
     "UntrackedChild", PlainChild, UntrackedChild, dict, lambda: {"name": "b"}, ["TrackedParent"],
     ["TrackedParent"],
 )  # fmt: skip
+
+
+class Ship(models.Model):
+    """A second parent, with a key of another name."""
+
+    ship_id = models.AutoField(primary_key=True)
+    flag = models.CharField(max_length=50, default="f")
+
+    class Meta:
+        abstract = True
+
+
+kind("SecondParent", dict, bases=lambda _: (Ship,), change=lambda: {"flag": "g"})
+kind("ChildOfTwo", load, change=lambda: {"load": 2}, of_update=["TrackedChildOfTwo"],
+     bases=lambda twin: (*child("Parent")(twin), *child("SecondParent")(twin)),
+     reported=["TrackedSecondParent", "TrackedParent", "TrackedChildOfTwo"])  # fmt: skip
+GrandchildOfTwo = model("GrandchildOfTwo", {}, KINDS["ChildOfTwo"].tracked)
 ProxyOfTracked = model("ProxyOfTracked", {}, KINDS["AutoKey"].tracked, proxy=True)
 ProxyOfPlain = model("ProxyOfPlain", {}, KINDS["AutoKey"].plain, proxy=True)
 KINDS["Proxy"] = Kind(

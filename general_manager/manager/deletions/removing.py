@@ -18,14 +18,7 @@ from django.db.models import Field, Model, QuerySet
 
 from general_manager.guarding import attempt
 from general_manager.manager.stored import Columns, StoredRow
-
-_tables: dict[tuple[str, str], bool] = {}
-
-_MAY_RETURN: Final = """
-    SELECT relkind IN ('r', 'p') AND NOT EXISTS (
-        SELECT FROM pg_catalog.pg_rewrite WHERE ev_class = found.oid AND ev_type = '4')
-    FROM pg_catalog.pg_class AS found WHERE oid = to_regclass(%s)
-"""
+from general_manager.tables import RETURNS_REMOVED, ask_again, asked
 
 _COMMENTS: Final = pattern(r"\s*(?:/\*.*?\*/\s*)*", DOTALL)
 
@@ -34,23 +27,12 @@ def may_return(model: type[Model], using: str) -> bool:
     """Whether a DELETE on *model*'s own table can return the removed rows."""
     connection = connections[using]
     if connection.vendor == "postgresql":
-        return _is_table(model, using)
+        return asked(RETURNS_REMOVED, model, using)
     return (
         connection.vendor in {"sqlite", "mysql"}
         and connection.features.can_return_columns_from_insert  # RETURNING came for both at once
         and bool(model._meta.managed)
     )
-
-
-def _is_table(model: type[Model], using: str) -> bool:
-    """Whether *model* has a table that refuses no RETURNING; asked once."""
-    name = (using, model._meta.db_table)
-    if name not in _tables:
-        connection = connections[using]
-        with connection.cursor() as cursor:
-            cursor.execute(_MAY_RETURN, [connection.ops.quote_name(name[1])])
-            [_tables[name]] = cursor.fetchone() or [False]
-    return _tables[name]
 
 
 class _Asked:
@@ -119,7 +101,7 @@ class Removals:
         try:
             result = execute(sql + asked.end, (*parameters, *asked.parameters), *rest)
         except NotSupportedError:  # a rule was made since: the next deletion will ask
-            _tables.pop((self._connection.alias, model._meta.db_table), None)
+            ask_again(RETURNS_REMOVED, model, self._connection.alias)
             raise
         raw = attempt(rest[-1]["cursor"].fetchall, None)  # the driver may fail to load a value
         known = self._rows.setdefault(model, [])

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 
 from general_manager import track_changes
 from tests.rowapp.kinds import KINDS
-from tests.rowapp.models import ProxyOfChild, ProxyOfTracked, UntrackedChild
+from tests.rowapp.models import GrandchildOfTwo, ProxyOfChild, ProxyOfTracked, UntrackedChild
 from tests.rowapp.reported import brief, reported, returns_old_values
 from tests.testapp.models import Invoice, InvoiceDesk, InvoiceLine
 
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.django_db(databases=["default", "archive"])
 Row: Any = KINDS["AutoKey"].tracked
 Child: Any = KINDS["ChildOfTracked"].tracked
 Parent: Any = KINDS["Parent"].tracked
+Ship: Any = KINDS["SecondParent"].tracked
 
 
 def test_a_key_of_another_spelling_gives_the_identity_of_the_stored_row():
@@ -113,6 +114,42 @@ def test_a_child_that_is_added_to_a_parents_row_is_created_and_the_parent_update
     ]
     assert dict(changes[0].changes) == {"name": ("old", "new")}
     assert changes[1].new_values == {"name": "new", "load": 3}
+
+
+@pytest.mark.parametrize("model", [KINDS["ChildOfTwo"].tracked, GrandchildOfTwo])
+def test_a_child_that_is_attached_to_rows_of_both_parents_is_created_and_these_updated(model):
+    parent, ship = Parent.objects.create(name="old"), Ship.objects.create(flag="old")
+    with reported() as changes:
+        model(
+            trackedparent_ptr_id=parent.pk,
+            trackedsecondparent_ptr_id=ship.pk,
+            name="new",
+            flag="new",
+            load=3,
+        ).save()
+    assert sorted((one.action, one.manager) for one in changes) == [
+        ("create", "TrackedChildOfTwo"),
+        ("update", "TrackedParent"),
+        ("update", "TrackedSecondParent"),
+    ]
+    by_name = {one.manager: one for one in changes}
+    assert dict(by_name["TrackedSecondParent"].changes) == {"flag": ("old", "new")}
+    assert by_name["TrackedSecondParent"].identification == {"ship_id": ship.pk}
+    assert dict(by_name["TrackedParent"].changes) == {"name": ("old", "new")}
+
+
+def test_a_key_that_the_database_completes_is_found_if_its_row_exists():
+    model: Any = KINDS["HalfDefaultedKey"].tracked
+    model(row="a", seat=3, name="old").save()
+    with reported() as changes:
+        model(row="a", name="new").save()
+    assert brief(changes) == [("update", "TrackedHalfDefaultedKey")]
+    assert dict(changes[0].changes) == {"name": ("old", "new")}
+    assert changes[0].identification == {"row": "a", "seat": 3}
+    with reported() as changes:
+        model(row="b", name="new").save()
+    assert brief(changes) == [("create", "TrackedHalfDefaultedKey")]
+    assert changes[0].identification == {"row": "b", "seat": 3}
 
 
 def test_a_child_whose_parent_stays_is_the_only_one_deleted():

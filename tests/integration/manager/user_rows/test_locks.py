@@ -8,9 +8,9 @@ import pytest
 from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from general_manager.manager import stored
+from general_manager.tables import forget_answers
 from tests.integration.manager.user_rows.test_manager_rows import desk_of
-from tests.rowapp.kinds import KINDS, model, text
+from tests.rowapp.kinds import KINDS, Kind, model, text
 from tests.rowapp.reported import brief, reported
 from tests.testapp.models import Invoice, InvoiceDesk, InvoiceLine
 
@@ -186,10 +186,10 @@ def test_a_role_that_may_only_select_and_delete_deletes(name):
 def test_a_role_that_may_only_select_and_delete_deletes_by_a_manager():
     desk = desk_of("AutoKey")
     row = desk.create()
-    stored._changeable.clear()  # another role, in the same process
+    forget_answers()  # another role, in the same process
     with role(f"SELECT, DELETE ON {desk.get_model()._meta.db_table}"), reported() as changes:
         row.delete()
-    stored._changeable.clear()
+    forget_answers()
     assert [one.action for one in changes] == ["delete"]
 
 
@@ -278,4 +278,34 @@ def test_a_row_that_leaves_the_sight_of_its_writer_is_reported_as_written():
             cursor.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
     assert [(one.action, dict(one.changes)) for one in changes] == [
         ("create", {"name": (None, "mine")})
+    ]
+
+
+@on_postgresql
+def test_a_managers_row_that_leaves_its_view_is_updated_and_one_out_of_its_sight_is_created():
+    desk = desk_of("AutoKey")
+    real = desk.get_model()
+    view: Any = model("Open", text(), managed=False, db_table="rowapp_open")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"CREATE VIEW rowapp_open AS SELECT * FROM {real._meta.db_table} WHERE name <> 'closed'"
+        )
+    door = desk_of(Kind("Open", view, view, dict, dict, [], []))
+    try:
+        with reported() as changes:
+            made = door.create(name="open")
+            made.update(name="closed")
+            door.create(name="closed")
+            again = door.create(name="open")
+            again.delete()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP VIEW rowapp_open")
+        forget_answers()
+    assert [(one.action, dict(one.changes)) for one in changes] == [
+        ("create", {"name": (None, "open")}),
+        ("update", {"name": ("open", "closed")}),
+        ("create", {"name": (None, "closed")}),
+        ("create", {"name": (None, "open")}),
+        ("delete", {"name": ("open", None)}),
     ]

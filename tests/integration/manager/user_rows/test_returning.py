@@ -9,8 +9,8 @@ from django.db.models import F, Manager, Model
 from django.db.models.sql.compiler import SQLUpdateCompiler
 from django.test.utils import CaptureQueriesContext
 
-from general_manager.manager import returning
 from general_manager.manager.signals import pre_data_change
+from general_manager.tables import forget_answers
 from tests.rowapp.kinds import KINDS
 from tests.rowapp.reported import reported, returns_old_values
 from tests.testapp.models import Invoice
@@ -56,7 +56,7 @@ def sql():
     with connection.cursor() as cursor:
         for one in undo:
             cursor.execute(one)
-    returning._plain.clear()
+    forget_answers()
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_what_a_trigger_changes_before_the_update_is_returned(sql, row):
 
 def test_a_table_with_rules_is_updated_as_without_tracking(sql, row):
     sql(ELSEWHERE, f"DROP RULE elsewhere ON {TABLE}")
-    returning._plain.clear()  # another process
+    forget_answers()  # another process
     kinds, changes = save(row, "other")
     assert changes == {"name": ("new", "other")}
     assert kinds.count("SELECT") == 3  # whether it has rules, and the row twice
