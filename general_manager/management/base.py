@@ -84,10 +84,10 @@ class WorkflowCommand(BaseCommand):
     def act(self, options: dict[str, Any]) -> None:
         raise NotImplementedError
 
-    def end_without(self, reach: Reach) -> None:
-        """Fail, after what could be said, if a database could not be asked."""
+    def end_without(self, reach: Reach, *, but: str = "What is shown is without it.") -> None:
+        """Fail, after what could be done and said, if a database could not be asked."""
         if reach.away:
-            text = f"{reach.in_words()} What is shown is without it."
+            text = f"{reach.in_words()} {but}"
             raise CommandError(text, returncode=UNREACHABLE)
 
     @property

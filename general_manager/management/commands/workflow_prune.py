@@ -1,5 +1,9 @@
 """Delete finished rows that are old enough."""
 
+from collections import Counter
+from collections.abc import Iterable
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -7,6 +11,8 @@ from django.utils.translation import ngettext
 
 from general_manager.conf import get_workflow_settings
 from general_manager.management.base import WorkflowCommand, age, count_up_to
+from general_manager.workflow.models.databases import outboxes
+from general_manager.workflow.operations.reach import Reach
 from general_manager.workflow.workers.pruning import (
     MOST_AT_ONCE,
     PRUNE_BATCH,
@@ -46,17 +52,21 @@ class Command(WorkflowCommand):
             raise CommandError(
                 "No age is given. Pass --older-than, such as 30d, or set WORKFLOW_RETENTION_DAYS."
             )
-        which = {"include_failed": options["include_failed"]}
-        if options["dry_run"]:
-            self.say(f"{_in_words(count_prunable(older_than, **which))} would be deleted.")
-            self._name_kept(find_kept(older_than, **which))
-            return
-        done = Pruned()
-        for pruned in prune(older_than, batch_size=options["batch_size"], **which):
-            done += pruned
-            self.say_progress(f"{_in_words(done)} deleted")
-        self.say(f"{_in_words(done)} deleted.")
-        self._name_kept(find_kept(older_than, **which))
+        reach, done, kept = Reach(), Pruned(), Counter[str]()
+        for alias in outboxes():
+            which = {"include_failed": options["include_failed"], "using": alias}
+            if options["dry_run"]:
+                act = partial(_counted, older_than, **which)
+            else:
+                act = partial(prune, older_than, batch_size=options["batch_size"], **which)
+            for pruned in reach.each(alias, act):
+                done += pruned
+                self.say_progress(f"{_in_words(done)} deleted")
+            kept.update(dict(reach.read(alias, partial(_kept, older_than, **which))))
+        reach.fail_if_none(outboxes())
+        self.say(f"{_in_words(done)} {'would be ' if options['dry_run'] else ''}deleted.")
+        self._name_kept(kept)
+        self.end_without(reach, but="Its rows are kept: run the command again.")
 
     def _name_kept(self, kept: dict[str, int]) -> None:
         for who, count in kept.items():
@@ -66,6 +76,14 @@ class Command(WorkflowCommand):
                 count,
             )
             self.say(text % {"count": f"{count:,}", "who": who})
+
+
+def _counted(older_than: timedelta, **which: Any) -> list[Pruned]:
+    return [count_prunable(older_than, **which)]
+
+
+def _kept(older_than: timedelta, **which: Any) -> Iterable[tuple[str, int]]:
+    return find_kept(older_than, **which).items()
 
 
 def _in_words(pruned: Pruned) -> str:

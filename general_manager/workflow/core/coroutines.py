@@ -7,13 +7,27 @@ ORM, in the calling thread: on the connection, and inside the transaction, that 
 """
 
 from asyncio import get_running_loop
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from inspect import isawaitable
 from typing import Any
 
 from asgiref.sync import async_to_sync
 
 from general_manager.workflow.exceptions import StepUsageError
+
+
+def called(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What user code returns, or what awaiting that gives; it runs in a context of its own.
+
+    It sees the caller's context variables. What it sets in them ends with it, so a language or time
+    zone that it activates is not the next one's in this thread.
+    """
+    return copy_context().run(_called, function, arguments)
+
+
+def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return settled(function(*arguments))
 
 
 def settled(value: Any) -> Any:

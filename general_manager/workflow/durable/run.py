@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from general_manager.workflow.core.context import enter_run, leave_run
-from general_manager.workflow.core.coroutines import settled
+from general_manager.workflow.core.coroutines import called
 from general_manager.workflow.core.encoding import copy_encoded, encode_mapping
 from general_manager.workflow.core.ids import require_id
 from general_manager.workflow.core.importing import describe
@@ -139,7 +139,7 @@ class Run:
         self._steps.around = Surroundings(self._store.using)
         token = enter_run(self)
         try:
-            output = settled(handler(input_data))
+            output = called(handler, input_data)
             self._steps.around.close_what_was_left_open(describe(handler))
         except StopRun as stop:
             self.stopped = self.stopped or stop

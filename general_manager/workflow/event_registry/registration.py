@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from general_manager.conf import is_configured
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.actors import caused_by
-from general_manager.workflow.core.coroutines import settled
+from general_manager.workflow.core.coroutines import called
 from general_manager.workflow.core.ids import MAX_ID_LENGTH, require_id, require_queue
 from general_manager.workflow.core.importing import describe, is_importable
 from general_manager.workflow.core.isolation import isolated
@@ -158,19 +158,19 @@ class Registration:
 
     def wants(self, event: WorkflowEvent) -> bool:
         """Whether *event* matches this registration. Raises whatever the predicate raises."""
-        return self.when is None or bool(settled(self.when(event)))
+        return self.when is None or bool(called(self.when, event))
 
     def call(self, event: WorkflowEvent) -> None:
         """Validate *event* and call the handler. Raises `InvalidEvent` or what it raises."""
         if self.validator is not None:
             try:
-                settled(self.validator(event))
+                called(self.validator, event)
             except BaseException as error:
                 if ends_the_process(error):
                     raise
                 raise InvalidEvent(str(error) or type(error).__name__) from error
         with caused_by(event.event_id, lambda: _shown_subject(event.payload)):
-            settled(self.handler(event))
+            called(self.handler, event)
 
     def may_retry(self, error: BaseException) -> bool:
         """Whether to retry, by the exception's verdict or else by `retry_on`.
@@ -184,7 +184,7 @@ class Registration:
             return True
         try:
             with isolated():
-                return bool(settled(self.retry_on(real_error(error))))
+                return bool(called(self.retry_on, real_error(error)))
         except BaseException as raised:
             if ends_the_process(raised):
                 raise
@@ -207,7 +207,7 @@ class Registration:
             return
         try:
             with isolated():
-                settled(hook(event, real_error(error)))
+                called(hook, event, real_error(error))
         except BaseException as raised:
             if ends_the_process(raised):
                 raise

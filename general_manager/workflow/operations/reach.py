@@ -1,6 +1,6 @@
 """Ask several databases: one that cannot be reached must not hide what the others say."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from django.db import Error
@@ -23,16 +23,20 @@ class Reach:
 
     def read(self, alias: str, ask: Callable[[], Iterable[T]]) -> list[T]:
         """What the database answers; nothing if it does not answer, or did not before."""
+        found = list(self.each(alias, ask))
+        return [] if alias in self.away else found
+
+    def each(self, alias: str, ask: Callable[[], Iterable[T]]) -> Iterator[T]:
+        """One after the other, until the database does not answer."""
         if alias in self.away:
-            return []
+            return
         try:
-            return list(ask())
+            yield from ask()
         except Error as error:
             logger.warning("Database %r cannot be reached: %s", alias, error)
             lines = str(error).strip().splitlines()
             self.away[alias] = lines[0].rstrip(".") if lines else type(error).__name__
             self._error = self._error or error
-            return []
 
     def fail_if_none(self, aliases: Iterable[str]) -> None:
         """Raise the first error if none of these databases answered."""

@@ -31,29 +31,32 @@ class Filter:
     """Failed for good then or later."""
 
 
-def requeue_dead_letters(which: Filter, *, limit: int) -> Iterator[int]:
+def requeue_dead_letters(which: Filter, *, limit: int, using: str | None = None) -> Iterator[int]:
     """Requeue up to *limit* dead letters, oldest first. Yields the size of each batch.
 
+    *using*: only in that database.
     Skips a dead letter while a worker is delivering its event to other handlers.
     """
-    for alias, keys in _found(which, limit):
+    for alias, keys in _found(which, limit, using):
         rows = WorkflowDeliveryAttempt.objects.using(alias)
         for start in range(0, len(keys), REQUEUE_BATCH):
             yield rows.filter(pk__in=keys[start : start + REQUEUE_BATCH]).requeue_dead()[0]
         drain_soon(alias)
 
 
-def count_by_registration(which: Filter, *, limit: int) -> list[tuple[str, int]]:
+def count_by_registration(
+    which: Filter, *, limit: int, using: str | None = None
+) -> list[tuple[str, int]]:
     """Preview of `requeue_dead_letters`: registration ids with their number of dead letters."""
     counted: Counter[str] = Counter()
-    for alias, keys in _found(which, limit):
+    for alias, keys in _found(which, limit, using):
         rows = WorkflowDeliveryAttempt.objects.using(alias).filter(pk__in=keys)
         counted.update(rows.values_list("registration_id", flat=True))
     return counted.most_common()
 
 
-def _found(which: Filter, limit: int) -> Iterator[tuple[str, list[int]]]:
-    for alias in outboxes():
+def _found(which: Filter, limit: int, using: str | None) -> Iterator[tuple[str, list[int]]]:
+    for alias in outboxes() if using is None else [using]:
         rows = _matching(which, alias).order_by("pk")
         keys = list(rows.values_list("pk", flat=True)[:limit])
         limit -= len(keys)

@@ -45,15 +45,21 @@ class Pruned:
 
 
 def prune(
-    older_than: timedelta, *, include_failed: bool = False, batch_size: int = PRUNE_BATCH
+    older_than: timedelta,
+    *,
+    include_failed: bool = False,
+    batch_size: int = PRUNE_BATCH,
+    using: str | None = None,
 ) -> Iterator[Pruned]:
     """Delete rows that finished before *older_than* ago. Yields the number of each batch.
+
+    *using*: only in that database.
 
     Keeps dead letters and failed executions unless *include_failed*; always keeps undelivered
     events and active executions. Raises `DatabaseError` if a database fails; earlier batches stay
     deleted.
     """
-    for alias in outboxes():
+    for alias in _among(using):
         while pruned := _prune_batch(alias, older_than, batch_size, include_failed=include_failed):
             yield pruned
         while _prune_around(alias, older_than, batch_size):
@@ -74,10 +80,12 @@ def prune_once(older_than: timedelta, *, batch_size: int = PRUNE_BATCH) -> Prune
     return pruned
 
 
-def count_prunable(older_than: timedelta, *, include_failed: bool = False) -> Pruned:
+def count_prunable(
+    older_than: timedelta, *, include_failed: bool = False, using: str | None = None
+) -> Pruned:
     """How many rows `prune` would delete."""
     found = Pruned()
-    for alias in outboxes():
+    for alias in _among(using):
         entries = WorkflowOutbox.objects.using(alias)
         executions = WorkflowExecutionRecord.objects.using(alias)
         found += Pruned(
@@ -87,15 +95,21 @@ def count_prunable(older_than: timedelta, *, include_failed: bool = False) -> Pr
     return found
 
 
-def find_kept(older_than: timedelta, *, include_failed: bool = False) -> dict[str, int]:
+def find_kept(
+    older_than: timedelta, *, include_failed: bool = False, using: str | None = None
+) -> dict[str, int]:
     """References from the project's models that keep prunable rows, each with a number of rows."""
     kept: dict[str, int] = {}
-    for alias in outboxes():
+    for alias in _among(using):
         for table in (WorkflowOutbox, WorkflowExecutionRecord):
             rows = table.objects.using(alias).prunable(older_than, include_failed=include_failed)
             for who, which in kept_by(rows).items():
                 kept[who] = kept.get(who, 0) + which.count()
     return {who: count for who, count in kept.items() if count}
+
+
+def _among(using: str | None) -> list[str]:
+    return outboxes() if using is None else [using]
 
 
 def _prune_batch(alias: str, older_than: timedelta, size: int, *, include_failed: bool) -> Pruned:

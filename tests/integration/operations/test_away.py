@@ -1,6 +1,7 @@
 """One of several databases cannot be reached: the others are shown, and it is named."""
 
 import json
+from datetime import timedelta
 from io import StringIO
 
 import pytest
@@ -169,3 +170,37 @@ def test_a_registration_is_paused_everywhere_or_nowhere(boss, be_away):
     shown = confirm(boss, page, kind="registration", name="shop", follow=True).content.decode()
     assert "Nothing was done. connection refused" in shown
     assert not WorkflowPause.objects.exists()
+
+
+@pytest.mark.parametrize("alias", ["archive", "default"])
+def test_dead_letters_of_the_others_are_requeued(dead_letters, be_away, alias):
+    be_away(alias)
+    shown, said = run("workflow_requeue_dead_letters", dry_run=True)
+    assert shown.endswith("1 dead letter would be requeued.\n")
+    assert AWAY.replace("archive", alias) in said
+    shown, said = run("workflow_requeue_dead_letters")
+    assert shown.endswith("1 dead letter requeued.\n")
+    assert said == (
+        f"{AWAY.replace('archive', alias)} Its dead letters wait: run the command again."
+    )
+
+
+@pytest.mark.parametrize("alias", ["archive", "default"])
+def test_old_rows_of_the_others_are_deleted(dead_letters, be_away, alias):
+    be_away(alias)
+    options = {"older_than": timedelta(microseconds=1), "include_failed": True}
+    shown, said = run("workflow_prune", dry_run=True, **options)
+    assert shown == "1 event and 0 executions would be deleted.\n"
+    shown, said = run("workflow_prune", **options)
+    assert shown == "1 event and 0 executions deleted.\n"
+    assert said == f"{AWAY.replace('archive', alias)} Its rows are kept: run the command again."
+
+
+def test_a_command_says_why_if_no_database_can_be_reached(dead_letters, monkeypatch, be_away):
+    be_away("archive")
+    be_away("default")
+    for name in ("workflow_requeue_dead_letters", "workflow_prune"):
+        options = {"older_than": "1d"} if name == "workflow_prune" else {}
+        shown, said = run(name, **options)
+        assert shown == ""
+        assert "The database query failed: connection refused" in said
