@@ -64,7 +64,7 @@ def load(rows: QuerySet[Any], key: Mapping[str, Any]) -> Model:
     except rows.model.DoesNotExist:
         raise
     except Exception:
-        names = attempt(lambda: _unreadable_names(rows.model, key, rows.db), [])
+        names = attempt(lambda: _unreadable_names(rows.model, key, rows.db), None)
         if not names:
             raise
         found = rows.defer(*names).get()

@@ -1,7 +1,7 @@
 """Delete finished rows that are old enough."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -53,6 +53,7 @@ class Command(WorkflowCommand):
                 "No age is given. Pass --older-than, such as 30d, or set WORKFLOW_RETENTION_DAYS."
             )
         reach, done, kept = Reach(), Pruned(), Counter[str]()
+        act: Callable[[], Iterable[Pruned]]
         for alias in outboxes():
             which = {"include_failed": options["include_failed"], "using": alias}
             if options["dry_run"]:

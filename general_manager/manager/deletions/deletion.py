@@ -58,7 +58,7 @@ class Deletion:
         if tracker not in self._returned:
             self._returned[tracker] = None
             if self._removals is not None and may_return(tracker.model, self.using):
-                own = _own_fields(tracker)
+                own = _own_fields(tracker, self.using)
                 self._removals.ask(tracker.model, own)
                 self._returned[tracker] = frozenset(one.name for one in own)
         return self._returned[tracker]
@@ -179,18 +179,22 @@ def _block(using: str) -> Any:
     return connection.atomic_blocks[-1] if connection.atomic_blocks else connection
 
 
-def _own_fields(tracker: Tracker) -> "list[Field[Any, Any]]":
+def _own_fields(tracker: Tracker, using: str) -> "list[Field[Any, Any]]":
     """The reported fields that a DELETE returns: those in the table of the class itself.
 
     Not foreign keys that the deletion itself may set to null, before it deletes the row as well.
     """
     local_fields = tracker.model._meta.local_concrete_fields
-    return [one for one in tracker.fields if one in local_fields and not _may_be_unset(one)]
+    return [one for one in tracker.fields if one in local_fields and not _may_be_unset(one, using)]
 
 
-def _may_be_unset(field: "Field[Any, Any]") -> bool:
+def _may_be_unset(field: "Field[Any, Any]", using: str) -> bool:
     remote = field.remote_field
-    return remote is not None and remote.on_delete not in {CASCADE, PROTECT, RESTRICT, DO_NOTHING}
+    if remote is None:
+        return False
+    if remote.on_delete is CASCADE:  # Django unsets what would refer to rows that are gone
+        return field.null and not connections[using].features.can_defer_constraint_checks
+    return remote.on_delete not in {PROTECT, RESTRICT, DO_NOTHING}
 
 
 def _read_all(columns: Columns, using: str, origin: QuerySet[Any]) -> dict[str, StoredRow]:

@@ -296,3 +296,16 @@ def test_a_table_with_a_rule_for_deletions_is_not_asked_and_its_deletions_are_re
         forget_answers()
     assert names(changes) == ["a"]
     assert not any("RETURNING" in one["sql"] for one in captured)
+
+
+def test_a_cascade_reports_the_key_that_the_deletion_itself_may_have_unset_first():
+    # Where constraints cannot be deferred, Django unsets a nullable key before it deletes the row.
+    root = Tree.objects.create(name="root")
+    Tree.objects.create(name="leaf", above=root)
+    key = root.pk
+    with reported() as changes:
+        root.delete()
+    assert {one.old_values["name"]: one.old_values["above"] for one in changes} == {
+        "root": None,
+        "leaf": key,
+    }

@@ -323,7 +323,7 @@ def test_a_manager_changes_a_row_with_a_column_that_cannot_be_read_and_leaves_th
     table = connection.ops.quote_name(desk.get_model()._meta.db_table)
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT data FROM {table}")
-        assert cursor.fetchall() == [("new",)]
+        assert list(cursor.fetchall()) == [("new",)]
 
 
 def test_a_manager_creates_a_row_whose_class_refuses_to_load_it(caplog):
