@@ -6,6 +6,7 @@ annotations of a manager, and no instance.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Final
 
 from django.core.exceptions import EmptyResultSet
@@ -104,6 +105,11 @@ class Columns:
         self.places = {one.attname: place for place, one in enumerate(self.fields)}
 
     @cached_property
+    def _keys(self) -> list[Any]:
+        """The key's fields in the order in which `Q` makes conditions of them."""
+        return sorted(self.model._meta.pk_fields, key=attrgetter("attname"))
+
+    @cached_property
     def _query(self) -> Query:
         rows: QuerySet[Any] = QuerySet(self.model).order_by()
         return rows.values_list(*(one.attname for one in self.fields)).query
@@ -122,7 +128,7 @@ class Columns:
             if compiled is None:
                 return None
             sql, compiled_parameters = compiled
-            if parameters is not None and tuple(compiled_parameters) == parameters:
+            if parameters is not None and _are_alike(parameters, compiled_parameters):
                 self._by_key[statement] = sql  # other keys change only the parameters
             parameters = tuple(compiled_parameters)
         with cursor_on(connection) as cursor:
@@ -161,10 +167,12 @@ class Columns:
     def _parameters(self, key: Mapping[str, Any], connection: Any) -> tuple[Any, ...] | None:
         """The statement's parameters for *key*; `None` if only Django's compiler can tell."""
         found = []
-        for field in self.model._meta.pk_fields:
+        for field in self._keys:
             value = key[field.attname]
             if isinstance(value, int) and not -SMALL < value < SMALL:
                 return None  # no row can have such a key, so there is no statement
+            if hasattr(value, "resolve_expression"):
+                return None
             try:
                 found.append(field.get_db_prep_value(value, connection, prepared=False))
             except Exception:  # noqa: BLE001 - the field is the user's code
@@ -229,6 +237,12 @@ class Columns:
             return None
         _unreadable.add(about)
         return about
+
+
+def _are_alike(given: Sequence[Any], compiled: Sequence[Any]) -> bool:
+    """Whether these are the same parameters in the same order, which equal ones do not tell."""
+    are_distinct = all(one not in given[:place] for place, one in enumerate(given))
+    return are_distinct and tuple(compiled) == tuple(given)
 
 
 class StoredRow:

@@ -56,10 +56,20 @@ kind(
     lambda: {
         "pk": models.CompositePrimaryKey("row", "seat"),
         "row": models.CharField(max_length=20),
-        "seat": models.IntegerField(db_default=3),
+        "seat": models.CharField(max_length=5, db_default="s"),
         **text(),
     },
     new=lambda: {"row": f"row-{next(numbers)}"},
+)
+kind(
+    "TwinKey",
+    lambda: {
+        "pk": models.CompositePrimaryKey("zone", "area"),
+        "zone": models.IntegerField(),
+        "area": models.IntegerField(),
+        **text(),
+    },
+    new=lambda: {"zone": (number := next(numbers)), "area": number + 1},
 )
 kind(
     "FieldMadeKey",

@@ -140,16 +140,16 @@ def test_a_child_that_is_attached_to_rows_of_both_parents_is_created_and_these_u
 
 def test_a_key_that_the_database_completes_is_found_if_its_row_exists():
     model: Any = KINDS["HalfDefaultedKey"].tracked
-    model(row="a", seat=3, name="old").save()
+    model(row="a", seat="s", name="old").save()
     with reported() as changes:
         model(row="a", name="new").save()
     assert brief(changes) == [("update", "TrackedHalfDefaultedKey")]
     assert dict(changes[0].changes) == {"name": ("old", "new")}
-    assert changes[0].identification == {"row": "a", "seat": 3}
+    assert changes[0].identification == {"row": "a", "seat": "s"}
     with reported() as changes:
         model(row="b", name="new").save()
     assert brief(changes) == [("create", "TrackedHalfDefaultedKey")]
-    assert changes[0].identification == {"row": "b", "seat": 3}
+    assert changes[0].identification == {"row": "b", "seat": "s"}
 
 
 def test_a_child_whose_parent_stays_is_the_only_one_deleted():
@@ -260,3 +260,22 @@ def test_making_and_reading_makes_no_more_instances_than_without_tracking():
     finally:
         models.signals.post_init.disconnect(count, sender=Row)
     assert made == [Row]
+
+
+def test_a_composite_key_of_equal_parts_is_not_mixed_up_with_later_keys():
+    kind = KINDS["TwinKey"]
+    for zone, area in ((1, 1), (4, 5), (5, 4)):
+        kind.tracked(zone=zone, area=area, name="old").save()
+    with reported() as changes:
+        row = kind.tracked.objects.get(zone=4, area=5)
+        row.name = "new"
+        row.save()
+    assert [dict(one.changes) for one in changes] == [{"name": ("old", "new")}]
+    assert changes[0].identification == {"zone": 4, "area": 5}
+    with reported() as changes:
+        kind.tracked(zone=6, area=7).save()
+        kind.tracked(zone=7, area=6).save()
+    assert [(one.action, one.identification) for one in changes] == [
+        ("create", {"zone": 6, "area": 7}),
+        ("create", {"zone": 7, "area": 6}),
+    ]
