@@ -19,6 +19,7 @@ from general_manager.workflow.models.sql.columns import (
     IdField,
     Utf8CharField,
 )
+from general_manager.workflow.models.sql.compiled import CompiledSelect, CompiledUpdate, Slot
 from general_manager.workflow.models.sql.inserts import insert_while
 
 MAX_LABEL_LENGTH: Final = 255
@@ -27,13 +28,35 @@ BEGUN_STATUSES: Final = (StepStatus.STARTED, StepStatus.RUNNING, StepStatus.RETR
 """Of a step that was called, or was about to be, and has no outcome."""
 
 
+def _replayed(rows: Any) -> Any:
+    text = ExpressionWrapper(F("result"), output_field=models.TextField())
+    found = rows.filter(execution_id=_KEY).annotate(encoded=text)
+    return found.values_list(
+        "name", "status", "position", "until", "answerable", "encoded", "attempts", "failure",
+        "saga", "sources", "branch",
+    )  # fmt: skip
+
+
+def _ending_open(
+    rows: Any, status: StepStatus, names: tuple[str, ...]
+) -> tuple[Any, dict[str, Any]]:
+    is_open = rows.filter(status=StepStatus.OPEN, answerable=True)
+    values = {one: Slot(one, rows.model._meta.get_field(one)) for one in names}
+    mine = is_open.filter(execution_id=_KEY, name=Slot("wait"))
+    return mine, {"status": status, "finished_at": DatabaseNow(), **values}
+
+
+_KEY: Final = Slot("key", models.BigIntegerField())
+REPLAYED: CompiledSelect[Any] = CompiledSelect(_replayed)
+END_OPEN: CompiledUpdate[Any] = CompiledUpdate(_ending_open)
+
+
 class StepQuerySet(models.QuerySet["WorkflowStep"]):
     """Every write by a run checks the execution's claim in the same statement."""
 
     def replayed(self, execution: WorkflowExecutionRecord) -> list[StepRecord]:
         """What a run needs of the recorded steps; their results are not decoded yet."""
-        text = ExpressionWrapper(F("result"), output_field=models.TextField())
-        rows = self.filter(execution_id=execution.pk).annotate(encoded=text)
+        found = REPLAYED.rows(self, key=execution.pk)
         return [
             StepRecord(
                 name=name,
@@ -60,19 +83,7 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
                 saga,
                 sources,
                 branch,
-            ) in rows.values_list(
-                "name",
-                "status",
-                "position",
-                "until",
-                "answerable",
-                "encoded",
-                "attempts",
-                "failure",
-                "saga",
-                "sources",
-                "branch",
-            )
+            ) in found
         ]
 
     def are_open(self, execution: WorkflowExecutionRecord) -> bool:
@@ -210,9 +221,8 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
     def _end_wait(
         self, execution: WorkflowExecutionRecord, name: str, status: StepStatus, **values: Any
     ) -> bool:
-        rows = self.filter(execution_id=execution.pk, name=name)
-        is_open = rows.filter(status=StepStatus.OPEN, answerable=True)
-        return is_open.update(status=status, finished_at=DatabaseNow(), **values) == 1
+        slots = {"key": execution.pk, "wait": name, **values}
+        return END_OPEN.run(self, status, tuple(values), **slots) == 1
 
 
 class WorkflowStep(models.Model):

@@ -18,7 +18,12 @@ from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
 from general_manager.workflow.models.answers.taken import WorkflowTakenEvent
 from general_manager.workflow.models.executions.ending import release_to_end
 from general_manager.workflow.models.executions.taking import chain_of, take_first, take_signal
-from general_manager.workflow.models.executions.values import OPENING_FIELDS, SUSPEND, Suspension
+from general_manager.workflow.models.executions.values import (
+    OPENING_FIELDS,
+    SUSPEND,
+    WITH_ID,
+    Suspension,
+)
 from general_manager.workflow.models.pruning import delete
 from general_manager.workflow.models.signal import WorkflowSignal
 from general_manager.workflow.models.sql.columns import from_now
@@ -32,6 +37,15 @@ def find_newest(executions: Any, chain: str) -> Any:
     # A range, in the index's own order: otherwise a database may scan the latest rows.
     later = executions.filter(chain__gte=chain, chain__lte=chain).order_by("-chain", "-pk")
     return later.first() or executions.filter(execution_id=chain).first()
+
+
+def find_by_id(executions: Any, execution_id: str) -> Any:
+    """The execution with that id, locked if *executions* lock; `None` if there is none."""
+    query = executions.query
+    if query.where or query.deferred_loading[0]:
+        return executions.filter(execution_id=execution_id).first()
+    lock = "for update" if query.select_for_update else ""
+    return next(iter(WITH_ID.rows(executions, lock, execution_id=execution_id)), None)
 
 
 def newest_renewal(executions: Any, record: Any) -> Any:

@@ -13,7 +13,7 @@ from general_manager.workflow.durable.records import StepStatus
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.models.pause import is_workflow_paused
 from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
-from general_manager.workflow.models.sql.compiled import CompiledUpdate, Slot
+from general_manager.workflow.models.sql.compiled import CompiledSelect, CompiledUpdate, Slot
 from general_manager.workflow.models.timing import LOOK_GRACE
 
 START_FIELDS = (
@@ -243,6 +243,31 @@ def _suspending_unanswered(rows: Any) -> tuple[Any, dict[str, Any]]:
     }
 
 
+class WaitEnd(NamedTuple):
+    """What the statement depends on that makes an execution go on after its wait."""
+
+    has_metadata: bool
+    is_waiting: bool
+    priority: int
+
+
+def _ending_wait(rows: Any, how: WaitEnd) -> tuple[Any, dict[str, Any]]:
+    """The open wait got its outcome: waiting becomes ready. Lock the row before."""
+    values: dict[str, Any] = {
+        "waiting_for": None, "waiting_since": None, "attempts": 0, "crashes": 0,
+    }  # fmt: skip
+    if how.has_metadata:
+        values["metadata"] = Slot("metadata", models.JSONField())
+    if how.is_waiting:
+        values |= {"state": WorkflowState.PENDING, **ready_now(due_now(how.priority))}
+    return rows.filter(pk=Slot("key", models.BigIntegerField())), values
+
+
+def _with_id(rows: Any, lock: str) -> Any:
+    found = rows.filter(execution_id=Slot("execution_id"))
+    return found.select_for_update() if lock else found
+
+
 def _held_in_time(rows: Any) -> Any:
     """The row of *key*, if the claim *token* holds it in time, and it was not asked to end."""
     held = rows.filter(pk=Slot("key", models.BigIntegerField()), claim_token=Slot("token"))
@@ -266,3 +291,5 @@ CLAIM: CompiledUpdate[Any] = CompiledUpdate(_claiming, fetched=FOR_A_RUN)
 COMPLETE: CompiledUpdate[Any] = CompiledUpdate(_completing, fetched=("id", "awaited"))
 SUSPEND: CompiledUpdate[Any] = CompiledUpdate(_suspending)
 SUSPEND_UNANSWERED: CompiledUpdate[Any] = CompiledUpdate(_suspending_unanswered)
+END_WAIT: CompiledUpdate[Any] = CompiledUpdate(_ending_wait)
+WITH_ID: CompiledSelect[Any] = CompiledSelect(_with_id)

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
-from django.core.exceptions import ObjectDoesNotExist
 from django.db import connections, models, transaction
 from django.db.models import Exists, F, OuterRef, Q, Value
 from django.db.models.functions import Coalesce
@@ -26,6 +25,7 @@ from general_manager.workflow.engine import (
 from general_manager.workflow.history import HistoryKind
 from general_manager.workflow.models.executions.lines import keep_slot
 from general_manager.workflow.models.executions.looks import (
+    find_by_id,
     forget_mailboxes,
     newest_renewal,
     open_and_suspend,
@@ -35,12 +35,14 @@ from general_manager.workflow.models.executions.values import (
     CHILD_FIELDS,
     CLAIM,
     COMPLETE,
+    END_WAIT,
     ENDED,
     ENDED_FIELDS,
     LIMIT_FIELDS,
     START_FIELDS,
     STOPS_CHILDREN,
     SUSPEND_UNANSWERED,
+    WaitEnd,
     Woken,
     deadline_after,
     due_now,
@@ -105,10 +107,9 @@ class ExecutionQuerySet(models.QuerySet[Row]):
 
     def by_id(self, execution_id: str) -> Row:
         """The execution with that id, or the newest one as which it continued as new."""
-        try:
-            found = self.get(execution_id=require_execution_id(execution_id))
-        except ObjectDoesNotExist:
-            raise WorkflowExecutionNotFoundError(execution_id) from None
+        found = find_by_id(self, require_execution_id(execution_id))
+        if found is None:
+            raise WorkflowExecutionNotFoundError(execution_id)
         newest: Row = newest_renewal(self, found)
         return newest
 
@@ -123,15 +124,16 @@ class ExecutionQuerySet(models.QuerySet[Row]):
         For a caller that runs this one; workers claim in batches, see `claims`.
         """
         slots = {"execution_id": execution_id, "token": uuid4().hex, "by": whereabouts()}
-        # `first`: it may be cancelled between the two statements.
-        mine = self.filter(execution_id=execution_id, claim_token=slots["token"])
+
+        def mine() -> Row | None:  # `first`: it may be cancelled between the two statements
+            return self.filter(execution_id=execution_id, claim_token=slots["token"]).first()
 
         def take() -> Row | None:
             if can_fetch(self.db):
                 return CLAIM.take(self, lease, **slots)
-            return mine.first() if CLAIM.run(self, lease, **slots) else None
+            return mine() if CLAIM.run(self, lease, **slots) else None
 
-        return claim_surely(self.db, take, mine.first) or park_one(self, execution_id, lease)
+        return claim_surely(self.db, take, mine) or park_one(self, execution_id, lease)
 
     def end(
         self,
@@ -340,11 +342,9 @@ class ExecutionQuerySet(models.QuerySet[Row]):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """The open wait got its outcome: waiting becomes ready. A run in progress finds it."""
-        values: dict[str, Any] = {} if metadata is None else {"metadata": metadata}
-        if record.state == WorkflowState.WAITING:  # the row is locked
-            values |= {"state": WorkflowState.PENDING, **ready_now(due_now(record.priority))}
-        cleared = {"waiting_for": None, "waiting_since": None, "attempts": 0, "crashes": 0}
-        self.filter(pk=record.pk).update(**cleared, **values)
+        is_waiting = record.state == WorkflowState.WAITING  # the row is locked
+        how = WaitEnd(metadata is not None, is_waiting, record.priority if is_waiting else 0)
+        END_WAIT.run(self, how, key=record.pk, metadata=metadata)
         name = record.waiting_for or ""
         self.note(kind, [record.pk], name, step=name)
 

@@ -1,9 +1,10 @@
-"""Compiled UPDATE statements for the hot paths: built by the ORM once, run with new values.
+"""Compiled statements for the hot paths: built by the ORM once, run with new values.
 
 The ORM needs more time to compile such a statement than a database needs to run it.
 """
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 from django.db import connections, models
@@ -78,6 +79,90 @@ def can_fetch(using: str) -> bool:
     return connection.vendor != "mysql" and bool(connection.features.can_return_columns_from_insert)
 
 
+class CompiledSelect(Generic[Row]):
+    """One SELECT.
+
+    *build* gets all rows of a table and the constants, and returns the rows to read, as instances
+    or by `values_list`; their conditions may contain a `Slot`. It is called once for each database
+    and constants. A locking one must be run in a transaction, which only its first run checks.
+    """
+
+    def __init__(self, build: Callable[..., "models.QuerySet[Row, Any]"]) -> None:
+        self._build = build
+        self._compiled: dict[Hashable, _Selected] = {}
+
+    def rows(self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any) -> list[Any]:
+        """The rows, in the database of *table*."""
+        key = (table.db, constants)
+        if key not in self._compiled:
+            rows = table.model._default_manager.using(table.db).all()
+            self._compiled[key] = _Selected(table.db, self._build(rows, *constants))
+        return self._compiled[key].run(slots)
+
+
+class _Selected:
+    def __init__(self, using: str, rows: "models.QuerySet[Any, Any]") -> None:
+        self._using = using
+        compiler: Any = rows.query.get_compiler(using)
+        self._sql, self._parameters = compiler.as_sql()
+        self._columns = [expression for expression, *_ in compiler.select]
+        is_of_values = rows._fields is not None  # type: ignore[attr-defined]  # values_list
+        self._model = None if is_of_values else rows.model
+        self._names = [one.target.attname for one in self._columns] if self._model else []
+
+    def run(self, slots: Mapping[str, Any]) -> list[Any]:
+        with connections[self._using].cursor() as cursor:
+            cursor.execute(self._sql, _filled(self._parameters, slots, self._using))
+            rows = cursor.fetchall()
+        if not rows:
+            return []
+        found = _converted(rows, self._columns, self._using)
+        model = self._model
+        if model is None:
+            return [tuple(row) for row in found]
+        return [model.from_db(self._using, self._names, row) for row in found]
+
+
+def insert_row(model: type[models.Model], values: Mapping[str, Any], using: str) -> None:
+    """Insert one row; a field without a value gets the default of its column."""
+    names = tuple(values)
+    sql = _inserting(model, names, using)
+    fields: list[Any] = [model._meta.get_field(one) for one in names]
+    connection = connections[using]
+    prepared = [
+        one.get_db_prep_save(value, connection)
+        for one, value in zip(fields, values.values(), strict=True)
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(sql, prepared)
+
+
+@cache
+def _inserting(model: type[models.Model], names: tuple[str, ...], using: str) -> str:
+    quote = connections[using].ops.quote_name
+    fields: list[Any] = [model._meta.get_field(one) for one in names]
+    columns = ", ".join(quote(one.column) for one in fields)
+    places = ", ".join(["%s"] * len(names))
+    return f"INSERT INTO {quote(model._meta.db_table)} ({columns}) VALUES ({places})"
+
+
+def _filled(parameters: Sequence[Any], slots: Mapping[str, Any], using: str) -> list[Any]:
+    connection = connections[using]
+    return [
+        one.output_field.get_db_prep_save(slots[one.name], connection)
+        if isinstance(one, Slot)
+        else one
+        for one in parameters
+    ]
+
+
+def _converted(rows: Sequence[Any], columns: list[Any], using: str) -> Any:
+    # Converters belong to one thread's connection, so they are not kept.
+    compiler: Any = models.sql.Query(None).get_compiler(using)
+    converters = compiler.get_converters(columns)
+    return compiler.apply_converters(rows, converters) if converters else rows
+
+
 class _Compiled(Generic[Row]):
     def __init__(
         self,
@@ -101,27 +186,15 @@ class _Compiled(Generic[Row]):
 
     def run(self, slots: dict[str, Any]) -> int:
         with connections[self._using].cursor() as cursor:
-            cursor.execute(self._sql, self._filled(slots))
+            cursor.execute(self._sql, _filled(self._parameters, slots, self._using))
             return int(cursor.rowcount)
 
     def take(self, slots: dict[str, Any], commit: str = "") -> Row | None:
         sql = self._sql + self._returning + commit
         with connections[self._using].cursor() as cursor:
-            cursor.execute(sql, self._filled(slots))
+            cursor.execute(sql, _filled(self._parameters, slots, self._using))
             rows = [row[: len(self._names)] for row in cursor.fetchall()]
         if not rows:
             return None
-        # Converters belong to one thread's connection, so they are not kept.
-        compiler: Any = self._model._base_manager.using(self._using).query.get_compiler(self._using)
-        converters = compiler.get_converters(self._columns)
-        [row] = compiler.apply_converters(rows, converters) if converters else rows
+        [row] = _converted(rows, self._columns, self._using)
         return self._model.from_db(self._using, self._names, row)
-
-    def _filled(self, slots: dict[str, Any]) -> list[Any]:
-        connection = connections[self._using]
-        return [
-            one.output_field.get_db_prep_save(slots[one.name], connection)
-            if isinstance(one, Slot)
-            else one
-            for one in self._parameters
-        ]
