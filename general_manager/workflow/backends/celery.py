@@ -177,9 +177,9 @@ class CeleryWorkflowEngine(StoredExecutionReader):
             name = open_wait(
                 execution_id, "resume", record.state, record.waiting_for, wait, children=children
             )
-            if not steps.answer(record, name, answer, label=label):
+            answering = steps.answering(record, name, answer, label=label)
+            if not executions.wait_ended(record, HistoryKind.RESUMED, answering, metadata):
                 raise too_late(execution_id, "resume", record.state, name)
-            executions.wait_ended(record, HistoryKind.RESUMED, metadata)
         if is_waiting and self._run_soon(record.execution_id, record.queue, record.slot_key):
             return self.status(record.execution_id)
         record.waiting_for, record.metadata = None, metadata

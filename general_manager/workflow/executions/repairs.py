@@ -266,9 +266,9 @@ def time_out(
         name = open_wait(execution_id, "time out", record.state, record.waiting_for, wait)
         is_answered = settle(executions, record)  # until the timeout is written, a signal wins
         if not is_answered:
-            if not WorkflowStep.objects.using(executions.db).time_out_now(record, name):
+            timing_out = WorkflowStep.objects.using(executions.db).timing_out_now(record, name)
+            if not executions.wait_ended(record, HistoryKind.WAIT_ENDED, timing_out):
                 raise too_late(execution_id, "time out", record.state, name)
-            executions.wait_ended(record, HistoryKind.WAIT_ENDED)
     if is_answered:
         run_soon(record.execution_id, record.queue, record.slot_key)
         raise too_late(execution_id, "time out", record.state, name)

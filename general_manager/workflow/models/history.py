@@ -17,7 +17,7 @@ from general_manager.workflow.models.sql.columns import (
     Utf8CharField,
     Utf8TextField,
 )
-from general_manager.workflow.models.sql.compiled import insert_row
+from general_manager.workflow.models.sql.compiled import Statement, inserting
 from general_manager.workflow.models.texts import write_texts
 
 
@@ -34,15 +34,16 @@ class HistoryQuerySet(models.QuerySet["WorkflowHistory"]):
 
         def write(by: str, detail: str) -> None:
             by = by[:MAX_ACTOR_LENGTH]
-            if len(rows) == 1:
-                owner = {name: getattr(one, "pk", one) for name, one in rows[0].items()}
-                values = {**owner, "kind": kind, "by": by, "detail": detail}
-                insert_row(self.model, values, self.db)
-            else:
-                made = (self.model(kind=kind, by=by, detail=detail, **one) for one in rows)
-                self.bulk_create(made)
+            self.bulk_create(self.model(kind=kind, by=by, detail=detail, **one) for one in rows)
 
         write_texts(self.db, write, current_actor(), detail)
+
+    def noting(self, kind: HistoryKind, *, detail: str = "", **owner: Any) -> Statement | None:
+        """The statement of `note`; `None` for texts that the database might refuse."""
+        by = current_actor()[:MAX_ACTOR_LENGTH]
+        if not (by.isascii() and detail.isascii()):
+            return None
+        return inserting(self.model, {"kind": kind, "by": by, "detail": detail, **owner}, self.db)
 
 
 class WorkflowHistory(models.Model):

@@ -19,7 +19,12 @@ from general_manager.workflow.models.sql.columns import (
     IdField,
     Utf8CharField,
 )
-from general_manager.workflow.models.sql.compiled import CompiledSelect, CompiledUpdate, Slot
+from general_manager.workflow.models.sql.compiled import (
+    CompiledSelect,
+    CompiledUpdate,
+    Slot,
+    Statement,
+)
 from general_manager.workflow.models.sql.inserts import insert_while
 
 MAX_LABEL_LENGTH: Final = 255
@@ -198,7 +203,7 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         values = {"position": position, "finished_at": DatabaseNow()}
         return due.update(status=StepStatus.TIMED_OUT, **values) == 1
 
-    def answer(
+    def answering(
         self,
         execution: WorkflowExecutionRecord,
         name: str,
@@ -206,23 +211,23 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         *,
         label: str = "",
         **by: Any,
-    ) -> bool:
-        """Open to done, with the answer; returns whether it won. Lock the execution before.
+    ) -> Statement:
+        """Open to done, with the answer, for `wait_ended`.
 
         *by*: the columns that say which signal or event it comes from, if it does.
         """
         values = {"result": signal, "label": label[:MAX_LABEL_LENGTH], **by}
-        return self._end_wait(execution, name, StepStatus.DONE, **values)
+        return self._ending(execution, name, StepStatus.DONE, **values)
 
-    def time_out_now(self, execution: WorkflowExecutionRecord, name: str) -> bool:
-        """Open to timed out, due or not; returns whether it won. Lock the execution before."""
-        return self._end_wait(execution, name, StepStatus.TIMED_OUT)
+    def timing_out_now(self, execution: WorkflowExecutionRecord, name: str) -> Statement:
+        """Open to timed out, due or not, for `wait_ended`."""
+        return self._ending(execution, name, StepStatus.TIMED_OUT)
 
-    def _end_wait(
+    def _ending(
         self, execution: WorkflowExecutionRecord, name: str, status: StepStatus, **values: Any
-    ) -> bool:
+    ) -> Statement:
         slots = {"key": execution.pk, "wait": name, **values}
-        return END_OPEN.run(self, status, tuple(values), **slots) == 1
+        return END_OPEN.statement(self, status, tuple(values), **slots)
 
 
 class WorkflowStep(models.Model):

@@ -6,7 +6,7 @@ wait, or leaves `has_signals` on the row, and a run that opens a wait there look
 costs no further statement without signals.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from django.db import transaction
@@ -15,20 +15,29 @@ from general_manager.workflow.durable.answers.sources import source_of
 from general_manager.workflow.durable.records import StepStatus
 from general_manager.workflow.durable.renewal import RENEWED_AS
 from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
+from general_manager.workflow.history import HistoryKind
 from general_manager.workflow.models.answers.taken import WorkflowTakenEvent
 from general_manager.workflow.models.executions.ending import release_to_end
 from general_manager.workflow.models.executions.taking import chain_of, take_first, take_signal
 from general_manager.workflow.models.executions.values import (
+    END_WAIT,
     OPENING_FIELDS,
     SUSPEND,
     WITH_ID,
     Suspension,
+    WaitEnd,
 )
+from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.pruning import delete
 from general_manager.workflow.models.signal import WorkflowSignal
-from general_manager.workflow.models.sql.columns import from_now
+from general_manager.workflow.models.sql.columns import Ago
 from general_manager.workflow.models.sql.commits import bookkeeping
-from general_manager.workflow.models.sql.inserts import insert_new
+from general_manager.workflow.models.sql.compiled import (
+    Statement,
+    inserting,
+    run_together,
+    together,
+)
 from general_manager.workflow.models.timing import Opening
 
 
@@ -37,6 +46,28 @@ def find_newest(executions: Any, chain: str) -> Any:
     # A range, in the index's own order: otherwise a database may scan the latest rows.
     later = executions.filter(chain__gte=chain, chain__lte=chain).order_by("-chain", "-pk")
     return later.first() or executions.filter(execution_id=chain).first()
+
+
+def end_wait(
+    executions: Any,
+    record: Any,
+    kind: HistoryKind,
+    answering: Statement,
+    metadata: Mapping[str, Any] | None,
+) -> bool:
+    """See `ExecutionQuerySet.wait_ended`. Lock the execution before."""
+    is_waiting = record.state == WorkflowState.WAITING
+    how = WaitEnd(metadata is not None, is_waiting, record.priority if is_waiting else 0)
+    goes_on = END_WAIT.statement(executions, how, key=record.pk, metadata=metadata)
+    history, name = WorkflowHistory.objects.using(executions.db), record.waiting_for or ""
+    about = {"execution_id": record.pk, "detail": name, "step": name}
+    noting = history.noting(kind, **about)
+    if noting is not None:
+        return run_together(executions.db, answering, goes_on, noting)
+    is_won = run_together(executions.db, answering, goes_on)
+    if is_won:
+        history.note(kind, **about)
+    return is_won
 
 
 def find_by_id(executions: Any, execution_id: str) -> Any:
@@ -147,25 +178,32 @@ def open_and_suspend(executions: Any, record: Any, opening: Opening) -> Workflow
 
     An answer locks the execution first, so the wait need not be committed before it is looked for.
     """
-    until = None if opening.timeout is None else from_now(opening.timeout)
-    row = [
+    steps: Any = record.steps.model
+    until = None if opening.timeout is None else Ago(-opening.timeout)
+    row = (
         record.pk, opening.name, StepStatus.OPEN, opening.position, opening.answerable, until,
         opening.signal,
-    ]  # fmt: skip
+    )  # fmt: skip
+    opened = inserting(
+        steps,
+        dict(zip(OPENING_FIELDS, row, strict=True)),
+        executions.db,
+        unless=("execution", "name"),
+    )
     slots = {"key": record.pk, "token": record.claim_token or "", "name": opening.name}
 
     def suspend(*, unless_signalled: bool) -> bool:
         how = Suspension(opening.timeout is not None, opening.answerable, unless_signalled)
-        return bool(SUSPEND.run(executions, how, timeout=opening.timeout, **slots))
+        suspended = SUSPEND.statement(executions, how, timeout=opening.timeout, **slots)
+        return run_together(executions.db, suspended, opened)
 
+    with together(executions.db):
+        if suspend(unless_signalled=opening.answerable):
+            return WorkflowState.WAITING
     with transaction.atomic(using=executions.db):
-        is_done = suspend(unless_signalled=opening.answerable)
-        may_be_signalled = not is_done and opening.answerable
-        if not is_done and not (may_be_signalled and suspend(unless_signalled=False)):
+        if not opening.answerable or not suspend(unless_signalled=False):
             return WorkflowState.PENDING if release_to_end(executions, record) else None
-        steps = record.steps.model
-        insert_new(steps, OPENING_FIELDS, [row], executions.db, unless=("execution", "name"))
-        if may_be_signalled and settle(executions, executions.get(pk=record.pk)):
+        if settle(executions, executions.get(pk=record.pk)):
             return WorkflowState.PENDING
         return WorkflowState.WAITING
 

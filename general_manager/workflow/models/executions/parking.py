@@ -128,5 +128,5 @@ def _time_out(executions: Any, key: int) -> None:
         if record is None or record.waiting_for is None or settle(executions, record):
             return
         steps = record.steps.using(executions.db)
-        if steps.time_out_now(record, record.waiting_for):
-            executions.wait_ended(record, HistoryKind.WAIT_TIMED_OUT)
+        timing_out = steps.timing_out_now(record, record.waiting_for)
+        executions.wait_ended(record, HistoryKind.WAIT_TIMED_OUT, timing_out)

@@ -45,11 +45,11 @@ def chain_values(record: Any) -> Mapping[str, Any]:
 def take_signal(executions: Any, record: Any, signal: WorkflowSignal, branch: str = "") -> bool:
     """The value of *signal* is the answer of the open wait; returns whether it won."""
     name, by = record.waiting_for, {"answered_by": signal.pk, "branch": branch or None}
-    if not record.steps.using(executions.db).answer(record, name, signal.value, **by):
-        return False
-    WorkflowSignal.objects.using(executions.db).take(signal, record.execution_id, name)
+    answering = record.steps.using(executions.db).answering(record, name, signal.value, **by)
     with acting_as(signal.sent_by):
-        executions.wait_ended(record, HistoryKind.SIGNALLED)
+        if not executions.wait_ended(record, HistoryKind.SIGNALLED, answering):
+            return False
+    WorkflowSignal.objects.using(executions.db).take(signal, record.execution_id, name)
     return True
 
 
@@ -113,7 +113,6 @@ def _answer(
     else:
         value = event.payload
     by = {"branch": source.branch, "event": None if event is None else event.event_id}
-    if not record.steps.using(executions.db).answer(record, record.waiting_for, value, **by):
-        return False
-    executions.wait_ended(record, HistoryKind.EVENT_RECEIVED)
-    return True
+    steps = record.steps.using(executions.db)
+    answering = steps.answering(record, record.waiting_for, value, **by)
+    return bool(executions.wait_ended(record, HistoryKind.EVENT_RECEIVED, answering))

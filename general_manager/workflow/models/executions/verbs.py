@@ -25,6 +25,7 @@ from general_manager.workflow.engine import (
 from general_manager.workflow.history import HistoryKind
 from general_manager.workflow.models.executions.lines import keep_slot
 from general_manager.workflow.models.executions.looks import (
+    end_wait,
     find_by_id,
     forget_mailboxes,
     newest_renewal,
@@ -35,14 +36,12 @@ from general_manager.workflow.models.executions.values import (
     CHILD_FIELDS,
     CLAIM,
     COMPLETE,
-    END_WAIT,
     ENDED,
     ENDED_FIELDS,
     LIMIT_FIELDS,
     START_FIELDS,
     STOPS_CHILDREN,
     SUSPEND_UNANSWERED,
-    WaitEnd,
     Woken,
     deadline_after,
     due_now,
@@ -58,7 +57,7 @@ from general_manager.workflow.models.pruning import FAILED, FINISHED, prune_alon
 from general_manager.workflow.models.sql.claims import claim_surely
 from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
 from general_manager.workflow.models.sql.commits import bookkeeping
-from general_manager.workflow.models.sql.compiled import can_fetch
+from general_manager.workflow.models.sql.compiled import Statement, can_fetch
 from general_manager.workflow.models.sql.deletes import Family, references
 from general_manager.workflow.models.sql.inserts import insert_new
 from general_manager.workflow.models.texts import write_texts
@@ -339,14 +338,13 @@ class ExecutionQuerySet(models.QuerySet[Row]):
         self,
         record: Any,
         kind: HistoryKind,
+        answering: Statement,
         metadata: Mapping[str, Any] | None = None,
-    ) -> None:
-        """The open wait got its outcome: waiting becomes ready. A run in progress finds it."""
-        is_waiting = record.state == WorkflowState.WAITING  # the row is locked
-        how = WaitEnd(metadata is not None, is_waiting, record.priority if is_waiting else 0)
-        END_WAIT.run(self, how, key=record.pk, metadata=metadata)
-        name = record.waiting_for or ""
-        self.note(kind, [record.pk], name, step=name)
+    ) -> bool:
+        """The open wait gets its outcome by *answering*: waiting becomes ready. A run in progress
+        finds it. Returns whether it won; else nothing is written.
+        """
+        return end_wait(self, record, kind, answering, metadata)
 
     def stopped_asking(self, record: Any, name: str) -> None:
         """The wait *name* timed out in the run that holds the execution."""

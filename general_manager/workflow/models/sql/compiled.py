@@ -4,14 +4,17 @@ The ORM needs more time to compile such a statement than a database needs to run
 """
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from django.db import connections, models
+from django.db import connections, models, transaction
 from django.db.models.expressions import Expression
 from django.db.models.sql import UpdateQuery
 
+from general_manager.workflow.models.sql.columns import Ago
 from general_manager.workflow.models.sql.commits import without_waiting
+from general_manager.workflow.models.sql.inserts import DURATION, ago_sql, unless_taken
 
 Row = TypeVar("Row", bound=models.Model)
 
@@ -25,6 +28,17 @@ class Slot(Expression):
 
     def as_sql(self, *_: Any, **__: Any) -> Any:
         return "%s", [self]
+
+
+class Statement(NamedTuple):
+    """A write with its values, which can run together with others."""
+
+    sql: str
+    parameters: Sequence[Any]
+    joint: str = " AND "
+    """What joins a further condition to it."""
+    end: str = ""
+    """What follows its conditions."""
 
 
 class CompiledUpdate(Generic[Row]):
@@ -48,6 +62,12 @@ class CompiledUpdate(Generic[Row]):
     def run(self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any) -> int:
         """Returns how many rows of *table* it matched."""
         return self._for(table, constants).run(slots)
+
+    def statement(
+        self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any
+    ) -> Statement:
+        """The UPDATE, for `run_together`."""
+        return self._for(table, constants).statement(slots)
 
     def take(self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any) -> Row | None:
         """The one row it matched, as it is now; only for databases with `can_fetch`.
@@ -123,27 +143,72 @@ class _Selected:
         return [model.from_db(self._using, self._names, row) for row in found]
 
 
-def insert_row(model: type[models.Model], values: Mapping[str, Any], using: str) -> None:
-    """Insert one row; a field without a value gets the default of its column."""
-    names = tuple(values)
-    sql = _inserting(model, names, using)
-    fields: list[Any] = [model._meta.get_field(one) for one in names]
+def run_together(using: str, first: Statement, *others: Statement) -> bool:
+    """Run *first*, and if it matches a row, the *others*; returns whether it did.
+
+    In one statement on PostgreSQL, so no two of them may write to one row; else one by one, so the
+    caller has a transaction around them there.
+    """
     connection = connections[using]
-    prepared = [
-        one.get_db_prep_save(value, connection)
-        for one, value in zip(fields, values.values(), strict=True)
-    ]
     with connection.cursor() as cursor:
-        cursor.execute(sql, prepared)
+        if connection.vendor == "postgresql":
+            parts = [f"{first.sql}{first.end} RETURNING 1"]
+            parts += [f"{one.sql}{one.joint}EXISTS (SELECT FROM w0){one.end}" for one in others]
+            named = ", ".join(f"w{place} AS ({part})" for place, part in enumerate(parts))
+            parameters = [value for one in (first, *others) for value in one.parameters]
+            cursor.execute(f"WITH {named} SELECT EXISTS (SELECT FROM w0)", parameters)
+            [has_matched] = cursor.fetchone()
+            return bool(has_matched)
+        for one in (first, *others):
+            cursor.execute(one.sql + one.end, one.parameters)
+            if one is first and cursor.rowcount == 0:
+                return False
+    return True
+
+
+def together(using: str) -> AbstractContextManager[Any]:
+    """A transaction for one `run_together`, where it needs one."""
+    is_one = connections[using].vendor == "postgresql"
+    return nullcontext() if is_one else transaction.atomic(using=using)
+
+
+def inserting(
+    model: type[models.Model], values: Mapping[str, Any], using: str, *, unless: Sequence[str] = ()
+) -> Statement:
+    """The INSERT of one row; a field without a value gets the default of its column.
+
+    A value may be an `Ago`. No row if one is there with the same fields *unless*, which are unique
+    together; MariaDB raises an error then.
+    """
+    names, connection = tuple(values), connections[using]
+    times = frozenset(name for name, value in values.items() if isinstance(value, Ago))
+    prepared = [
+        DURATION.get_db_prep_value(value.duration, connection)
+        if name in times
+        else field.get_db_prep_save(value, connection)
+        for field, (name, value) in zip(_named(model, names), values.items(), strict=True)
+    ]
+    end = f" {unless_taken(_named(model, tuple(unless)), connection)}" if unless else ""
+    return Statement(_inserting(model, names, times, using), prepared, " WHERE ", end)
 
 
 @cache
-def _inserting(model: type[models.Model], names: tuple[str, ...], using: str) -> str:
+def _named(model: type[models.Model], names: tuple[str, ...]) -> list[Any]:
+    """The fields with these names, or the columns' names of foreign keys."""
+    known: dict[str, Any] = {}
+    for field in model._meta.concrete_fields:
+        known |= {field.name: field, field.attname: field}
+    return [known[name] for name in names]
+
+
+@cache
+def _inserting(
+    model: type[models.Model], names: tuple[str, ...], times: frozenset[str], using: str
+) -> str:
     quote = connections[using].ops.quote_name
-    fields: list[Any] = [model._meta.get_field(one) for one in names]
-    columns = ", ".join(quote(one.column) for one in fields)
-    places = ", ".join(["%s"] * len(names))
-    return f"INSERT INTO {quote(model._meta.db_table)} ({columns}) VALUES ({places})"
+    columns = ", ".join(quote(one.column) for one in _named(model, names))
+    places = ", ".join(ago_sql(model, using) if one in times else "%s" for one in names)
+    return f"INSERT INTO {quote(model._meta.db_table)} ({columns}) SELECT {places}"
 
 
 def _filled(parameters: Sequence[Any], slots: Mapping[str, Any], using: str) -> list[Any]:
@@ -183,6 +248,9 @@ class _Compiled(Generic[Row]):
         quote = connections[using].ops.quote_name
         self._returning = " RETURNING " + ", ".join(quote(field.column) for field in fields)
         self._columns = [field.get_col(table) for field in fields]
+
+    def statement(self, slots: dict[str, Any]) -> Statement:
+        return Statement(self._sql, _filled(self._parameters, slots, self._using))
 
     def run(self, slots: dict[str, Any]) -> int:
         with connections[self._using].cursor() as cursor:

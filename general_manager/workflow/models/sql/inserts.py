@@ -21,7 +21,7 @@ from general_manager.workflow.models.sql.missing import explaining
 
 DUPLICATE_ENTRY: Final = 1062
 """MariaDB's and MySQL's error number for a duplicate in a unique key."""
-_DURATION: "models.DurationField[Any, Any]" = models.DurationField()
+DURATION: "models.DurationField[Any, Any]" = models.DurationField()
 
 
 def insert_new(
@@ -152,7 +152,7 @@ def _frame(
     taken = [model._meta.get_field(name) for name in unless]
     returning = f"RETURNING {quote(key.column)}, {quote(columns[0].column)}"
     table = quote(model._meta.db_table)
-    tail = f"{_unless_taken(taken, connection)} {returning}"
+    tail = f"{unless_taken(taken, connection)} {returning}"
     return columns, f"INSERT INTO {table} ({names})", tail
 
 
@@ -228,7 +228,7 @@ def insert_while(
     held = (tuple(holds), None if before is None else before[0])
     columns, conditions, sql = _guarded(model, tuple(values), times, guard, held, using)
     parameters = [
-        _DURATION.get_db_prep_value(value.duration, connection)
+        DURATION.get_db_prep_value(value.duration, connection)
         if isinstance(value, Ago)
         else _prepared(column, value, connection)
         for column, value in zip(
@@ -236,7 +236,7 @@ def insert_while(
         )
     ]
     if before is not None:
-        parameters.append(_DURATION.get_db_prep_value(before[1].duration, connection))
+        parameters.append(DURATION.get_db_prep_value(before[1].duration, connection))
     try:
         with connection.cursor() as cursor:
             cursor.execute(sql if is_waited else f"{sql} RETURNING 1{UNWAITED}", parameters)
@@ -261,32 +261,32 @@ def _guarded(
     quote = connection.ops.quote_name
     columns: list[Any] = [model._meta.get_field(name) for name in names]
     conditions: list[Any] = [guard._meta.get_field(name) for name in held]
-    places = ", ".join(_ago_sql(model, using) if name in times else "%s" for name in names)
+    places = ", ".join(ago_sql(model, using) if name in times else "%s" for name in names)
     lock = "FOR UPDATE" if connection.features.has_select_for_update else ""
     if limit is not None:
         name = quote(str(guard._meta.get_field(limit).name))  # the column of a time has its name
-        lock = f"AND ({name} IS NULL OR {name} > {_ago_sql(model, using)}) {lock}"
+        lock = f"AND ({name} IS NULL OR {name} > {ago_sql(model, using)}) {lock}"
     sql = (
         f"INSERT INTO {quote(model._meta.db_table)} "
         f"({', '.join(quote(one.column) for one in columns)}) "
         f"SELECT {places} FROM {quote(guard._meta.db_table)} "
         f"WHERE {' AND '.join(f'{quote(one.column)} = %s' for one in conditions)} {lock} "
-        f"{_unless_taken(columns[:2], connection)}"
+        f"{unless_taken(columns[:2], connection)}"
     )
     return columns, conditions, sql
 
 
-def _ago_sql(model: type[models.Model], using: str) -> str:
+def ago_sql(model: type[models.Model], using: str) -> str:
     """SQL for the database's time minus a duration, its one parameter."""
     compiler = model._base_manager.using(using).all().query.get_compiler(using)
     ago = models.ExpressionWrapper(
-        DatabaseNow() - models.Value(timedelta(0), output_field=_DURATION),
+        DatabaseNow() - models.Value(timedelta(0), output_field=DURATION),
         output_field=models.DateTimeField(),
     )
     return str(compiler.compile(ago.resolve_expression(compiler.query))[0])
 
 
-def _unless_taken(columns: Sequence[Any], connection: BaseDatabaseWrapper) -> str:
+def unless_taken(columns: Sequence[Any], connection: BaseDatabaseWrapper) -> str:
     """The clause that skips this conflict only; empty on databases that cannot name it."""
     if connection.vendor == "mysql":
         return ""
