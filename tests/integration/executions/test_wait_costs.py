@@ -13,7 +13,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.mark.parametrize(
     ("handler", "most"),
-    [(flows.wait_once, (1, 5, 6, 3)), (flows.ask, (1, 10, 6, 3))],
+    [(flows.wait_once, (1, 2, 4, 3)), (flows.ask, (1, 10, 4, 3))],
     ids=["without a question", "with a question"],
 )
 def test_a_wait_and_its_answer_cost_few_statements(celery_engine, handler, most):
@@ -31,5 +31,7 @@ def test_a_wait_and_its_answer_cost_few_statements(celery_engine, handler, most)
             run(execution.execution_id, "default")
         counts = [len(one) for one in (start, suspend, answer, complete)]
     assert celery_engine.status(execution.execution_id).state == "completed"
-    two = 0 if connection.vendor != "mysql" else 1  # a claim takes two statements there
-    assert all(count <= limit + two for count, limit in zip(counts, most, strict=True)), counts
+    # Elsewhere what is written together takes statements of its own, and a transaction to suspend.
+    more = (0, 0, 0, 0) if connection.vendor == "postgresql" else (1, 4, 3, 2)
+    most = tuple(map(sum, zip(most, more, strict=True)))
+    assert all(count <= limit for count, limit in zip(counts, most, strict=True)), counts
