@@ -24,6 +24,7 @@ from general_manager.workflow.models.execution_attempts import (
     postpone_step,
 )
 from general_manager.workflow.models.executions.reports import write_reports
+from general_manager.workflow.models.executions.values import counts_failures
 
 logger = get_logger(__name__)
 
@@ -120,7 +121,8 @@ class DatabaseRunStore(WaitStore):
                 values["saga"] = self.saga
             added = rows.add(
                 self._record, name,
-                took=took, may_end=may_end, is_waited=self._commits.is_waited, **values,
+                took=took, may_end=may_end, is_waited=self._commits.is_waited,
+                is_last=not counts_failures(self._record), **values,
             )  # fmt: skip
             return added or rows.finish(self._record, name, result, self._position)
 

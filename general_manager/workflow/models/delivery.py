@@ -103,14 +103,12 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
         registration_id: str,
         token: str,
         status: DeliveryStatus,
-        *,
-        is_waited: bool = True,
+        **commit: Any,
     ) -> bool:
         """Insert a row if the claim holds and there is none yet; false otherwise.
 
         The entry's row is locked until the caller's transaction ends, so that no other worker can
-        claim it between this check and the commit. Unless it *is_waited*, that commit does not wait
-        for the disk.
+        claim it between this check and the commit. *commit* is as for `insert_while`.
         """
         return insert_while(
             self.model,
@@ -124,7 +122,7 @@ class DeliveryQuerySet(models.QuerySet["WorkflowDeliveryAttempt"]):
             WorkflowOutbox,
             {"id": entry_id, "claim_token": token, "status": OutboxStatus.CLAIMED},
             self.db,
-            is_waited=is_waited,
+            **commit,
         )
 
     def add_completed(

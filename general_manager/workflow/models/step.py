@@ -110,6 +110,7 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         timeout: timedelta | None = None,
         may_end: bool = True,
         is_waited: bool = True,
+        is_last: bool = False,
         **more: Any,
     ) -> bool:
         """Insert a row if the run still holds the execution; false otherwise.
@@ -119,7 +120,7 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         *took*, and a wait times out after *timeout*, both on the database's clock. *more* are
         values of columns that few steps have. Unless it *may_end*, a step that started after its
         execution was asked to end is refused. Unless it *is_waited*, the commit does not wait for
-        the disk.
+        the disk. *is_last*: nothing follows in the transaction.
         """
         return insert_while(
             self.model,
@@ -142,6 +143,7 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
             self.db,
             before=None if may_end else ("ending_at", Ago(took)),
             is_waited=is_waited,
+            is_last=is_last,
         )
 
     def finish(

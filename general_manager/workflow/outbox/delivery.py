@@ -215,7 +215,7 @@ class Delivery:
             if is_shown or self.previous is not None:
                 attempts = self._failures() + 1
                 return self.row.move(done, attempts=attempts, is_waited=self.is_waited)
-            return self.row.add(done, is_waited=self.is_waited)
+            return self.row.add(done, is_waited=self.is_waited, is_last=True)
 
         return Outcome.DONE if persist(self.using, write) else Outcome.LOST
 

@@ -18,9 +18,8 @@ class DeliveryRow:
     registration_id: str
     token: str
 
-    def add(self, status: DeliveryStatus, *, is_waited: bool = True) -> bool:
-        mine = (self.entry_id, self.registration_id, self.token)
-        return self._rows.add(*mine, status, is_waited=is_waited)
+    def add(self, status: DeliveryStatus, **how: bool) -> bool:
+        return self._rows.add(self.entry_id, self.registration_id, self.token, status, **how)
 
     def move(self, to: DeliveryStatus, **values: Any) -> bool:
         return self._rows.move(self.entry_id, self.registration_id, self.token, to, **values)

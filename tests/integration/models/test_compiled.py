@@ -118,4 +118,5 @@ def test_a_row_that_is_there_is_left_as_it_is(record):
     else:
         run_together("default", renaming(record, "y"), again)
     row = WorkflowStep.objects.get()
+    assert row.until is not None
     assert row.until - row.started_at > timedelta(hours=23)

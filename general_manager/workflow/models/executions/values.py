@@ -70,6 +70,11 @@ def due_now(priority: int) -> models.Expression:
     return from_now(-PRIORITY_STEP * priority)
 
 
+def counts_failures(record: Any) -> bool:
+    """Whether a step that completes has something to forget."""
+    return bool(record.attempts or record.crashes or record.interruptions)
+
+
 def ready_now(due: Any) -> dict[str, Any]:
     """The values of an execution that becomes ready, at the time *due*; or joins its line."""
     time = models.DateTimeField()

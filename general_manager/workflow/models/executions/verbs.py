@@ -43,6 +43,7 @@ from general_manager.workflow.models.executions.values import (
     STOPS_CHILDREN,
     SUSPEND_UNANSWERED,
     Woken,
+    counts_failures,
     deadline_after,
     due_now,
     is_overdue,
@@ -239,7 +240,7 @@ class ExecutionQuerySet(models.QuerySet[Row]):
 
     def progressed(self, record: Any) -> None:
         """A step completed: earlier failures, crashes and interruptions no longer count."""
-        if record.attempts or record.crashes or record.interruptions:
+        if counts_failures(record):
             self.filter(pk=record.pk).update(attempts=0, crashes=0, interruptions=0)
             record.attempts = record.crashes = record.interruptions = 0
 

@@ -5,7 +5,7 @@ to disk in order: if a later one survives a crash, so does this one. See docs/tu
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from django.core.exceptions import EmptyResultSet
@@ -15,6 +15,41 @@ from django.db.models.sql import UpdateQuery
 # Evaluated once per statement, not per row; ends with the transaction, for poolers.
 UNWAITED: Final = ", (SELECT set_config('synchronous_commit', 'off', true))"
 """SQL to append to a RETURNING list: the transaction of the statement commits without waiting."""
+
+
+_IDLE: Final = 0
+"""The status of a session in which no transaction has begun."""
+
+
+class alone:
+    """The statement inside is the only one of its transaction, and commits by itself.
+
+    Psycopg 3 begins a transaction before its first statement, so a step or a handler that did
+    nothing in the database would cost three round trips. Only in the outermost block, while nothing
+    was sent in it. Nothing may follow in the block.
+    """
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, connection: Any) -> None:
+        raw = connection.connection
+        session = getattr(raw, "pgconn", None)
+        is_first = (
+            session is not None
+            and len(connection.atomic_blocks) == 1
+            and not connection.needs_rollback
+            and session.transaction_status == _IDLE
+        )
+        self._raw: Any = raw if is_first else None
+
+    def __enter__(self) -> None:
+        if self._raw is not None:
+            self._raw.autocommit = True
+
+    def __exit__(self, *raised: object) -> None:
+        if self._raw is not None:
+            with suppress(Exception):  # the session may be lost; Django opens another
+                self._raw.autocommit = False
 
 
 def may_skip_waiting(using: str) -> bool:

@@ -1,10 +1,11 @@
 """Inserts that skip existing rows, or check a claim, in one statement each.
 
-Only the expected conflict is skipped; any other violation is an error on every database. IGNORE,
-as SQLite and MariaDB have it, would also hide a NULL in a column that must not be NULL.
+Only that conflict is skipped; any other is an error on every database. IGNORE, as SQLite and
+MariaDB have it, would also hide a NULL in a column that must not be NULL.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
 from json import dumps
@@ -16,11 +17,11 @@ from django.db.models import Q
 
 from general_manager.cursors import cursor_on
 from general_manager.workflow.models.sql.columns import Ago, DatabaseNow
-from general_manager.workflow.models.sql.commits import UNWAITED
+from general_manager.workflow.models.sql.commits import UNWAITED, alone
 from general_manager.workflow.models.sql.missing import explaining
 
 DUPLICATE_ENTRY: Final = 1062
-"""MariaDB's and MySQL's error number for a duplicate in a unique key."""
+"""MariaDB's error number for a duplicate in a unique key, and MySQL's."""
 DURATION: "models.DurationField[Any, Any]" = models.DurationField()
 
 
@@ -34,9 +35,9 @@ def insert_new(
 ) -> list[tuple[Any, ...]]:
     """Insert *rows* in one statement, except those whose unique fields *unless* are taken.
 
-    In a single row, a value may be an expression without fields, such as `from_now`. Returns the
-    primary key and the first of *fields* of each inserted row. A duplicate raises nothing, so it
-    does not break a transaction; on MariaDB it costs two more statements.
+    In a single row, a value may be an expression without fields, such as `from_now`. Returns key
+    and first of *fields* of each inserted row. A duplicate raises nothing, so it does not break a
+    transaction; on MariaDB it costs two more statements.
     """
     connection = connections[using]
     columns, head, tail = _frame(model, fields, unless, using)
@@ -214,18 +215,19 @@ def insert_while(
     *,
     before: tuple[str, Ago] | None = None,
     is_waited: bool = True,
+    is_last: bool = False,
 ) -> bool:
     """Insert one row if *guard* has a row that matches *holds*, and *model* has no such row yet.
 
-    The first two of *values* identify a row: they are unique together in *model*. One statement.
-    The guard's row stays locked until the caller's transaction ends, so nothing can change between
-    the check and the commit. A value may be an `Ago`. With *before*, that time of the guard must
-    be NULL or later. Unless it *is_waited*, the commit does not wait for the disk: see `commits`.
-    Returns whether a row was inserted.
+    The first two of *values* are unique together in *model*. One statement. The guard's row stays
+    locked until the caller's transaction ends, so nothing can change between check and commit. A
+    value may be an `Ago`. With *before*, that time of the guard must be NULL or later. *is_waited*
+    and *is_last* are as in `commits`: whether the commit waits for the disk, and nothing follows in
+    the transaction. Returns whether it inserted the row.
     """
     connection = connections[using]
     times = tuple(name for name, value in values.items() if isinstance(value, Ago))
-    held = (tuple(holds), None if before is None else before[0])
+    held = (tuple(holds), before and before[0])
     columns, conditions, sql = _guarded(model, tuple(values), times, guard, held, using)
     parameters = [
         DURATION.get_db_prep_value(value.duration, connection)
@@ -238,9 +240,9 @@ def insert_while(
     if before is not None:
         parameters.append(DURATION.get_db_prep_value(before[1].duration, connection))
     try:
-        with connection.cursor() as cursor:
+        with connection.cursor() as cursor, alone(connection) if is_last else nullcontext():
             cursor.execute(sql if is_waited else f"{sql} RETURNING 1{UNWAITED}", parameters)
-            return bool(cursor.rowcount == 1)
+            return int(cursor.rowcount) == 1
     except IntegrityError as error:
         if not _is_duplicate(error, connection):
             raise
@@ -261,7 +263,7 @@ def _guarded(
     quote = connection.ops.quote_name
     columns: list[Any] = [model._meta.get_field(name) for name in names]
     conditions: list[Any] = [guard._meta.get_field(name) for name in held]
-    places = ", ".join(ago_sql(model, using) if name in times else "%s" for name in names)
+    places = ", ".join(ago_sql(model, using) if one in times else "%s" for one in names)
     lock = "FOR UPDATE" if connection.features.has_select_for_update else ""
     if limit is not None:
         name = quote(str(guard._meta.get_field(limit).name))  # the column of a time has its name
@@ -279,10 +281,8 @@ def _guarded(
 def ago_sql(model: type[models.Model], using: str) -> str:
     """SQL for the database's time minus a duration, its one parameter."""
     compiler = model._base_manager.using(using).all().query.get_compiler(using)
-    ago = models.ExpressionWrapper(
-        DatabaseNow() - models.Value(timedelta(0), output_field=DURATION),
-        output_field=models.DateTimeField(),
-    )
+    none = models.Value(timedelta(0), output_field=DURATION)
+    ago = models.ExpressionWrapper(DatabaseNow() - none, output_field=models.DateTimeField())
     return str(compiler.compile(ago.resolve_expression(compiler.query))[0])
 
 
