@@ -330,7 +330,7 @@ def test_what_cannot_be_committed_is_the_handlers_failure(outbox, workers, monke
             raise DatabaseError("a constraint")
         return real(self)
 
-    outbox.register("x", handler=lambda event: flows.note("called"))
+    outbox.register("x", handler=lambda event: flows.write(event.event_id))
     outbox.publish(make_event())
     monkeypatch.setattr(WRAPPER, "_commit", refuse)
     workers.deliver()
