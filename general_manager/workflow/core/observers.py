@@ -39,5 +39,7 @@ def notify_state(state: str, read: Callable[[], Any]) -> None:
         with isolated():
             execution = replace(read(), state=state)
             execution_changed.send_robust(type(execution), execution=execution)
-    except Exception:
+    except BaseException as error:
+        if ends_the_process(error):
+            raise
         logger.exception("Receivers of execution_changed (%s) could not be called", state)

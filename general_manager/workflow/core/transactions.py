@@ -21,7 +21,11 @@ from general_manager.workflow.core.connections import (
     opened,
     refresh,
 )
-from general_manager.workflow.exceptions import StepUsageError, TransactionLeftOpen
+from general_manager.workflow.exceptions import (
+    StepUsageError,
+    TransactionLeftOpen,
+    ends_the_process,
+)
 
 logger = get_logger(__name__)
 
@@ -122,7 +126,7 @@ class own_transaction:
                 self.failed_to_commit = error is None
                 raise
             self._finish(connection, late)
-            if not isinstance(late, Exception):
+            if ends_the_process(late):
                 raise
 
     def was_undone_by_the_database(self, error: BaseException) -> bool:
@@ -152,7 +156,9 @@ class own_transaction:
             self._hooks.remove(call)
             try:
                 hook()
-            except Exception as error:
+            except BaseException as error:
+                if ends_the_process(error):
+                    raise
                 self.late = self.late or error
                 logger.exception(
                     "An on_commit hook raised after the commit on database %r; the commit is valid",
@@ -164,7 +170,7 @@ class own_transaction:
     def _finish(self, connection: Any, late: BaseException) -> None:
         """The commit is valid; call the hooks that should follow it."""
         self.late = late
-        if isinstance(late, Exception):
+        if not ends_the_process(late):
             logger.warning(
                 "An error followed the valid commit on database %r: %r",
                 self._using,
@@ -174,7 +180,7 @@ class own_transaction:
         if in_transaction(connection):
             discard(connection, "it could not leave a transaction that was committed")
         refresh(connection)
-        if isinstance(late, Exception):
+        if not ends_the_process(late):
             for hook in list(self._hooks):
                 hook()
 
