@@ -1,6 +1,7 @@
 """Isolates user code, such as hooks and predicates, from the surrounding run and transaction."""
 
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -76,6 +77,16 @@ class nothing_left_open:
             raise
         if error is not None:
             self._around.discard_what_was_left_open(self._what)
+
+
+@contextmanager
+def called_aside(what: object) -> Iterator[None]:
+    """For user code beside a delivery or a run, such as hooks, receivers and predicates.
+
+    `isolated`, and `nothing_left_open`: what is written next would be part of what it left open.
+    """
+    with isolated(), nothing_left_open(what):
+        yield
 
 
 class RunSavepoints:

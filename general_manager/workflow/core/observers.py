@@ -7,7 +7,7 @@ from typing import Any
 from django.dispatch import Signal
 
 from general_manager.escaping import get_logger
-from general_manager.workflow.core.isolation import isolated
+from general_manager.workflow.core.isolation import called_aside
 from general_manager.workflow.exceptions import ends_the_process
 from general_manager.workflow.signals import execution_changed
 
@@ -19,7 +19,7 @@ def notify(signal: Signal, sender: type, **details: Any) -> None:
     if not signal.receivers:
         return
     try:
-        with isolated():
+        with called_aside(f"A receiver of a signal from {sender.__qualname__}"):
             signal.send_robust(sender, **details)
     except BaseException as error:
         if ends_the_process(error):
@@ -36,7 +36,7 @@ def notify_state(state: str, read: Callable[[], Any]) -> None:
     if not execution_changed.receivers:
         return
     try:
-        with isolated():
+        with called_aside(f"A receiver of execution_changed ({state})"):
             execution = replace(read(), state=state)
             execution_changed.send_robust(type(execution), execution=execution)
     except BaseException as error:

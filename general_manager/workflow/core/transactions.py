@@ -154,6 +154,7 @@ class own_transaction:
     def _guarded(self, hook: Callable[[], object]) -> Callable[[], None]:
         def call() -> None:
             self._hooks.remove(call)
+            around = Surroundings(None, ask=False)
             try:
                 hook()
             except BaseException as error:
@@ -164,6 +165,8 @@ class own_transaction:
                     "An on_commit hook raised after the commit on database %r; the commit is valid",
                     self._using,
                 )
+            finally:  # what is written next would be part of it
+                around.discard_what_was_left_open("An on_commit hook")
 
         return call
 

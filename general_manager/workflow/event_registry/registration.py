@@ -11,7 +11,7 @@ from general_manager.workflow.core.actors import caused_by
 from general_manager.workflow.core.coroutines import called
 from general_manager.workflow.core.ids import MAX_ID_LENGTH, require_id, require_queue
 from general_manager.workflow.core.importing import describe, is_importable
-from general_manager.workflow.core.isolation import isolated
+from general_manager.workflow.core.isolation import called_aside
 from general_manager.workflow.core.populations import code_of
 from general_manager.workflow.core.redaction import redact
 from general_manager.workflow.events import WorkflowEvent, subject_of
@@ -183,7 +183,7 @@ class Registration:
         if wanted_delay(error) is not None or self.retry_on is None:
             return True
         try:
-            with isolated():
+            with called_aside(f"retry_on of {self}"):
                 return bool(called(self.retry_on, real_error(error)))
         except BaseException as raised:
             if ends_the_process(raised):
@@ -206,7 +206,7 @@ class Registration:
         if hook is None:
             return
         try:
-            with isolated():
+            with called_aside(f"The dead-letter hook of {self}"):
                 called(hook, event, real_error(error))
         except BaseException as raised:
             if ends_the_process(raised):

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from django.db import connections, transaction
+from django.db import connection, connections, transaction
 
 from general_manager.workflow import PermanentFailure, WorkflowDefinition, step
 from general_manager.workflow.models import (
@@ -20,7 +20,14 @@ from general_manager.workflow.signals import (
 )
 from general_manager.workflow.transport.base import WORK
 from tests.integration.core.test_lost_connections import as_a_worker
-from tests.integration.core.test_sound_connections import make_event, seen_by_others
+from tests.integration.core.test_sound_connections import (
+    begin_raw,
+    leave_autocommit_off,
+    make_event,
+    never_leave_an_atomic_block,
+    seen_by_others,
+    turn_it_off_behind_djangos_back,
+)
 from tests.testapp import flows
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -37,6 +44,10 @@ NOT_EXCEPTIONS = [
     BaseExceptionGroup("several", [asyncio.CancelledError()]),
 ]
 
+SPOILERS = [leave_autocommit_off, never_leave_an_atomic_block, turn_it_off_behind_djangos_back]
+if connection.vendor != "mysql":  # its client does not know of a raw BEGIN
+    SPOILERS.append(begin_raw)
+
 
 class Aside:
     """Code that does *act* when it is called for the first time."""
@@ -48,7 +59,7 @@ class Aside:
         if not self.is_called:
             self.is_called = True
             self.act()
-        return False
+        return True
 
 
 aside = Aside()
@@ -152,5 +163,21 @@ def test_whatever_is_raised_beside_a_run_stops_neither_it_nor_its_neighbours(
     celery_engine, place, error
 ):
     aside.act = raising(error)
+    run_two(celery_engine, place)
+    require_both_completed()
+
+
+@pytest.mark.parametrize("spoil", SPOILERS)
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_left_open_beside_a_delivery_swallows_nothing_that_follows(outbox, place, spoil):
+    aside.act = spoil
+    deliver_three(outbox, place)
+    require_the_neighbours_delivered(place)
+
+
+@pytest.mark.parametrize("spoil", SPOILERS)
+@pytest.mark.parametrize("place", ["changed", "on_commit"])
+def test_what_is_left_open_beside_a_run_swallows_nothing_that_follows(celery_engine, place, spoil):
+    aside.act = spoil
     run_two(celery_engine, place)
     require_both_completed()
