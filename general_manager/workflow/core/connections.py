@@ -11,8 +11,13 @@ from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 from typing import Any, Final, TypeVar
 
-from django.db import Error, InterfaceError, OperationalError, connections
+from django.db import Error, connections
 
+from general_manager.database_errors import (
+    is_conflict,
+    is_lost_connection,
+    may_be_the_sessions,
+)
 from general_manager.escaping import get_logger
 from general_manager.guarding import attempt
 from general_manager.workflow.exceptions import WorkflowError
@@ -105,6 +110,8 @@ def discard(connection: Any, why: str) -> None:
     logger.warning("Discarding the connection to database %r: %s", connection.alias, why)
     connection.in_atomic_block = connection.closed_in_transaction = False
     try:
+        if connection.settings_dict["OPTIONS"].get("pool"):
+            connection.connection.close()  # or the pool would lend it again
         connection.close()
     except Exception:
         logger.debug("Closing the connection failed", exc_info=True)
@@ -151,7 +158,7 @@ class unit_of_work:
             if in_transaction(connection, ask=True):
                 discard(connection, "a transaction was left open")
             elif connection.errors_occurred:
-                refresh(connection)
+                discard(connection, "a statement failed on it")
 
 
 def persist(
@@ -159,8 +166,9 @@ def persist(
 ) -> Result:
     """Do *write*, and repeat it on a new connection if the connection is lost.
 
-    Retries for *patience* seconds while the database cannot be reached. Inside an open transaction
-    it is done once: the rest of a lost transaction cannot be repeated here.
+    Retries for *patience* seconds while the database cannot be reached. Any other refusal but that
+    of the data is retried once, as earlier code may have set the session, to READ ONLY for example.
+    Inside an open transaction it is done once: what was lost of it cannot be repeated here.
     """
     connection = connections[using]
     if in_transaction(connection):
@@ -172,39 +180,15 @@ def persist(
             return write()
         except Error as error:
             is_lost = is_lost_connection(error) or connection.connection is None
+            is_suspect = pause == 0 and may_be_the_sessions(error)
             is_late = monotonic() - began > patience and not (is_lost and pause == 0)
-            if is_late or not (is_lost or is_conflict(error)):
+            if not is_suspect and (is_late or not (is_lost or is_conflict(error))):
                 raise
             logger.warning("Database %r: %s; retrying", using, error)
-        if is_lost:
-            discard(connection, "the connection was lost")
+        if is_lost or is_suspect:
+            discard(connection, "a statement failed, or the connection was lost")
         sleep(pause)
         pause = min(2.0, pause * 2 or 0.1)
-
-
-def is_lost_connection(error: BaseException) -> bool:
-    """Whether *error*, or one of its causes, means that a connection was lost or refused."""
-    return any(isinstance(one, Error) and _is_lost(one) for one in origins(error))
-
-
-def is_conflict(error: BaseException) -> bool:
-    """Whether the database rolled back because of another transaction: it may be retried."""
-    return any(isinstance(one, Error) and _code(one) in _CONFLICTS for one in origins(error))
-
-
-def origins(error: BaseException) -> Iterator[BaseException]:
-    """*error*, its causes and contexts, and the members of all groups among them."""
-    seen: set[int] = set()
-    left = [error]
-    while left:
-        one = left.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        left += [other for other in (one.__cause__, one.__context__) if other is not None]
-        if isinstance(one, BaseExceptionGroup):
-            left += one.exceptions
 
 
 def _may_have_died(connection: Any) -> bool:
@@ -259,38 +243,3 @@ def _server_says(connection: Any, *, default: bool) -> bool:
     except Exception:  # noqa: BLE001 - a connection that cannot tell is replaced
         connection.errors_occurred = True
     return default
-
-
-def _is_lost(error: Error) -> bool:
-    code = _code(error)
-    if isinstance(code, str):
-        return code[:2] == "08" or code in _LOST
-    if code is None:  # raised by psycopg itself: no code from a server
-        raw = error.__cause__
-        return any(hasattr(raw, name) for name in ("sqlstate", "pgcode")) and isinstance(
-            error, OperationalError | InterfaceError
-        )
-    return code in _LOST
-
-
-def _code(error: Error) -> str | int | None:
-    """PostgreSQL's SQLSTATE, the number of MySQL's or SQLite's error."""
-    raw: Any = error.__cause__
-    for name in ("sqlstate", "pgcode", "sqlite_errorcode"):
-        if hasattr(raw, name):
-            code: str | int | None = getattr(raw, name)
-            return code & 0xFF if isinstance(code, int) else code
-    first = error.args[0] if error.args else None
-    return first if isinstance(first, int) else None
-
-
-_CONFLICTS: Final = frozenset(
-    {"40001", "40P01", "40003"}  # serialization failure, deadlock, unknown
-    | {1205, 1213, 1020}  # MySQL and MariaDB: lock wait timeout, deadlock, changed since last read
-    | {5, 6}  # SQLite: busy, locked
-)
-_LOST: Final = frozenset(
-    {"57P01", "57P02", "57P03", "57P05", "25P03", "53300"}  # shut down, starting, idle, too many
-    | {1040, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 4031}  # the server's side
-    | {2002, 2003, 2005, 2006, 2013, 2014, 2026, 2055, 0}  # the client's
-)

@@ -9,6 +9,7 @@ from django.db import connections, transaction
 
 from general_manager.atomic import strict_atomic
 from general_manager.conf import is_configured
+from general_manager.database_errors import is_conflict, is_lost_connection
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.connections import (
     ConnectionClosed,
@@ -16,8 +17,6 @@ from general_manager.workflow.core.connections import (
     has_died,
     has_open_work,
     in_transaction,
-    is_conflict,
-    is_lost_connection,
     opened,
     refresh,
 )

@@ -13,8 +13,8 @@ from django.db import InterfaceError, InternalError, OperationalError, connectio
 from django.db.transaction import TransactionManagementError
 
 from general_manager.atomic import strict_atomic
+from general_manager.database_errors import origins
 from general_manager.escaping import get_logger
-from general_manager.workflow.core.connections import origins
 from general_manager.workflow.core.shutdown import is_announced
 from general_manager.workflow.core.transactions import own_transaction
 from general_manager.workflow.event_registry.registration import Registration

@@ -9,7 +9,7 @@ from typing import Final
 from django.db.transaction import TransactionManagementError
 
 from general_manager.conf import get_workflow_settings
-from general_manager.workflow.core.connections import is_conflict, is_lost_connection
+from general_manager.database_errors import is_conflict, is_lost_connection
 from general_manager.workflow.core.isolation import isolated
 from general_manager.workflow.core.spreading import spread
 from general_manager.workflow.core.transactions import Surroundings, own_transaction
