@@ -6,10 +6,15 @@ from typing import Final
 
 from django.db import transaction
 
+from general_manager.workflow.core.isolation import called_aside
 from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.event_registry.registration import Registration
 from general_manager.workflow.events import WorkflowEvent, ordering_key_of
-from general_manager.workflow.exceptions import ChangedMeanwhileError, WorkflowError
+from general_manager.workflow.exceptions import (
+    ChangedMeanwhileError,
+    WorkflowError,
+    ends_the_process,
+)
 from general_manager.workflow.models import (
     DeliveryStatus,
     WorkflowDeliveryAttempt,
@@ -72,9 +77,12 @@ def _queue_in_order(
 
 def _matches(registration: Registration, event: WorkflowEvent) -> bool:
     try:
-        return registration.wants(event)
-    except Exception:  # noqa: BLE001 - the user's predicate: let its own delivery fail
-        return True
+        with called_aside(f"The condition of {registration}"):
+            return registration.wants(event)
+    except BaseException as error:
+        if ends_the_process(error):
+            raise
+        return True  # let its own delivery fail
 
 
 def statuses(known: Iterable[Recipient]) -> list[list[str]]:

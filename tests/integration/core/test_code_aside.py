@@ -9,9 +9,11 @@ from django.db import connection, connections, transaction
 from general_manager.workflow import PermanentFailure, WorkflowDefinition, step
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
+    WorkflowEventRecord,
     WorkflowExecutionRecord,
     WorkflowOutbox,
 )
+from general_manager.workflow.outbox.deliver_again import deliver_again, recipients
 from general_manager.workflow.signals import (
     event_dead,
     event_delivered,
@@ -118,6 +120,10 @@ def test_whatever_is_raised_beside_a_delivery_stops_neither_it_nor_its_neighbour
     require_the_neighbours_delivered(place)
 
 
+def raise_cancelled(event):
+    raise asyncio.CancelledError
+
+
 def raising(error):
     def act():
         raise error
@@ -181,3 +187,17 @@ def test_what_is_left_open_beside_a_run_swallows_nothing_that_follows(celery_eng
     aside.act = spoil
     run_two(celery_engine, place)
     require_both_completed()
+
+
+@pytest.mark.parametrize("act", [flows.break_the_transaction, raise_cancelled])
+def test_a_condition_that_fails_hinders_no_delivery_of_its_event_to_others(outbox, workers, act):
+    """The replay asks each condition, within its own transaction."""
+    outbox.register("x", handler=lambda event: flows.note("delivered"), registration_id="good")
+    outbox.publish(make_event())
+    workers.deliver()
+    outbox.register("x", handler=flows.note, when=act, registration_id="bad")
+    record = WorkflowEventRecord.objects.get()
+    assert [one.id for one in recipients(record)] == ["good", "bad"]
+    deliver_again(record, ["good"])
+    workers.deliver()
+    assert flows.calls == ["delivered", "delivered"]
