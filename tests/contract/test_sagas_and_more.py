@@ -17,6 +17,8 @@ from general_manager.workflow import (
     await_for,
     configure_event_registry,
     continue_as_new,
+    current_execution_id,
+    get_workflow_engine,
     saga,
     step,
 )
@@ -275,3 +277,16 @@ def test_a_deadline_counts_the_delays_of_steps(started, driver):
     one = later(driver, one, timedelta(seconds=61))
     assert (one.state, stage.calls) == ("failed", ["book", "book"])
     assert "deadline" in one.error
+
+
+def depose(data):
+    with saga("reign") as undo:
+        undo("restore", note, "restored")
+        step("rise", note, "risen")
+        get_workflow_engine().cancel(current_execution_id(), reason="enough")
+
+
+def test_x2_a_cancelled_execution_stays_so_though_its_handler_leaves_a_saga(started):
+    one = started(WorkflowDefinition("deposed", handler=depose))
+    assert (one.state, one.error) == ("cancelled", "enough")
+    assert stage.calls == ["risen"]

@@ -16,7 +16,7 @@ from general_manager.workflow.core.observers import notify_state
 from general_manager.workflow.durable.ending import Ending, ending_of
 from general_manager.workflow.durable.errors import CompensationIncomplete
 from general_manager.workflow.durable.options import next_attempt_in
-from general_manager.workflow.durable.stops import EndRequested
+from general_manager.workflow.durable.stops import EndRequested, Interrupted, StopRun
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.exceptions import (
     StepInDoubt,
@@ -54,12 +54,16 @@ def complete(
     executions = WorkflowExecutionRecord.objects.using(using)
     if not closings:
         return end_completed(executions, record, output)
-    with suppress(EndRequested, _NotCompletedError), transaction.atomic(using=using):
-        for close in closings:
-            close()
-        if not end_completed(executions, record, output):
-            raise _NotCompletedError
-        return True
+    try:
+        with suppress(EndRequested, _NotCompletedError), transaction.atomic(using=using):
+            for close in closings:
+                close()
+            if not end_completed(executions, record, output):
+                raise _NotCompletedError
+            return True
+    except StopRun as stop:  # a closing finds that the run holds the execution no longer
+        if isinstance(stop, Interrupted):
+            raise
     return False
 
 
