@@ -33,7 +33,10 @@ from general_manager.workflow.engine import (
 )
 from general_manager.workflow.executions import ending
 from general_manager.workflow.executions.cancelling import cancel
-from general_manager.workflow.executions.children.attending import attend_soon
+from general_manager.workflow.executions.children.attending import (
+    ask_children_soon,
+    attend_soon,
+)
 from general_manager.workflow.executions.children.counting import children_of
 from general_manager.workflow.executions.children.handlers import error_of, stored_handler
 from general_manager.workflow.executions.query import check_attributes
@@ -229,6 +232,8 @@ class CeleryWorkflowEngine(StoredExecutionReader):
             asked = ending_of(record.ending)
             if asked is not None:
                 run_.sagas.asked_to_end(asked)
+        if is_ready:
+            ask_children_soon(self._executions, record, self._run_soon)
         if is_ready or record.slot_key is not None:  # its slot may be free
             self._run_soon(record.execution_id, record.queue, record.slot_key)
         if record.ended_at is None:

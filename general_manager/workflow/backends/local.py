@@ -13,6 +13,7 @@ from general_manager.workflow.admission.in_memory import MemoryPauses
 from general_manager.workflow.backends.base import WorkflowEngine
 from general_manager.workflow.backends.lookup_verbs import Workflow
 from general_manager.workflow.backends.memory import ExecutionMemory
+from general_manager.workflow.backends.memory_family import run_line
 from general_manager.workflow.backends.memory_records import Clock, Record, handler_of, utc_now
 from general_manager.workflow.backends.memory_repairs import (
     continue_as_fresh,
@@ -200,7 +201,7 @@ class LocalWorkflowEngine(MemoryPauses, WorkflowEngine):
         given = encode(reason, root="reason")
         record = cancel(self._memory, execution_id, given, compensate=compensate)
         if not record.is_active:
-            self._runs.notify(WorkflowState.CANCELLED, record)
+            run_line(lambda: self._runs.notify(WorkflowState.CANCELLED, record))
             return self._runs.latest(record)
         run = current_run()
         if run is not None and run.execution_id == record.execution_id and record.ending:
@@ -232,8 +233,7 @@ class LocalWorkflowEngine(MemoryPauses, WorkflowEngine):
         workflow: Workflow = None,
         correlation_id: str | None = None,
     ) -> WorkflowExecution:
-        execution_id = self._id_of(execution_id, workflow, correlation_id)
-        record = time_out(self._memory, execution_id, wait)
+        record = time_out(self._memory, self._id_of(execution_id, workflow, correlation_id), wait)
         if record.wake_at is None:
             self._runs.run(record)
         return self._runs.latest(record)

@@ -37,7 +37,11 @@ _line: Final[ContextVar[deque[Act] | None]] = ContextVar("general_manager_memory
 
 
 def run_line(first: Act) -> None:
-    """Do *first*, then everything that it has asked for with `soon`, and so on."""
+    """Do *first*, then everything that it has asked for with `soon`, and so on.
+
+    At once, though other work may be in progress: that of a child of an execution that is
+    cancelled, for example, which is to end with it.
+    """
     line: deque[Act] = deque([first])
     token = _line.set(line)
     try:

@@ -7,6 +7,7 @@ from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
 from general_manager.workflow.executions.ending import cancel as end_cancelled
 from general_manager.workflow.executions.rules import cancelled_because, refusal
 from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.models.children.look import close_open
 from general_manager.workflow.models.execution import Executions
 from general_manager.workflow.models.executions.ending import (
     left_undone,
@@ -36,6 +37,8 @@ def cancel(
                 raise refusal(execution_id, "cancel", record.state, ACTIVE_STATES)
             ending = Ending(WorkflowState.CANCELLED, reason or "")
             is_ready = request_end(executions, record, ending, metadata)
+            if is_ready and record.has_children:
+                close_open(executions, record)
             return executions.by_id(execution_id), is_ready
         left = left_undone(executions, record) if record.runs and record.ended_at is None else []
         why = cancelled_because(reason or "", left)

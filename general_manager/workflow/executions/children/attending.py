@@ -16,6 +16,7 @@ from general_manager.escaping import get_logger
 from general_manager.workflow.core.local_handlers import forget_handler
 from general_manager.workflow.core.observers import notify_state
 from general_manager.workflow.core.transactions import is_in_transaction
+from general_manager.workflow.durable.records import StepStatus
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.exceptions import (
     WorkflowExecutionNotFoundError,
@@ -75,12 +76,43 @@ def attend(
 
 def attend_soon(executions: Executions, key: int, run_soon: RunSoon) -> None:
     """`attend`, after the commit of a caller's transaction. What fails is done by the sweep."""
+    _after_commit(executions, lambda: attend(executions, [key], run_soon, most=STOPS_OF_A_VERB))
 
+
+def ask_children_soon(executions: Executions, record: Any, run_soon: RunSoon) -> None:
+    """`_ask_children`, after the commit of a caller's transaction. The rest is done by its run."""
+    execution_id = record.execution_id
+    if record.has_children:
+        _after_commit(executions, lambda: _ask_children(executions, execution_id, run_soon))
+
+
+def _ask_children(executions: Executions, execution_id: str, run_soon: RunSoon) -> None:
+    """Have the children of an execution at rest that is to end undo and end, and theirs.
+
+    So the code of a child that is running now hears of it before `cancel` returns.
+    """
+    left = deque([execution_id])
+    asked = 0
+    while left and asked < STOPS_OF_A_VERB:
+        asked += 1
+        parent = executions.get(execution_id=left.popleft())
+        steps = parent.steps.using(executions.db).filter(status=StepStatus.GATHERING)
+        for gather in list(steps.values_list("name", flat=True)):
+            found = look(executions, parent.pk, gather, ())
+            asked += len(found.stop)
+            over = _follow(executions, found, run_soon)
+            attend(executions, over, run_soon, most=STOPS_OF_A_VERB)
+        children = executions.filter(parent=parent.execution_id, ended_at=None, has_children=True)
+        to_end = children.exclude(ending_at=None).order_by("pk")
+        left.extend(to_end.values_list("execution_id", flat=True)[:STOPS_OF_A_VERB])
+
+
+def _after_commit(executions: Executions, do: Callable[[], object]) -> None:
     def act() -> None:
         try:
-            attend(executions, [key], run_soon, most=STOPS_OF_A_VERB)
-        except Exception:  # the end itself is committed
-            logger.exception("An execution ended, and its children are stopped later")
+            do()
+        except Exception:  # the end, or the request for it, is committed
+            logger.exception("An execution is to end, and its children are stopped later")
 
     if is_in_transaction(executions.db):
         transaction.on_commit(act, using=executions.db, robust=True)

@@ -113,10 +113,25 @@ def close(executions: Executions, record: Any, gather: str, **opening: Any) -> b
             return False
         if step is None:
             step = steps.create(execution=parent, name=gather, **opening)
-        if step.status == StepStatus.GATHERING:
-            steps.update(result={**step.result, "closes": True})
-            slots.stop()
+        _close(slots, steps, step)
         return True
+
+
+def close_open(executions: Executions, record: Any) -> None:
+    """`close` each open gather of an execution that is at rest and is to end.
+
+    The caller locks its row. A run would close them, but what stops the children need not wait.
+    """
+    steps = record.steps.using(executions.db)
+    for step in steps.filter(status=StepStatus.GATHERING):
+        slots = WorkflowChildSlot.objects.using(executions.db).of(record.pk, step.name)
+        _close(slots, steps.filter(pk=step.pk), step)
+
+
+def _close(slots: SlotQuerySet, steps: Any, step: Any) -> None:
+    if step.status == StepStatus.GATHERING:
+        steps.update(result={**step.result, "closes": True})
+        slots.stop()
 
 
 def release(executions: Executions, execution_id: str) -> tuple[str, str | None] | None:
