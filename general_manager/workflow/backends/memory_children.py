@@ -115,13 +115,19 @@ def _above(memory: ExecutionMemory, record: Record) -> set[str]:
             parent.chain
             for chain in new
             for parent, name in memory.watchers.get(chain, ())
-            if parent.is_active
-            and any(
-                one.child == chain and one.outcome is None
-                for one in parent.slots.get(name, {}).values()
-            )
+            if _waits_for(parent, name, chain)
         } - found
     return found
+
+
+def _waits_for(parent: Record, name: str, chain: str) -> bool:
+    """It may also have given the child up: by a timeout, or because it is to end."""
+    step = parent.steps.get(name)
+    if not parent.is_active or step is None or step.status is not StepStatus.GATHERING:
+        return False
+    slots = parent.slots.get(name, {}).values()
+    left = [one for one in slots if one.child == chain and one.outcome is None]
+    return any(one.is_stopped or parent.ending is None for one in left)
 
 
 def look(

@@ -54,14 +54,14 @@ def newest_of(executions: Any, chains: Collection[str]) -> dict[str, ChildState]
 def waiters_of(executions: Any, slots: Any, chains: Collection[str], most: int) -> set[str]:
     """The chains of all executions that wait for one of *chains*, directly or not.
 
-    Follows open slots upwards, through *most* executions at most.
+    Follows slots upwards, through *most* executions at most.
     """
     found: set[str] = set()
     new = set(chains)
     while new and len(found) < most:
         found |= new
         waiting = executions.filter(state__in=ACTIVE_STATES)
-        keys = slots.open().naming(new).values_list("execution_id", flat=True)[:most]
+        keys = slots.waited_for().naming(new).values_list("execution_id", flat=True)[:most]
         rows = waiting.filter(pk__in=set(keys)).values_list("execution_id", "chain")
         new = {chain or key for key, chain in rows} - found
     return found - set(chains)

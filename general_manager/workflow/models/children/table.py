@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 from general_manager.escaping import MAX_TITLE, visible
 from general_manager.workflow.core.ids import EXECUTION_ID_LENGTH
 from general_manager.workflow.durable.children.specs import ChildOutcome
+from general_manager.workflow.durable.records import StepStatus
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.models.children.states import IS_HELD
 from general_manager.workflow.models.execution import WorkflowExecutionRecord
@@ -19,6 +20,7 @@ from general_manager.workflow.models.sql.columns import (
     Utf8CharField,
     Utf8TextField,
 )
+from general_manager.workflow.models.step import WorkflowStep
 
 
 class SlotQuerySet(models.QuerySet["WorkflowChildSlot"]):
@@ -30,6 +32,18 @@ class SlotQuerySet(models.QuerySet["WorkflowChildSlot"]):
     def open(self) -> Self:
         """Slots whose child is not over, as far as a look has found."""
         return self.filter(outcome=None)
+
+    def waited_for(self) -> Self:
+        """Open slots whose execution waits for the child: it may also have given it up.
+
+        That is so after the gather's timeout; and if the execution is to end, which waits only for
+        the children that it stops.
+        """
+        gathers = WorkflowStep.objects.using(self.db).filter(
+            execution=OuterRef("execution"), name=OuterRef("gather"), status=StepStatus.GATHERING
+        )
+        stays = Q(is_stopped=True) | Q(execution__ending_at=None)
+        return self.open().filter(stays, Exists(gathers))
 
     def naming(self, chains: Collection[str]) -> Self:
         """Slots of the children with these chains."""
