@@ -424,6 +424,22 @@ def test_an_outcome_that_was_recorded_stands_although_the_child_is_retried(engin
     assert parts[0]["state"] == "failed"
 
 
+def test_it_stands_although_the_gather_is_open_still(engine, driver, started):
+    plays.stage.failing.add("1")
+    given = numbers(2, options={"on_failure": "collect"})
+    given["pages"][1]["waits"] = True
+    execution = started(BOOK, given)
+    plays.stage.failing.clear()
+    fresh = engine.retry_from_checkpoint(pages(engine)[1].execution_id)
+    driver.settle()
+    assert engine.status(fresh.execution_id).state == "completed"
+    assert str(engine.status(execution.execution_id).children) == "1 of 2"
+    engine.resume(pages(engine)[2].execution_id, 5)
+    driver.settle()
+    first, second = engine.status(execution.execution_id).output_data["parts"]
+    assert (first["state"], second) == ("failed", {"n": 5})
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
