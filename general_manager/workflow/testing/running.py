@@ -42,9 +42,10 @@ def run(
     """Start *workflow*, a definition or a bare handler, and continue until nothing is left to do.
 
     *answers* maps names of waits to the signals for `resume`; a callable is called for its answer
-    when the wait opens. A wait without an answer, or with `TIMEOUT`, times out at once; sleeps and
-    delays between attempts also end at once. Returns the execution: terminal, or ``waiting`` if a
-    wait has neither an answer nor a timeout. Raises `AssertionError` for answers to waits that
+    each time that the wait opens, in every execution of a chain; any other answer is given once. A
+    wait without an answer, or with `TIMEOUT`, times out at once; sleeps and delays between attempts
+    also end at once. Returns the execution: terminal, or ``waiting`` if a wait has neither an
+    answer nor a timeout. Raises `AssertionError` for answers to waits that
     never opened, however the execution ended, so that a misspelt name fails the test.
 
     *signals*, a mapping of names to values or pairs of them, are sent in order before the handler
@@ -70,10 +71,13 @@ def run(
         name = engine.question(execution.execution_id)
         if name is not None:
             asked.add(name)
-        answer = left.pop(name, TIMEOUT) if name is not None else TIMEOUT
+        answer = left.get(name, TIMEOUT) if name is not None else TIMEOUT
+        if callable(answer):
+            answer = settled(answer())
+        elif name is not None:
+            left.pop(name, None)
         if answer is not TIMEOUT:
-            given = settled(answer()) if callable(answer) else answer
-            execution = engine.resume(execution.execution_id, given, wait=name)
+            execution = engine.resume(execution.execution_id, answer, wait=name)
             continue
         due = engine.wakes_at(execution.execution_id)
         if due is None:

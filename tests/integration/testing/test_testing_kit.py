@@ -9,6 +9,7 @@ from django.test import TestCase
 from general_manager.workflow import (
     Retry,
     StepUsageError,
+    WaitTimeout,
     WorkflowDefinition,
     WorkflowEvent,
     continue_as_new,
@@ -260,6 +261,23 @@ def adds_up(data):
 def test_a_workflow_that_continues_as_new_is_run_to_the_end_of_its_chain():
     found = run(adds_up, {"total": 0}, signals=[("paid", 1), ("paid", 2), ("paid", 3)])
     assert found.output_data == {"total": 6}
+
+
+def sum_of_orders(data):
+    try:
+        order = wait_for("order", timeout=timedelta(days=1))
+    except WaitTimeout:
+        order = None
+    if order is not None:
+        continue_as_new({"total": data["total"] + order})
+    return data
+
+
+def test_an_answer_that_is_made_is_made_for_each_execution_of_a_chain():
+    orders = iter([1, 2, 3])
+    answers = {"order": lambda: next(orders, TIMEOUT)}
+    assert run(sum_of_orders, {"total": 0}, answers=answers).output_data == {"total": 6}
+    assert run(sum_of_orders, {"total": 0}, answers={"order": 5}).output_data == {"total": 5}
 
 
 def test_a_workflow_is_crash_safe_up_to_where_it_continues_as_new():
