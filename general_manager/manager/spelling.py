@@ -48,6 +48,16 @@ def stored_key(model: type[Model], row: StoredRow) -> Key:
     return tuple(map(_comparable, row.raw(model._meta.pk_fields)))
 
 
+def written_key(model: type[Model], key: Iterable[Any]) -> Key:
+    """*key* as its fields write it, so that keys of any class are told apart."""
+    fields = zip(model._meta.pk_fields, key, strict=True)
+    return tuple(_comparable(_written(one, value)) for one, value in fields)
+
+
+def _written(field: "Field[Any, Any]", value: Any) -> Any:
+    return attempt(lambda: field.get_prep_value(value), value)
+
+
 def _read(field: "Field[Any, Any]", value: Any) -> Any:
     return attempt(lambda: field.to_python(value), value)
 

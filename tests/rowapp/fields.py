@@ -126,6 +126,23 @@ class OneWayKeyField(_Char):
         return value
 
 
+class Muted(str):
+    """A text that logs do not show: each has the same `repr`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<muted>"
+
+
+class MutedKeyField(_Char):
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return Muted(value)
+
+    def get_prep_value(self, value: Any) -> Any:
+        return None if value is None else "".join(value)
+
+
 class CountingStorage(InMemoryStorage):
     """Counts how often a stored file is opened."""
 

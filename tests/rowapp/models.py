@@ -17,6 +17,7 @@ from tests.rowapp.fields import (
     CountingStorage,
     EncryptedField,
     MadeKeyField,
+    MutedKeyField,
     OneWayKeyField,
     Place,
     PlaceField,
@@ -83,6 +84,11 @@ kind(
     "OneWayKey",
     lambda: {"code": OneWayKeyField(primary_key=True, max_length=40), **text()},
     new=lambda: {"code": f"way-{next(numbers)}"},
+)
+kind(
+    "MutedKey",
+    lambda: {"code": MutedKeyField(primary_key=True, max_length=40), **text()},
+    new=lambda: {"code": f"code-{next(numbers)}"},
 )
 kind(
     "DecimalKey",

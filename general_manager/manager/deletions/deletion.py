@@ -1,7 +1,7 @@
 """What is known of the rows of one deletion, until they are gone."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from threading import local
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
@@ -11,6 +11,7 @@ from django.db.models import CASCADE, DO_NOTHING, PROTECT, RESTRICT, Field, Mode
 
 from general_manager.manager.change import read_values
 from general_manager.manager.deletions.removing import Removals, may_return
+from general_manager.manager.spelling import Key, written_key
 from general_manager.manager.stored import Columns, StoredRow, key_values, take_write_lock
 from general_manager.manager.trackers import Tracker
 
@@ -30,7 +31,7 @@ class Going(NamedTuple):
 class _Removed(NamedTuple):
     """What the DELETE statements returned for the rows of one class."""
 
-    rows: dict[str, StoredRow]
+    rows: dict[Key, StoredRow]
     all: bool
     """Whether they removed every row: there are keys that cannot be compared."""
 
@@ -47,10 +48,10 @@ class Deletion:
         self._removals = removals
         self._going: dict[int, Going] = {}
         self._returned: dict[Tracker, frozenset[str] | None] = {}
-        self._known: set[tuple[type[Model], str]] = set()
+        self._known: set[tuple[type[Model], Key]] = set()
         self._counts: Counter[type[Model]] = Counter()
         self._removed: dict[type[Model], _Removed | None] = {}
-        self._chosen: dict[str, StoredRow] | None = None
+        self._chosen: dict[Key, StoredRow] | None = None
         self.is_over = False
 
     def ask(self, tracker: Tracker) -> frozenset[str] | None:
@@ -76,7 +77,7 @@ class Deletion:
         if isinstance(origin, QuerySet) and origin.model._meta.concrete_model is tracker.model:
             if self._chosen is None:
                 self._chosen = _read_all(tracker.columns, self.using, origin)
-            row = self._chosen.pop(_text(key.values()), None)
+            row = self._chosen.pop(written_key(tracker.model, key.values()), None)
             if row is not None:
                 return row
         if not connections[self.using].in_atomic_block:
@@ -89,7 +90,7 @@ class Deletion:
 
         If a child inherits from a proxy, Django deletes the parent's row twice, once as each.
         """
-        row = (tracker.model, _text(going.identification.values()))
+        row = (tracker.model, written_key(tracker.model, going.identification.values()))
         if row in self._known:
             return False
         self._known.add(row)
@@ -117,7 +118,7 @@ class Deletion:
         """The values of the row when it was removed; `None` if this deletion did not remove it."""
         names = [one.name for one in tracker.fields]
         removed = self._removed_of(sender, tracker)
-        key = _text(going.identification.values())
+        key = written_key(tracker.model, going.identification.values())
         row = None if removed is None else removed.rows.pop(key, None)
         if row is not None:
             own = self._returned[tracker] or frozenset()
@@ -135,12 +136,11 @@ class Deletion:
         """What the statements returned; `None` if they could not be asked."""
         if sender not in self._removed:
             rows = None if self._removals is None else self._removals.take(tracker.model)
-            keys = tracker.model._meta.pk_fields
             self._removed[sender] = (
                 None
                 if rows is None
                 else _Removed(
-                    {_text(row.value(one) for one in keys): row for row in rows},
+                    {_key(tracker.model, row): row for row in rows},
                     all=len(rows) == self._counts[sender],
                 )
             )
@@ -197,16 +197,12 @@ def _may_be_unset(field: "Field[Any, Any]", using: str) -> bool:
     return remote.on_delete not in {PROTECT, RESTRICT, DO_NOTHING}
 
 
-def _read_all(columns: Columns, using: str, origin: QuerySet[Any]) -> dict[str, StoredRow]:
+def _read_all(columns: Columns, using: str, origin: QuerySet[Any]) -> dict[Key, StoredRow]:
     chosen = origin.using(using).order_by().values("pk")
     chosen.query.select_for_update = False
-    keys = columns.model._meta.pk_fields
-    return {
-        _text(row.value(one) for one in keys): row
-        for row in columns.read_where(using, Q(pk__in=chosen))
-    }
+    found = columns.read_where(using, Q(pk__in=chosen))
+    return {_key(columns.model, row): row for row in found}
 
 
-def _text(key: Iterable[Any]) -> str:
-    """Stands for a key, whose values may be of any class."""
-    return repr(list(key))
+def _key(model: type[Model], row: StoredRow) -> Key:
+    return written_key(model, map(row.value, model._meta.pk_fields))
