@@ -112,6 +112,7 @@ class PublishingQuerySet(QuerySet[M]):
             return super().bulk_update(objs, fields, batch_size)
         self._for_write = True
         using = self.db
+        fields = list(fields)  # each chunk needs them all
         changed = 0
         with writing_atomic(using):
             for chunk in _chunks(list(objs), self.model, using):
@@ -209,9 +210,10 @@ class _Changes:
 
 
 def _chunks(items: list[Any], model: type[Model], using: str) -> Iterator[list[Any]]:
+    """The *items* in chunks: one if there are none, so that Django checks the arguments."""
     limit = connections[using].features.max_query_params
     size = min(CHUNK, (limit or CHUNK) // 2 // len(model._meta.pk_fields))
-    for start in range(0, len(items), size):
+    for start in range(0, len(items) or 1, size):
         yield items[start : start + size]
 
 

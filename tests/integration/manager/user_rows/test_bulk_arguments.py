@@ -1,0 +1,41 @@
+"""The bulk verbs take and refuse what Django's own take and refuse."""
+
+from typing import Any
+
+import pytest
+from django.core.exceptions import FieldDoesNotExist
+
+from general_manager import PublishingQuerySet
+from general_manager.manager import bulk
+from tests.rowapp.kinds import KINDS
+from tests.rowapp.reported import reported
+
+pytestmark = pytest.mark.django_db
+Row: Any = KINDS["AutoKey"].tracked
+
+
+def rows_of(model: Any) -> Any:
+    return PublishingQuerySet(model)
+
+
+def test_wrong_arguments_are_refused_though_there_are_no_rows():
+    with pytest.raises(FieldDoesNotExist):
+        rows_of(Row).update_and_publish(nane="b")
+    with pytest.raises(FieldDoesNotExist):
+        rows_of(Row).bulk_update_and_publish([], ["nane"])
+    with pytest.raises(ValueError, match="Field names must be given"):
+        rows_of(Row).bulk_update_and_publish([], [])
+    with pytest.raises(ValueError, match="Batch size"):
+        rows_of(Row).bulk_create_and_publish([], batch_size=-1)
+    assert rows_of(Row).update_and_publish(name="b") == 0
+    assert rows_of(Row).bulk_create_and_publish([]) == []
+
+
+def test_the_names_of_the_fields_may_be_given_one_by_one(monkeypatch):
+    monkeypatch.setattr(bulk, "CHUNK", 2)
+    rows = [Row.objects.create() for _ in range(3)]
+    for one in rows:
+        one.name = "b"
+    with reported() as changes:
+        rows_of(Row).bulk_update_and_publish(rows, (name for name in ["name"]))
+    assert [dict(one.changes) for one in changes] == [{"name": ("a", "b")}] * 3
