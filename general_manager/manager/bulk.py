@@ -12,7 +12,7 @@ from general_manager.atomic import writing_atomic
 from general_manager.manager.change import Action, read_values
 from general_manager.manager.reporting import Batch, announce, is_announced, report_row
 from general_manager.manager.spelling import Rows, stored_key
-from general_manager.manager.stored import StoredRow
+from general_manager.manager.stored import StoredRow, key_values
 from general_manager.manager.trackers import Plan, plan_for_bulk
 from general_manager.manager.verbs import alters_data
 
@@ -140,7 +140,7 @@ class PublishingQuerySet(QuerySet[M]):
                 changes = _Changes(self.model, using)
                 changes.announce("create", [read_values(one) for one in chunk])
                 created = self._writer().bulk_create(chunk, batch_size)
-                if any(one.pk is None for one in created):
+                if any(key_values(one, self.model) is None for one in created):
                     raise NotSupportedError(
                         f"{connections[using].display_name} does not return the keys of new "
                         f"rows of {self.model._meta.label}. Set the keys, or save one by one."

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import FieldDoesNotExist
+from django.db import NotSupportedError
 
 from general_manager import PublishingQuerySet
 from general_manager.manager import bulk
@@ -12,6 +13,7 @@ from tests.rowapp.reported import reported
 
 pytestmark = pytest.mark.django_db
 Row: Any = KINDS["AutoKey"].tracked
+Volatile: Any = KINDS["VolatileKey"].tracked
 
 
 def rows_of(model: Any) -> Any:
@@ -39,3 +41,10 @@ def test_the_names_of_the_fields_may_be_given_one_by_one(monkeypatch):
     with reported() as changes:
         rows_of(Row).bulk_update_and_publish(rows, (name for name in ["name"]))
     assert [dict(one.changes) for one in changes] == [{"name": ("a", "b")}] * 3
+
+
+def test_new_rows_whose_keys_the_database_made_and_does_not_return_are_refused():
+    with reported() as changes, pytest.raises(NotSupportedError):
+        rows_of(Volatile).bulk_create_and_publish([Volatile(), Volatile()])
+    assert changes == []
+    assert not Volatile.objects.exists()
