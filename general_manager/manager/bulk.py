@@ -51,8 +51,7 @@ class PublishingQuerySet(QuerySet[M]):
         self._for_write = True
         using = self.db
         with writing_atomic(using):
-            ordered = self.using(using).order_by("pk").values_list("pk", flat=True)
-            chunks = list(_chunks(list(dict.fromkeys(ordered)), self.model, using))
+            chunks = list(_chunks(self._chosen(), self.model, using))
             if len(chunks) == 1:
                 changes = _Changes(self.model, using)
                 changes.read_before(chunks[0])
@@ -60,6 +59,23 @@ class PublishingQuerySet(QuerySet[M]):
             # Writing the first chunk may change what the filter says of the others.
             held = [self._hold(one) for one in chunks]
             return sum(self._update(one, values) for one in held)
+
+    def _chosen(self) -> list[Any]:
+        """The keys of the rows to update, in the order in which to update them."""
+        rows = self._undistinguished()
+        if not self._is_ordered():
+            rows = rows.order_by("pk")
+        return list(dict.fromkeys(rows.values_list("pk", flat=True)))
+
+    def _is_ordered(self) -> bool:
+        """Whether the UPDATE takes the rows in the caller's order, as for a unique column."""
+        return connections[self.db].vendor == "mysql" and bool(self.query.order_by)
+
+    def _undistinguished(self) -> Self:
+        """A copy without `distinct`, which an UPDATE does not heed."""
+        rows = self.using(self.db)
+        rows.query.distinct, rows.query.distinct_fields = False, ()
+        return rows
 
     def _hold(self, keys: Sequence[Any]) -> list[Any]:
         """Lock the rows with *keys*; returns the keys of those that still match."""
@@ -69,7 +85,8 @@ class PublishingQuerySet(QuerySet[M]):
 
     def _matching(self, keys: Sequence[Any]) -> list[Any]:
         """Rows that changed while we waited for the lock may no longer match."""
-        return list(self.using(self.db).filter(pk__in=keys).values_list("pk", flat=True))
+        rows = self._undistinguished().filter(pk__in=keys)
+        return list(rows.values_list("pk", flat=True))
 
     def _update(
         self, keys: Sequence[Any], values: dict[str, Any], changes: "_Changes | None" = None
@@ -85,13 +102,14 @@ class PublishingQuerySet(QuerySet[M]):
 
     def _rows_to_update(self) -> Self:
         """All rows, with the annotations to which the new values may refer."""
-        rows = self.using(self.db)
+        rows = self._undistinguished()
         if rows.query.annotations:
             rows.query.clear_where()
             rows.query.clear_ordering(force=True)
-            rows.query.distinct, rows.query.distinct_fields = False, ()
         else:
             rows.query = Query(self.model)
+        if self._is_ordered():
+            rows.query.order_by = self.query.order_by
         return self._writer(rows)
 
     def _writer(self, rows: Self | None = None) -> Self:

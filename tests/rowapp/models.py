@@ -135,6 +135,8 @@ kind("Generated", lambda: {
 kind("Defaulted", lambda: {"level": models.IntegerField(db_default=7), **text()})
 kind("Counted", lambda: {"number": models.IntegerField(default=1)},
      change=lambda: {"number": F("number") + 1})  # fmt: skip
+kind("Numbered", lambda: {"number": models.IntegerField(unique=True), **text()},
+     new=lambda: {"number": next(numbers)})  # fmt: skip
 kind("Timed", lambda: {"at": models.DateTimeField(), "on": models.DateField(null=True, blank=True)},
      new=lambda: {"at": datetime(2026, 3, 29, 1, 30, tzinfo=UTC)},
      change=lambda: {"at": datetime(2026, 3, 29, 2, 0, tzinfo=UTC), "on": date(2026, 3, 29)},

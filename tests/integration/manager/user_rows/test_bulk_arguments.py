@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import FieldDoesNotExist
-from django.db import NotSupportedError
+from django.db import NotSupportedError, connection
+from django.db.models import F
 
 from general_manager import PublishingQuerySet
 from general_manager.manager import bulk
@@ -13,6 +14,7 @@ from tests.rowapp.reported import reported
 
 pytestmark = pytest.mark.django_db
 Row: Any = KINDS["AutoKey"].tracked
+Numbered: Any = KINDS["Numbered"].tracked
 Volatile: Any = KINDS["VolatileKey"].tracked
 
 
@@ -48,3 +50,25 @@ def test_new_rows_whose_keys_the_database_made_and_does_not_return_are_refused()
         rows_of(Volatile).bulk_create_and_publish([Volatile(), Volatile()])
     assert changes == []
     assert not Volatile.objects.exists()
+
+
+def test_an_update_of_distinct_rows_changes_all_that_match_as_djangos_does():
+    for _ in range(3):
+        Row.objects.create(name="a")
+    assert rows_of(Row).distinct("name").update(name="b") == 3
+    with reported() as changes:
+        assert rows_of(Row).distinct("name").update_and_publish(name="c") == 3
+    assert [dict(one.changes) for one in changes] == [{"name": ("b", "c")}] * 3
+
+
+@pytest.mark.skipif(connection.vendor != "mysql", reason="MariaDB's order of an update")
+@pytest.mark.parametrize("size", [2, 100])
+def test_an_update_changes_rows_in_the_given_order(size, monkeypatch):
+    monkeypatch.setattr(bulk, "CHUNK", size)
+    for number in range(5):
+        Numbered.objects.create(number=number)
+    with reported() as changes:
+        rows_of(Numbered).order_by("-number").update_and_publish(number=F("number") + 1)
+    assert [dict(one.changes) for one in changes] == [
+        {"number": (number, number + 1)} for number in (4, 3, 2, 1, 0)
+    ]
