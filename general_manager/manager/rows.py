@@ -174,11 +174,16 @@ def _unread(instance: Model) -> set[str]:
 
 
 def _keys(instance: Model, name: str, using: str) -> list[Any]:
-    """Keys of related objects, read from the database of the write and unfiltered."""
+    """Keys of related objects, read from the database of the write and unfiltered.
+
+    Sorted, or in the database's order if their class has none.
+    """
     field: Any = instance._meta.get_field(name)
     through = plain_rows(field.remote_field.through, using)
     links = through.filter(**{field.m2m_field_name(): instance})
-    return sorted(set(links.values_list(f"{field.m2m_reverse_field_name()}__pk", flat=True)))
+    key = f"{field.m2m_reverse_field_name()}__pk"
+    found = list(dict.fromkeys(links.order_by(key).values_list(key, flat=True)))
+    return attempt(lambda: sorted(found), found)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
@@ -141,6 +142,24 @@ class MutedKeyField(_Char):
 
     def get_prep_value(self, value: Any) -> Any:
         return None if value is None else "".join(value)
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """A key with equality, but without an order."""
+
+    text: str
+
+
+class OpaqueKeyField(_Char):
+    def from_db_value(self, value: Any, *_: Any) -> Any:
+        return Opaque(value)
+
+    def to_python(self, value: Any) -> Any:
+        return value if value is None or isinstance(value, Opaque) else Opaque(value)
+
+    def get_prep_value(self, value: Any) -> Any:
+        return value.text if isinstance(value, Opaque) else value
 
 
 class CountingStorage(InMemoryStorage):

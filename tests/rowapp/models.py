@@ -19,6 +19,7 @@ from tests.rowapp.fields import (
     MadeKeyField,
     MutedKeyField,
     OneWayKeyField,
+    OpaqueKeyField,
     Place,
     PlaceField,
     Translated,
@@ -100,6 +101,9 @@ kind(
 )
 kind("OnlyKey", dict, change=dict)
 KINDS["OnlyKey"].of_update = []
+
+Book = model("Book", {"code": OpaqueKeyField(primary_key=True, max_length=9)})
+Shelf = model("Shelf", {"books": models.ManyToManyField(Book)})
 
 # Fields
 
