@@ -6,7 +6,9 @@ from django.db import connections
 from django.db.models import Model
 
 _answers: dict[tuple[str, str, str], bool] = {}
-_IS_VIEW: Final = "is it a view?"
+_IS_VIEW: Final = """
+    SELECT relkind IN ('v', 'm') FROM pg_catalog.pg_class WHERE oid = to_regclass(%s)
+"""
 
 _MAY_UPDATE: Final = """
     SELECT has_table_privilege(found.oid, 'UPDATE') AND NOT relrowsecurity
@@ -55,6 +57,8 @@ def is_view(model: type[Model], using: str) -> bool:
     """Whether *model* reads a database view: only an unmanaged model can."""
     if model._meta.managed:
         return False
+    if connections[using].vendor == "postgresql":  # whose views may be in any schema
+        return asked(_IS_VIEW, model, using)
     name = (_IS_VIEW, using, model._meta.db_table)
     if name not in _answers:
         connection = connections[using]

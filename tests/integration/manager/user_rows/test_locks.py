@@ -282,15 +282,20 @@ def test_a_row_that_leaves_the_sight_of_its_writer_is_reported_as_written():
 
 
 @on_postgresql
-def test_a_managers_row_that_leaves_its_view_is_updated_and_one_out_of_its_sight_is_created():
+@pytest.mark.parametrize(
+    ("name", "table"), [("Open", "rowapp_open"), ("OpenThere", '"public"."rowapp_open"')]
+)
+def test_a_managers_row_that_leaves_its_view_is_updated_and_one_out_of_its_sight_is_created(
+    name, table
+):
     desk = desk_of("AutoKey")
     real = desk.get_model()
-    view: Any = model("Open", text(), managed=False, db_table="rowapp_open")
+    view: Any = model(name, text(), managed=False, db_table=table)
     with connection.cursor() as cursor:
         cursor.execute(
             f"CREATE VIEW rowapp_open AS SELECT * FROM {real._meta.db_table} WHERE name <> 'closed'"
         )
-    door = desk_of(Kind("Open", view, view, dict, dict, [], []))
+    door = desk_of(Kind(name, view, view, dict, dict, [], []))
     try:
         with reported() as changes:
             made = door.create(name="open")
