@@ -5,12 +5,13 @@ restrict attributes.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import local
 from typing import Any
 
-from django.core.exceptions import ValidationError
 from django.db.models import Model
+
+from general_manager.manager.spelling import as_read
 
 
 class _Here(local):
@@ -51,7 +52,5 @@ def _key(instance: Model, model: type[Model]) -> tuple[Any, ...]:
         value = getattr(instance, field.attname)
         if value is None or hasattr(value, "resolve_expression"):
             return ()
-        with suppress(ValidationError, TypeError, ValueError):
-            value = field.to_python(value)
-        values.append(value)
+        values.append(as_read(field, value))
     return tuple(values)

@@ -28,7 +28,7 @@ class Rows:
         """The row with *key*, read as its field reads it, or else written as it writes it."""
         values = key if len(self._fields) > 1 else (key,)
         given = list(zip(self._fields, values, strict=True))
-        row = self._by_value.get(tuple(_comparable(_read(one, value)) for one, value in given))
+        row = self._by_value.get(tuple(_comparable(as_read(one, value)) for one, value in given))
         if row is None:
             written = (self._write(one, value) for one, value in given)
             row = self._rows.get(tuple(map(_comparable, written)))
@@ -58,7 +58,8 @@ def _written(field: "Field[Any, Any]", value: Any) -> Any:
     return attempt(lambda: field.get_prep_value(value), value)
 
 
-def _read(field: "Field[Any, Any]", value: Any) -> Any:
+def as_read(field: "Field[Any, Any]", value: Any) -> Any:
+    """*value* as its field reads it, or as it is if the field refuses it."""
     return attempt(lambda: field.to_python(value), value)
 
 

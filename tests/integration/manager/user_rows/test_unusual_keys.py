@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+from django.db.models.signals import post_save
 
 from general_manager import GeneralManager
 from general_manager.interface import ExistingModelInterface
+from tests.integration.manager.user_rows.test_receivers import receiving
 from tests.rowapp.fields import Opaque
 from tests.rowapp.kinds import KINDS
 from tests.rowapp.models import Shelf
@@ -43,3 +45,29 @@ def test_related_rows_whose_keys_have_no_order_are_reported_in_the_databases():
         GeneralManager.known_managers.remove(ShelfDesk)
     found = [[one.text for one in change.changes["books"].new] for change in changes]
     assert found == [["a", "b"], ["a", "b", "c"]]
+
+
+def test_a_field_that_refuses_a_key_in_its_own_way_stops_no_save_during_a_managers_change(
+    monkeypatch,
+):
+    model: Any = KINDS["TextKey"].tracked
+
+    class TextDesk(GeneralManager):
+        class Interface(ExistingModelInterface):
+            model = KINDS["TextKey"].tracked
+
+    def number(instance: Any, **_: Any) -> None:
+        if instance.pk == "first":
+            model(code=2).save()
+
+    monkeypatch.setattr(model._meta.pk, "to_python", lambda value: value.strip())
+    monkeypatch.setattr(model._meta.pk, "get_prep_value", str)
+    try:
+        with receiving(post_save, number, model), reported() as changes:
+            TextDesk.create(code="first")
+    finally:
+        GeneralManager.known_managers.remove(TextDesk)
+    assert [(one.manager, one.identification["code"]) for one in changes] == [
+        ("TrackedTextKey", "2"),
+        ("TextDesk", "first"),
+    ]
