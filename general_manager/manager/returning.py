@@ -51,13 +51,15 @@ def _are_read_by_name(columns: Columns) -> bool:
 
 
 def _is_read_by_name(field: "Field[Any, Any]") -> bool:
-    """Whether Django selects the column itself: a geometry, for one, is selected as text."""
+    """Whether Django selects the column itself: a geometry, for one, is selected as text.
+
+    A foreign key is selected as the key to which it refers.
+    """
     kind: Any = type(field)
-    return (
-        kind.select_format is Field.select_format
-        and kind.get_col in _BY_NAME
-        and kind.cached_col is _FIELD.cached_col
-    )
+    if kind.get_col not in _BY_NAME or kind.cached_col is not _FIELD.cached_col:
+        return False
+    selected: Any = type(field.get_col("").output_field)
+    return selected.select_format is Field.select_format
 
 
 def _loaded_each(cursor: Any) -> Sequence[Any] | None:

@@ -234,3 +234,10 @@ class WhisperedField(_Text):
 
     def get_col(self, alias: Any, output_field: Any = None) -> Any:
         return _LowerCol(alias, self, output_field)
+
+
+class LoudKeyField(_Char):
+    """A key that is selected in capitals, as a geometry is selected as text."""
+
+    def select_format(self, _: Any, sql: str, params: Any) -> Any:
+        return f"UPPER({sql})", params

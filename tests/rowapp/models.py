@@ -16,6 +16,7 @@ from general_manager import track_changes
 from tests.rowapp.fields import (
     CountingStorage,
     EncryptedField,
+    LoudKeyField,
     MadeKeyField,
     MutedKeyField,
     OneWayKeyField,
@@ -103,6 +104,10 @@ kind("OnlyKey", dict, change=dict)
 KINDS["OnlyKey"].of_update = []
 
 Book = model("Book", {"code": OpaqueKeyField(primary_key=True, max_length=9)})
+Horn = model("Horn", {"code": LoudKeyField(primary_key=True, max_length=9)})
+Horned = track_changes(
+    model("Horned", {"horn": models.ForeignKey(Horn, models.CASCADE, null=True, related_name="+")})
+)
 Shelf = model("Shelf", {"books": models.ManyToManyField(Book)})
 
 # Fields

@@ -11,7 +11,7 @@ from general_manager.interface import ExistingModelInterface
 from tests.integration.manager.user_rows.test_manager_rows import desk_of
 from tests.rowapp.fields import Place, Version
 from tests.rowapp.kinds import KINDS
-from tests.rowapp.models import KeptRow, UntrackedParent, Upserted
+from tests.rowapp.models import Horn, Horned, KeptRow, UntrackedParent, Upserted
 from tests.rowapp.reported import brief, reported
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -237,4 +237,19 @@ def test_a_save_base_of_the_models_own_may_take_and_change_arguments():
     assert [(one.action, one.new_values) for one in changes] == [
         ("update", {"name": "b"}),
         ("update", {"name": "c", "note": "m"}),
+    ]
+
+
+def test_a_foreign_key_is_reported_as_the_key_to_which_it_refers_is_read():
+    for code in ("a", "b"):
+        Horn(code=code).save(force_insert=True)
+    with reported() as changes:
+        row = Horned.objects.create(horn_id="a")
+        row.horn_id = "b"
+        row.save()
+        row.delete()
+    assert [dict(one.changes) for one in changes] == [
+        {"horn": (None, "A")},
+        {"horn": ("A", "B")},
+        {"horn": ("B", None)},
     ]
