@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
 
 from asgiref.sync import sync_to_async
+from django import VERSION
 from django.db import NotSupportedError, connections
 from django.db.models import Model, Q, QuerySet
 from django.db.models.sql import Query
@@ -45,6 +46,8 @@ class PublishingQuerySet(QuerySet[M]):
         """Change the matching rows, as `update` does, and report those that actually changed."""
         if self.query.is_sliced:
             raise TypeError("Cannot update a query once a slice has been taken.")
+        if self.query.distinct_fields and VERSION >= (6, 1):  # as its own update
+            raise TypeError("Cannot call update_and_publish() after .distinct(*fields).")
         _refuse_keys(self.model, values)
         if self._is_writing():
             return super().update(**values)

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connection, connections, models
+from django.db import IntegrityError, connection, connections, models, transaction
 from django.test.utils import CaptureQueriesContext
 
 from general_manager import track_changes
@@ -140,12 +140,22 @@ def test_a_child_that_is_attached_to_rows_of_both_parents_is_created_and_these_u
 
 def test_a_key_that_the_database_completes_is_found_if_its_row_exists():
     model: Any = KINDS["HalfDefaultedKey"].tracked
-    model(row="a", seat="s", name="old").save()
+    plain: Any = KINDS["HalfDefaultedKey"].plain
+    for one in (plain, model):
+        one(row="a", seat="s", name="old").save()
     with reported() as changes:
-        model(row="a", name="new").save()
-    assert brief(changes) == [("update", "TrackedHalfDefaultedKey")]
-    assert dict(changes[0].changes) == {"name": ("old", "new")}
-    assert changes[0].identification == {"row": "a", "seat": "s"}
+        try:
+            with transaction.atomic():
+                plain(row="a", name="new").save()
+        except IntegrityError:  # as of Django 6.1, which does not look for it
+            with pytest.raises(IntegrityError), transaction.atomic():
+                model(row="a", name="new").save()
+            assert changes == []
+        else:
+            model(row="a", name="new").save()
+            assert brief(changes) == [("update", "TrackedHalfDefaultedKey")]
+            assert dict(changes[0].changes) == {"name": ("old", "new")}
+            assert changes[0].identification == {"row": "a", "seat": "s"}
     with reported() as changes:
         model(row="b", name="new").save()
     assert brief(changes) == [("create", "TrackedHalfDefaultedKey")]
