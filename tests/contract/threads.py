@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
+from threading import Condition, local
 from typing import Any
 
 from django.db import connections
@@ -24,6 +25,9 @@ class ThreadTransport(Transport):
         self._threads = threads
         self.received: list[str] = []
         self._depth = 0
+        self._change = Condition()
+        self._under_way = 0
+        self._mine = local()
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
@@ -42,23 +46,43 @@ class ThreadTransport(Transport):
         return True
 
     def work(self) -> bool:
-        """Do in threads what the messages ask for, and what that leads to; false without any."""
+        """Do in threads what the messages ask for, and what that leads to; false without any.
+
+        What another thread has begun is waited for: a handler may call this inside its own run.
+        """
         nudges.send_late_ones()
         had_work = False
-        while not self._messages.empty():
+        while self._is_anything_left():
             had_work = True
             with ThreadPoolExecutor(self._threads) as pool:
                 for done in [pool.submit(self._empty) for _ in range(self._threads)]:
                     done.result()
         return had_work
 
+    def _is_anything_left(self) -> bool:
+        own = getattr(self._mine, "under_way", 0)
+        with self._change:
+            self._change.wait_for(lambda: self._under_way <= own, timeout=10)
+            return not self._messages.empty()
+
     def _empty(self) -> None:
         try:
             while True:
-                task, arguments = self._messages.get_nowait()
-                self.received.append(task)
-                import_string(task)(*arguments)
+                with self._change:
+                    task, arguments = self._messages.get_nowait()
+                    self._count(1)
+                try:
+                    self.received.append(task)
+                    import_string(task)(*arguments)
+                finally:
+                    with self._change:
+                        self._count(-1)
         except Empty:
             pass
         finally:
             connections.close_all()
+
+    def _count(self, number: int) -> None:
+        self._under_way += number
+        self._mine.under_way = getattr(self._mine, "under_way", 0) + number
+        self._change.notify_all()
