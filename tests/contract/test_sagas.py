@@ -15,6 +15,7 @@ from general_manager.workflow import (
     step,
     wait_for,
 )
+from general_manager.workflow.executions import store
 from general_manager.workflow.signals import saga_undone
 from tests.testapp import plays
 from tests.testapp.models import Tag
@@ -303,6 +304,19 @@ def test_x8_the_step_under_way_finishes_and_is_undone(started, driver, atomic):
     assert (one.state, one.error) == ("cancelled", "enough")
     assert stage.calls == ["do a", "between", "undo b", "undo a"]
     assert in_force() == []
+
+
+def test_x8_a_step_that_asks_for_the_end_finishes_however_slow_its_record_is(
+    started, driver, monkeypatch
+):
+    """As if the process had been held up between the step's end and its record."""
+    monkeypatch.setattr(store, "monotonic", lambda: 0.0)
+    one = settled(
+        driver,
+        started(WorkflowDefinition("w", handler=plays.cancel_itself_and_undo), {"atomic": True}),
+    )
+    assert (one.state, one.error) == ("cancelled", "enough")
+    assert stage.calls == ["do a", "between", "undo b", "undo a"]
 
 
 def swallow_the_request(data):

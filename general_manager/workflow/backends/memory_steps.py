@@ -106,7 +106,8 @@ class MemoryRunStore(MemoryChildren):
             now = self._memory.clock()
             self._record.keep(name, StepStatus.RUNNING, now, until=now + timeout)
 
-    def finish(self, name: str, result: Any) -> None:
+    def finish(self, name: str, result: Any, *, asked_inside: bool = False) -> None:
+        del asked_inside
         with self._fenced():
             before, now = self._record.steps.get(name), self._memory.clock()
             limit = before.until if before and before.status is StepStatus.RUNNING else None

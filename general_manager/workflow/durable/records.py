@@ -209,9 +209,10 @@ class RunStore(ChildStore[StepRecord], Protocol):
         """Record durably that an attempt is about to run, for *timeout* at most."""
         ...
 
-    def finish(self, name: str, result: Any) -> None:
+    def finish(self, name: str, result: Any, *, asked_inside: bool = False) -> None:
         """Record that the step has finished, with its encoded *result*.
 
+        *asked_inside*: the step has asked its own execution to end, so it began before that.
         Raises `StepTimeout` if its attempt has exceeded its time limit.
         """
         ...

@@ -155,7 +155,7 @@ class Steps:
                 result = self._called(name, call)
                 for one in self.outcomes.unrecorded:
                     one.write()
-                self._store.finish(name, result)
+                self._store.finish(name, result, asked_inside=bool(self.again))
         except BaseException as error:
             for act in self.again:
                 act()

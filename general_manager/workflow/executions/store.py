@@ -108,7 +108,7 @@ class DatabaseRunStore(WaitStore):
             raise self._late_or_lost(name)
         self._limited = name
 
-    def finish(self, name: str, result: Any) -> None:
+    def finish(self, name: str, result: Any, *, asked_inside: bool = False) -> None:
         rows, done = self._rows, StepStatus.DONE
         values: dict[str, Any] = {"status": done, "result": result, "position": self._next()}
         took = timedelta(seconds=monotonic() - self._began)
@@ -116,7 +116,7 @@ class DatabaseRunStore(WaitStore):
         def write() -> bool:
             if self._limited == name:
                 return self._end_attempt(rows.finish, name, result, self._position, in_time=True)
-            may_end = self.saga is not None or not self._commits.is_inside
+            may_end = self.saga is not None or asked_inside or not self._commits.is_inside
             if self.saga is not None:
                 values["saga"] = self.saga
             added = rows.add(

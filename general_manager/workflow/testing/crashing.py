@@ -118,7 +118,8 @@ class Memory:
         about = {**self.steps[name].result, "left": list(left)}
         self.steps[name] = replace(self.steps[name], status=status, result=about)
 
-    def finish(self, name: str, result: Any) -> None:
+    def finish(self, name: str, result: Any, *, asked_inside: bool = False) -> None:
+        del asked_inside
         self._crash_in(name)
         self.steps[name] = StepRecord(name, StepStatus.DONE, result, saga=self.saga)
 

@@ -252,16 +252,16 @@ def test_slow_handlers_do_not_keep_a_worker_from_executions(
     outbox, celery_engine, sent, monkeypatch
 ):
     monkeypatch.setattr(work, "SLICE_SECONDS", 0)
-    handled = []
+    handled, before = [], []
 
     def wait(event):
-        messages = len(sent)
-        wait_until(lambda: len(sent) > messages, "a message")
+        wait_until(lambda: len(sent) > len(before), "a message")
         handled.append(event.event_id)
 
     outbox.register("x", handler=wait, registration_id="r", atomic=False)
     publish(outbox, 3)
     [execution_id] = start(celery_engine)
+    before += sent
     empty("default")
     assert (len(handled), celery_engine.status(execution_id).state) == (1, "pending")
     empty("default")
