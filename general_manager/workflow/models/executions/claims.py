@@ -71,14 +71,16 @@ def take_ready(rows: Any, limit: int, share: Share) -> Taken:
 def begin(rows: Any, key: int, token: str, *, lease: timedelta) -> Any:
     """Taken to running; the row, or `None` if the worker holds it no longer."""
     slots = {"key": key, "token": token, "by": whereabouts()}
-    mine = rows.filter(pk=key, claim_token=token, state=WorkflowState.RUNNING)
+
+    def mine() -> Any:
+        return rows.filter(pk=key, claim_token=token, state=WorkflowState.RUNNING).first()
 
     def write() -> Any:
         if can_fetch(rows.db):
             return _BEGIN.take(rows, lease, **slots)
-        return mine.first() if _BEGIN.run(rows, lease, **slots) else None
+        return mine() if _BEGIN.run(rows, lease, **slots) else None
 
-    return claim_surely(rows.db, write, mine.first)
+    return claim_surely(rows.db, write, mine)
 
 
 def give_back(rows: Any, token: str, keys: Sequence[int]) -> int:

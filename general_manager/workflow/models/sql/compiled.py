@@ -124,7 +124,8 @@ class _Selected:
     def __init__(self, using: str, rows: "models.QuerySet[Any, Any]") -> None:
         self._using = using
         compiler: Any = rows.query.get_compiler(using)
-        self._sql, self._parameters = compiler.as_sql()
+        sql, parameters = compiler.as_sql()
+        self._sql, self._parameters = _inlined(sql, parameters, using)
         self._columns = [expression for expression, *_ in compiler.select]
         is_of_values = rows._fields is not None  # type: ignore[attr-defined]  # values_list
         self._model = None if is_of_values else rows.model
@@ -211,6 +212,24 @@ def _inserting(
     return f"INSERT INTO {quote(model._meta.db_table)} ({columns}) SELECT {places}"
 
 
+def _inlined(sql: str, parameters: Sequence[Any], using: str) -> tuple[str, list[Any]]:
+    """The statement with its constants in it, so that the driver need not adapt them each time."""
+    connection: Any = connections[using]
+    if connection.vendor != "postgresql":
+        return sql, list(parameters)
+    first, *others = sql.split("%s")
+    parts = [first]
+    slots: list[Any] = []
+    for value, part in zip(parameters, others, strict=True):
+        if isinstance(value, Slot):
+            slots.append(value)
+            parts.append("%s")
+        else:
+            parts.append(connection.ops.compose_sql("%s", [value]).replace("%", "%%"))
+        parts.append(part)
+    return "".join(parts), slots
+
+
 def _filled(parameters: Sequence[Any], slots: Mapping[str, Any], using: str) -> list[Any]:
     connection = connections[using]
     return [
@@ -241,7 +260,8 @@ class _Compiled(Generic[Row]):
         compiler = query.get_compiler(using)
         self._model = rows.model
         self._using = using
-        self._sql, self._parameters = compiler.as_sql()
+        sql, parameters = compiler.as_sql()
+        self._sql, self._parameters = _inlined(sql, parameters, using)
         table = rows.model._meta.db_table
         fields: Any = [one for one in rows.model._meta.concrete_fields if one.name in fetched]
         self._names = [field.attname for field in fields]
