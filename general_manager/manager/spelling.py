@@ -49,7 +49,7 @@ def stored_key(model: type[Model], row: StoredRow) -> Key:
 
 
 def written_key(model: type[Model], key: Iterable[Any]) -> Key:
-    """*key* as its fields write it, so that keys of any class are told apart."""
+    """*key* as its fields write it, so that keys of any class can be compared."""
     fields = zip(model._meta.pk_fields, key, strict=True)
     return tuple(_comparable(_written(one, value)) for one, value in fields)
 

@@ -314,3 +314,28 @@ def test_a_managers_row_that_leaves_its_view_is_updated_and_one_out_of_its_sight
         ("create", {"name": (None, "open")}),
         ("delete", {"name": ("open", None)}),
     ]
+
+
+@on_postgresql
+def test_a_managers_row_that_its_policies_hide_from_the_writer_is_reported_as_created():
+    desk = desk_of("TextKey")  # the INSERT need not return the key, which a policy would refuse
+    table = desk.get_model()._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        cursor.execute(f"CREATE POLICY seen ON {table} FOR SELECT USING (name = 'mine')")
+        cursor.execute(f"CREATE POLICY made ON {table} FOR INSERT WITH CHECK (true)")
+    forget_answers()  # another role, in the same process
+    try:
+        with role(f"SELECT, INSERT ON {table}"), reported() as changes:
+            desk.create(code="a", name="theirs")
+            desk.create(code="b", name="mine")
+    finally:
+        with connection.cursor() as cursor:
+            for name in ("seen", "made"):
+                cursor.execute(f"DROP POLICY {name} ON {table}")
+            cursor.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+        forget_answers()
+    assert [(one.action, one.identification, dict(one.changes)) for one in changes] == [
+        ("create", {"code": "a"}, {"name": (None, "theirs")}),
+        ("create", {"code": "b"}, {"name": (None, "mine")}),
+    ]
