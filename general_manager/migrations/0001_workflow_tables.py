@@ -137,6 +137,8 @@ class Migration(migrations.Migration):
                 ('waiting_since', models.DateTimeField(null=True)),
                 ('attempts', models.PositiveIntegerField(db_default=0)),
                 ('crashes', models.PositiveIntegerField(db_default=0)),
+                ('in_batch', models.BooleanField(db_default=False)),
+                ('run_alone', models.BooleanField(db_default=False)),
                 ('runs', models.PositiveIntegerField(db_default=0)),
                 ('missing_handler_runs', models.PositiveIntegerField(db_default=0)),
                 ('interruptions', models.PositiveIntegerField(db_default=0)),

@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import Final
 
 from tests.models import (
+    batches,
     children,
     claims,
     commits,
@@ -26,6 +27,7 @@ from tests.models import (
 MODULES: Final = (
     counter,
     claims,
+    batches,
     waits,
     signals,
     events,

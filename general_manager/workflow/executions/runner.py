@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 from django.db import DatabaseError
 
@@ -21,12 +21,8 @@ from general_manager.workflow.core.spreading import spread
 from general_manager.workflow.durable.renewal import ContinuedAsNew
 from general_manager.workflow.durable.run import Run
 from general_manager.workflow.durable.stops import (
-    Ended,
     Interrupted,
     Retrying,
-    RunAgain,
-    Suspended,
-    WaitsForChildren,
 )
 from general_manager.workflow.engine import WorkflowHandler, WorkflowState
 from general_manager.workflow.exceptions import (
@@ -36,22 +32,18 @@ from general_manager.workflow.exceptions import (
 )
 from general_manager.workflow.executions.children.afterwards import attend_to, run_later
 from general_manager.workflow.executions.children.attending import Runnable
-from general_manager.workflow.executions.commits import persist_for
 from general_manager.workflow.executions.handler_modules import not_importable, resolve_handler
+from general_manager.workflow.executions.outcomes import settle
 from general_manager.workflow.executions.renewal import renew
 from general_manager.workflow.executions.settling import (
-    complete,
-    end_now,
     fail,
     leave_if_possible,
-    leave_interrupted,
     notify,
     settle_failure,
     to_end_soon,
 )
 from general_manager.workflow.executions.store import DatabaseRunStore
 from general_manager.workflow.models import WorkflowExecutionRecord
-from general_manager.workflow.models.children.look import suspend
 from general_manager.workflow.models.executions.claims import begin
 from general_manager.workflow.models.executions.lines import free_slot, join_line
 from general_manager.workflow.transport.nudges import nudge
@@ -104,14 +96,23 @@ def run_taken(key: int, token: str, using: str, ended: Keys | None = None) -> bo
     lease = get_workflow_settings().execution_lease
     executions = WorkflowExecutionRecord.objects.using(using)
     take = partial(begin, executions, key, token, lease=lease)
-    record, following = _run_once(using, take, ended)
-    if record is None:
-        return False
-    if following:
+    return _finish_run(*_run_once(using, take, ended), using) is not None
+
+
+def _finish_run(
+    record: WorkflowExecutionRecord | None, following: str, using: str
+) -> WorkflowExecutionRecord | None:
+    if record is not None and following:
         nudge(using, record.queue)
-    if following != record.execution_id:
+    if record is not None and following != record.execution_id:
         forget_handler(record.execution_id)
-    return True
+    return record
+
+
+def run_begun(record: WorkflowExecutionRecord, using: str, ended: Keys | None = None) -> None:
+    """Run an execution that its batch has begun, like `run_taken`."""
+    if _finish_run(*_run_once(using, lambda: record, ended), using) is None:
+        record.batch.give_back(record)  # this process cannot renew its lease
 
 
 def run_here(execution_id: str, using: str) -> None:
@@ -235,7 +236,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str, children: list[Run
     if isinstance(stopped, ContinuedAsNew):
         following = renew(record, using, stopped.input_data, run_.closings)
         return following or _once_more(record, is_ready=to_end_soon(record, using) is not None)
-    state = _settle(record, using, run_, store, output)
+    state = settle(record, using, run_, store, output)
     if state is not None:
         notify(state, record, using)
     is_ready = state is WorkflowState.PENDING and not isinstance(stopped, Retrying)
@@ -244,40 +245,6 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str, children: list[Run
 
 def _once_more(record: WorkflowExecutionRecord, *, is_ready: bool) -> str:
     return record.execution_id if is_ready else ""
-
-
-def _settle(
-    record: WorkflowExecutionRecord,
-    using: str,
-    run_: Run,
-    store: DatabaseRunStore,
-    output: dict[str, Any],
-) -> WorkflowState | None:
-    """Write what the run came to; the new state, or `None` if it was written or lost already."""
-    executions = WorkflowExecutionRecord.objects.using(using)
-    stopped = run_.stopped
-    state = None
-    if isinstance(stopped, Interrupted):
-        is_ready = leave_interrupted(record, using, stopped.error, store.uncalled)
-        state = WorkflowState.PENDING if is_ready else None
-    elif isinstance(stopped, WaitsForChildren):
-        state = persist_for(record, using, lambda: suspend(executions, record, stopped.name))
-    elif isinstance(stopped, Retrying):
-        state = WorkflowState.PENDING
-    elif isinstance(stopped, RunAgain):
-        state = to_end_soon(record, using)
-    elif isinstance(stopped, Ended):
-        state = end_now(record, using, stopped.ending)
-    elif isinstance(stopped, Suspended):
-        state = persist_for(
-            record, using, lambda: executions.suspend(record, stopped, store.opening)
-        )
-        state = state or executions.state_after(record)
-    elif stopped is None:
-        is_done = persist_for(record, using, lambda: complete(record, using, output, run_.closings))
-        state = WorkflowState.COMPLETED if is_done else executions.state_after(record)
-        state = state or to_end_soon(record, using)
-    return state
 
 
 def _handler_of(record: WorkflowExecutionRecord) -> WorkflowHandler | None:

@@ -138,6 +138,10 @@ class WorkflowExecutionRecord(models.Model):
     attempts = models.PositiveIntegerField(db_default=0)
     #: Runs whose worker died, counted by `wake_due`; a completed step resets them.
     crashes = models.PositiveIntegerField(db_default=0)
+    #: Running only: whether its worker began others with it, so that its death charges none.
+    in_batch = models.BooleanField(db_default=False)
+    #: Its worker died while it was in a batch, so it runs alone; a completed step resets it.
+    run_alone = models.BooleanField(db_default=False)
     #: Claims, counted by `claim`.
     runs = models.PositiveIntegerField(db_default=0)
     #: Claims in a row by processes without the handler, counted by `put_back`.
@@ -159,6 +163,8 @@ class WorkflowExecutionRecord(models.Model):
     """Not a column: the run that holds this object has ended it, and others may wait for it."""
     commits: Any = None
     """Not a column: the `StepCommits` of the run that holds this object."""
+    batch: Any = None
+    """Not a column: the `Batch` that this object was begun in; `None` if it was begun alone."""
 
     objects = ExecutionQuerySet["WorkflowExecutionRecord"].as_manager()
 

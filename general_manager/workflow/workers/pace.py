@@ -1,7 +1,5 @@
 """How many rows a worker takes at a time: as many as it finishes in a fraction of a second."""
 
-from collections import deque
-from contextlib import suppress
 from typing import Final
 
 TURN_SECONDS: Final = 0.2
@@ -20,21 +18,12 @@ class Pace:
     def __init__(self) -> None:
         self._seconds = FIRST_GUESS
 
-    def size(self, most: int) -> int:
-        """How many rows to take, from one to *most*."""
-        return max(1, min(most, int(TURN_SECONDS / self._seconds)))
+    def size(self, most: int, seconds: float = TURN_SECONDS) -> int:
+        """How many rows to take for so many *seconds*, from one to *most*."""
+        return max(1, min(most, int(seconds / self._seconds)))
 
     def learn(self, rows: int, seconds: float) -> None:
         """Record that *rows* took *seconds*."""
         if rows:
             mean = max(seconds / rows, 1e-6)
             self._seconds += WEIGHT * (mean - self._seconds)
-
-
-def taken_from(keys: deque[int]) -> list[int]:
-    """All of *keys*, which are gone from there: another thread may do the same."""
-    found: list[int] = []
-    with suppress(IndexError):
-        while True:
-            found.append(keys.pop())
-    return found

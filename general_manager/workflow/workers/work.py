@@ -5,7 +5,6 @@ what was taken and not begun is given back, and another worker is called. Work g
 batches, not by more messages: see docs/tuning.md.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -19,10 +18,9 @@ from general_manager.workflow.core.leases import can_renew, start_calling
 from general_manager.workflow.core.limits import has_rates
 from general_manager.workflow.core.shutdown import is_announced
 from general_manager.workflow.event_registry import get_event_registry
-from general_manager.workflow.executions.children.afterwards import attend_to
-from general_manager.workflow.executions.runner import run_here, run_taken
+from general_manager.workflow.executions.runner import run_here
 from general_manager.workflow.models import WorkflowExecutionRecord
-from general_manager.workflow.models.executions.claims import Taken, give_back, take_ready
+from general_manager.workflow.models.executions.claims import take_ready
 from general_manager.workflow.models.executions.parking import look_again
 from general_manager.workflow.models.sql.due import Share
 from general_manager.workflow.outbox.chunk import Chunk
@@ -31,7 +29,8 @@ from general_manager.workflow.outbox.order import LaneSlice, deliver_lanes
 from general_manager.workflow.transport import get_transport
 from general_manager.workflow.transport.nudges import send_nudge, will_look_again
 from general_manager.workflow.workers.busy import Busy
-from general_manager.workflow.workers.pace import Pace, taken_from
+from general_manager.workflow.workers.pace import Pace
+from general_manager.workflow.workers.running import Running
 
 logger = get_logger(__name__)
 
@@ -88,10 +87,7 @@ class _Shift:
         self._chunk: Chunk | None = None
         self._lanes: LaneSlice | None = None
         self._has_lanes = get_event_registry().has_ordered()
-        self._taken = Taken("")
-        self._keys: deque[int] = deque()
-        self._ended: deque[int] = deque()
-        """Executions that have ended here, and may be waited for."""
+        self._running: Running | None = None
 
     def run(self) -> None:
         try:
@@ -219,35 +215,12 @@ class _Shift:
         freed = {*taken.freed, *look_again(self._executions, taken.parked).lines}
         for line in {*taken.lines, *freed}:
             look_now(self._using, line, run_here)
-        self._taken, self._keys = taken, deque((*taken.calm, *taken.suspect))
-        suspects = set(taken.suspect)
-        done = 0
-        try:
-            while self._keys and not (self._is_slow or is_announced()):
-                with suppress(IndexError):  # they were given back meanwhile
-                    key = self._keys.popleft()
-                    if key in suspects:
-                        self._give_back()  # what it may do to its worker, it does alone
-                    run_taken(key, taken.token, self._using, self._ended)
-                    done += 1
-        finally:  # also if the process must end: a lease should not have to expire
-            self._give_back()
-            self._attend()
+        self._running = running = Running(
+            self._using, taken, lambda: self._is_slow, in_batches=not self._is_alone
+        )
+        done = running.run(executions_pace)
         executions_pace.learn(done, monotonic() - began)
         return taken.size
-
-    def _attend(self) -> None:
-        """Executions of one turn often have one parent: it looks once for all of them."""
-        if keys := taken_from(self._ended):
-            attend_to(keys, self._using, run_here)
-
-    def _give_back(self) -> None:
-        if not (keys := taken_from(self._keys)):
-            return
-        try:
-            give_back(self._executions, self._taken.token, keys)
-        except Exception:
-            logger.exception("%d executions could not be given back; they run later", len(keys))
 
     def _say_busy(self, found: int) -> None:
         """One event on an idle system is done in one turn: then nobody needs to be told."""
@@ -290,7 +263,7 @@ class _Shift:
             release(self._using, chunk.token, keys)
         if self._lanes is not None:
             self._lanes.take_back()
-        self._give_back()
-        self._attend()
+        if self._running is not None:
+            self._running.leave()
         self._busy.clear_late()  # nobody may rely on the next look
         self._call_another()

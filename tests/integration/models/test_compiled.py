@@ -14,7 +14,9 @@ from general_manager.workflow.models import (
     WorkflowHistory,
     WorkflowStep,
 )
-from general_manager.workflow.models.executions.values import WITH_ID
+from general_manager.workflow.models.executions.statements import (
+    WITH_ID,
+)
 from general_manager.workflow.models.sql.columns import Ago
 from general_manager.workflow.models.sql.compiled import (
     CompiledSelect,

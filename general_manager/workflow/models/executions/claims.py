@@ -1,4 +1,4 @@
-"""Claims of ready executions in batches: a worker takes several, then begins them one by one.
+"""Claims of ready executions: a worker takes several, then begins them one by one, or in `batches`.
 
 What is taken stays ``pending`` under the worker's token, with a short lease: if the worker dies,
 only the execution that it had begun is charged with it. Each begin checks the token. An execution
@@ -13,13 +13,15 @@ from typing import Any, Final
 from uuid import uuid4
 
 from django.db import connections, models, transaction
-from django.db.models import Case, Value, When
+from django.db.models import Case, Q, Value, When
 
 from general_manager.workflow.core.actors import whereabouts
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.models.executions.parking import is_to_park, park
-from general_manager.workflow.models.executions.values import (
+from general_manager.workflow.models.executions.statements import (
     FOR_A_RUN,
+)
+from general_manager.workflow.models.executions.values import (
     NEEDS_SLOT,
     due_now,
     is_in_time,
@@ -117,12 +119,12 @@ def _take_at_once(rows: Any, token: str, limit: int, share: Share) -> Taken:
 def _select_and_take(rows: Any, token: str, limit: int, share: Share) -> Taken:
     ready = rows.filter(state=WorkflowState.PENDING, queue=share.queue, wake_at__lte=DatabaseNow())
     with transaction.atomic(using=rows.db):
-        columns = ("pk", "crashes", "slot_key", "holds_slot", "is_paused")
-        asked = ready.annotate(is_paused=is_to_park())
+        columns = ("pk", "is_suspect", "slot_key", "holds_slot", "is_paused")
+        asked = ready.annotate(is_paused=is_to_park(), is_suspect=_IS_SUSPECT)
         found = select_due(asked, "wake_at", columns, share, limit)
         if not found:
             return Taken("")
-        parked = [(key, crashes, line, True) for key, crashes, line, _, paused in found if paused]
+        parked = [(key, False, line, True) for key, _, line, _, is_paused in found if is_paused]
         if parked:
             park(rows.filter(pk__in=[row[0] for row in parked]))
         found = [row for row in found if not row[4]]
@@ -141,12 +143,13 @@ def _select_and_take(rows: Any, token: str, limit: int, share: Share) -> Taken:
 
 def _taken_by(rows: Any, token: str) -> Taken | None:
     mine = rows.filter(claim_token=token, state=WorkflowState.PENDING).order_by("pk")
-    found = [(*row, False) for row in mine.values_list("pk", "crashes", "waits_slot")]
+    asked = mine.annotate(is_suspect=_IS_SUSPECT)
+    found = [(*row, False) for row in asked.values_list("pk", "is_suspect", "waits_slot")]
     return _taken(token, found) if found else None
 
 
 def _taken(token: str, found: Sequence[tuple[Any, ...]]) -> Taken:
-    """From key, crashes and line of each, and whether it was parked."""
+    """From the key of each, whether it is suspect, its line, and whether it was parked."""
     parked = [row for row in found if row[3]]
     others = [row for row in found if not row[3]]
     taken = [row for row in others if row[2] is None]
@@ -168,6 +171,7 @@ def _beginning(rows: Any, lease: timedelta) -> tuple[Any, dict[str, Any]]:
 
 _BEGIN: CompiledUpdate[Any] = CompiledUpdate(_beginning, fetched=FOR_A_RUN)
 
+_IS_SUSPECT: Final = Q(crashes__gt=0) | Q(run_alone=True)
 _LACKS_SLOT: Final = "(slot_key IS NOT NULL AND holds_slot IS NULL)"
 _TAKE_SQL: Final = """
 WITH {rows}, found AS (
@@ -188,5 +192,5 @@ UPDATE {table} execution SET
     deadline_left = CASE WHEN is_paused THEN execution.deadline - statement_timestamp() END,
     deadline = CASE WHEN is_paused THEN NULL ELSE execution.deadline END
 FROM found WHERE execution.id = found.id
-RETURNING found.wake_at, execution.id, execution.crashes,
+RETURNING found.wake_at, execution.id, execution.crashes > 0 OR execution.run_alone,
     CASE WHEN is_paused THEN slot_key ELSE waits_slot END, is_paused"""

@@ -18,14 +18,16 @@ from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
 from general_manager.workflow.history import HistoryKind
 from general_manager.workflow.models.answers.taken import WorkflowTakenEvent
 from general_manager.workflow.models.executions.ending import release_to_end
-from general_manager.workflow.models.executions.taking import chain_of, take_first, take_signal
-from general_manager.workflow.models.executions.values import (
+from general_manager.workflow.models.executions.statements import (
     END_WAIT,
-    OPENING_FIELDS,
     SUSPEND,
     WITH_ID,
     Suspension,
     WaitEnd,
+)
+from general_manager.workflow.models.executions.taking import chain_of, take_first, take_signal
+from general_manager.workflow.models.executions.values import (
+    OPENING_FIELDS,
 )
 from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.pruning import delete

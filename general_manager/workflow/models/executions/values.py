@@ -5,15 +5,13 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from django.db import models
-from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, Value, When
+from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Coalesce
 
 from general_manager.workflow.core.limits import Line
-from general_manager.workflow.durable.records import StepStatus
 from general_manager.workflow.engine import WorkflowState
-from general_manager.workflow.models.pause import is_workflow_paused
 from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
-from general_manager.workflow.models.sql.compiled import CompiledSelect, CompiledUpdate, Slot
+from general_manager.workflow.models.sql.compiled import Slot
 from general_manager.workflow.models.timing import LOOK_GRACE
 
 START_FIELDS = (
@@ -58,6 +56,9 @@ NEEDS_SLOT = Q(slot_key__isnull=False, holds_slot__isnull=True)
 """An execution that must not run before a look has given it a slot."""
 
 
+UNHARMED: dict[str, Any] = {"crashes": 0, "run_alone": False}
+"""The values of an execution whose earlier runs no longer count against it."""
+
 PRIORITY_STEP = timedelta(seconds=60)
 """How much earlier work counts as due for each step of its priority."""
 
@@ -72,7 +73,7 @@ def due_now(priority: int) -> models.Expression:
 
 def counts_failures(record: Any) -> bool:
     """Whether a step that completes has something to forget."""
-    return bool(record.attempts or record.crashes or record.interruptions)
+    return bool(record.attempts or record.crashes or record.interruptions or record.run_alone)
 
 
 def ready_now(due: Any) -> dict[str, Any]:
@@ -163,12 +164,20 @@ def lease_end(lease: timedelta, *limits: str) -> models.Expression:
     return end
 
 
-def plus_one_if_died() -> Case:
-    died = When(Q(state=WorkflowState.RUNNING) & ~is_step_overdue(), then=F("crashes") + 1)
-    return Case(died, default=F("crashes"), output_field=models.PositiveIntegerField())
+def after_death() -> dict[str, Any]:
+    """What the end of a lease leaves: a crash, or if others shared the worker, a run alone.
+
+    Write it before the state: MariaDB's later assignments see earlier ones.
+    """
+    died = Q(state=WorkflowState.RUNNING) & ~is_step_overdue()
+    crashed, shared = When(died & Q(in_batch=False), then=F("crashes") + 1), died & Q(in_batch=True)
+    return {
+        "crashes": Case(crashed, default=F("crashes"), output_field=models.PositiveIntegerField()),
+        "run_alone": Case(When(shared, then=True), default=F("run_alone")),
+    }
 
 
-def running(lease: timedelta) -> dict[str, Any]:
+def running(lease: timedelta, *, in_batch: bool = False) -> dict[str, Any]:
     """The values that a run's begin sets."""
     time = models.DateTimeField()
     until = models.ExpressionWrapper(DatabaseNow() + F("timeout"), output_field=time)
@@ -197,104 +206,5 @@ def running(lease: timedelta) -> dict[str, Any]:
         ),
         "started_at": Coalesce("started_at", DatabaseNow()),
         "runs": F("runs") + 1,
+        "in_batch": in_batch,
     }
-
-
-def _claiming(rows: Any, lease: timedelta) -> tuple[Any, dict[str, Any]]:
-    is_free = ~NEEDS_SLOT & ~Q(is_workflow_paused())
-    mine = rows.filter(is_in_time(), is_free, execution_id=Slot("execution_id"))
-    return mine.runnable(), running(lease)
-
-
-class Suspension(NamedTuple):
-    """What the statement that suspends a run depends on."""
-
-    has_timeout: bool
-    answerable: bool
-    unless_signalled: bool
-    """Not if a look has found signals, which may answer the wait."""
-
-
-def _suspending(rows: Any, how: Suspension) -> tuple[Any, dict[str, Any]]:
-    """Running to waiting, under the claim, together with the insert of the wait."""
-    time = models.DateTimeField()
-    timeout = Slot("timeout", models.DurationField())
-    until = models.ExpressionWrapper(DatabaseNow() + timeout, output_field=time)
-    held = _held_in_time(rows)
-    return held.filter(has_signals=False) if how.unless_signalled else held, {
-        "state": WorkflowState.WAITING,
-        "claim_token": None,
-        "holds_slot": None,
-        "wake_at": until if how.has_timeout else None,
-        "waiting_for": Slot("name") if how.answerable else None,
-        "waiting_since": DatabaseNow(),
-    }
-
-
-def _suspending_unanswered(rows: Any) -> tuple[Any, dict[str, Any]]:
-    """Running to waiting, if the wait *name* is neither answered nor due.
-
-    An answer clears ``waiting_for`` under the row's lock, so this statement sees it.
-    """
-    steps: Any = rows.model._meta.get_field("steps").related_model
-    step = steps.objects.filter(execution=OuterRef("pk"), name=Slot("name"), status=StepStatus.OPEN)
-    due = step.filter(until__lte=DatabaseNow())
-    held = _held_in_time(rows).filter(waiting_for=Slot("name")).exclude(Exists(due))
-    return held, {
-        "state": WorkflowState.WAITING,
-        "claim_token": None,
-        "holds_slot": None,
-        "wake_at": Subquery(step.values("until")),
-    }
-
-
-class WaitEnd(NamedTuple):
-    """What the statement depends on that makes an execution go on after its wait."""
-
-    has_metadata: bool
-    is_waiting: bool
-    priority: int
-
-
-def _ending_wait(rows: Any, how: WaitEnd) -> tuple[Any, dict[str, Any]]:
-    """The open wait got its outcome: waiting becomes ready. Lock the row before."""
-    values: dict[str, Any] = {
-        "waiting_for": None, "waiting_since": None, "attempts": 0, "crashes": 0,
-    }  # fmt: skip
-    if how.has_metadata:
-        values["metadata"] = Slot("metadata", models.JSONField())
-    if how.is_waiting:
-        values |= {"state": WorkflowState.PENDING, **ready_now(due_now(how.priority))}
-    return rows.filter(pk=Slot("key", models.BigIntegerField())), values
-
-
-def _with_id(rows: Any, lock: str) -> Any:
-    found = rows.filter(execution_id=Slot("execution_id"))
-    return found.select_for_update() if lock else found
-
-
-def _held_in_time(rows: Any) -> Any:
-    """The row of *key*, if the claim *token* holds it in time, and it was not asked to end."""
-    held = rows.filter(pk=Slot("key", models.BigIntegerField()), claim_token=Slot("token"))
-    in_time = Q(run_until=None) | Q(run_until__gt=DatabaseNow())
-    return held.filter(in_time, ending_at=None).filter(is_in_time())
-
-
-def _completing(rows: Any) -> tuple[Any, dict[str, Any]]:
-    done = {"state": WorkflowState.COMPLETED, "error": None, "traceback": ""}
-    output = Slot("output", models.JSONField())
-    return _held_in_time(rows), {**ENDED, **done, "output_data": output}
-
-
-FOR_A_RUN = (
-    "id", "execution_id", "workflow_id", "handler_path", "input_data", "retry", "timeout",
-    "claim_token", "attempts", "crashes", "runs", "missing_handler_runs", "interruptions", "queue",
-    "priority", "chain", "has_signals", "ending", "slot_key", "depth", "awaited", "has_children",
-)  # fmt: skip
-"""The columns that a run needs."""
-CLAIM: CompiledUpdate[Any] = CompiledUpdate(_claiming, fetched=FOR_A_RUN)
-COMPLETE: CompiledUpdate[Any] = CompiledUpdate(_completing, fetched=("id", "awaited"))
-SUSPEND: CompiledUpdate[Any] = CompiledUpdate(_suspending)
-SUSPEND_UNANSWERED: CompiledUpdate[Any] = CompiledUpdate(_suspending_unanswered)
-END_WAIT: CompiledUpdate[Any] = CompiledUpdate(_ending_wait)
-WITH_ID: CompiledSelect[Any] = CompiledSelect(_with_id)

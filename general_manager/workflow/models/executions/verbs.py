@@ -32,16 +32,19 @@ from general_manager.workflow.models.executions.looks import (
     open_and_suspend,
 )
 from general_manager.workflow.models.executions.parking import park_one
-from general_manager.workflow.models.executions.values import (
-    CHILD_FIELDS,
+from general_manager.workflow.models.executions.statements import (
     CLAIM,
     COMPLETE,
+    SUSPEND_UNANSWERED,
+)
+from general_manager.workflow.models.executions.values import (
+    CHILD_FIELDS,
     ENDED,
     ENDED_FIELDS,
     LIMIT_FIELDS,
     START_FIELDS,
     STOPS_CHILDREN,
-    SUSPEND_UNANSWERED,
+    UNHARMED,
     Woken,
     counts_failures,
     deadline_after,
@@ -235,14 +238,14 @@ class ExecutionQuerySet(models.QuerySet[Row]):
 
     def attempts_of(self, record: Any) -> int:
         """Failed attempts since the last step that completed."""
-        attempts: int = self.values_list("attempts", flat=True).get(pk=record.pk)
-        return attempts
+        return int(self.values_list("attempts", flat=True).get(pk=record.pk))
 
     def progressed(self, record: Any) -> None:
         """A step completed: earlier failures, crashes and interruptions no longer count."""
         if counts_failures(record):
-            self.filter(pk=record.pk).update(attempts=0, crashes=0, interruptions=0)
+            self.filter(pk=record.pk).update(attempts=0, interruptions=0, **UNHARMED)
             record.attempts = record.crashes = record.interruptions = 0
+            record.run_alone = False
 
     def postpone(
         self,
@@ -349,8 +352,7 @@ class ExecutionQuerySet(models.QuerySet[Row]):
 
     def stopped_asking(self, record: Any, name: str) -> None:
         """The wait *name* timed out in the run that holds the execution."""
-        asking = self.held(record).filter(waiting_for=name)
-        asking.update(waiting_for=None, waiting_since=None)
+        self.held(record).filter(waiting_for=name).update(waiting_for=None, waiting_since=None)
 
     def wake_now(self, record: Any) -> bool:
         """End a delay or a sleep now; returns whether there was one."""

@@ -13,9 +13,9 @@ from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.history import HistoryKind
 from general_manager.workflow.models.executions.values import (
     Woken,
+    after_death,
     is_overdue,
     is_step_overdue,
-    plus_one_if_died,
     ready_now,
 )
 from general_manager.workflow.models.history import WorkflowHistory
@@ -31,7 +31,8 @@ def wake_due(executions: Any, limit: int) -> Woken:
     """Make up to *limit* executions pending whose wait is over or whose run has ended silently.
 
     The worker of a running one has died, which is counted in ``crashes`` until a step completes;
-    unless its step has exceeded its timeout, which counts as an attempt of the step. A run that is
+    unless it was one of a batch, which then run alone, or its step has exceeded its timeout, which
+    counts as an attempt of the step. A run that is
     overdue as a whole does not change here: see `seize_overdue`.
     """
     states = (WorkflowState.RUNNING, WorkflowState.WAITING)
@@ -55,7 +56,7 @@ def wake_due(executions: Any, limit: int) -> Woken:
         if woken:  # due since then, and so before what has just come
             update(
                 due.filter(pk__in=[row[0] for row in woken]),
-                crashes=plus_one_if_died(),
+                **after_death(),
                 state=WorkflowState.PENDING,
                 claim_token=None,
                 **ready_now(F("wake_at")),

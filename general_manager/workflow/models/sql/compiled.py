@@ -74,13 +74,25 @@ class CompiledUpdate(Generic[Row]):
 
         For claims only: if the database crashes before a later commit, the write may be lost.
         """
-        return self._for(table, constants).take(slots, without_waiting(table.db))
+        return next(iter(self.take_all(table, *constants, **slots)), None)
+
+    def take_all(
+        self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any
+    ) -> list[Row]:
+        """`take` for several rows."""
+        return self._for(table, constants).fetch(slots, without_waiting(table.db))
 
     def fetch(
         self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any
     ) -> Row | None:
         """`take`, for a write that is durable once this returns."""
-        return self._for(table, constants).take(slots)
+        return next(iter(self.fetch_all(table, *constants, **slots)), None)
+
+    def fetch_all(
+        self, table: "models.QuerySet[Row]", *constants: Hashable, **slots: Any
+    ) -> list[Row]:
+        """`fetch` for several rows."""
+        return self._for(table, constants).fetch(slots)
 
     def _for(
         self, table: "models.QuerySet[Row]", constants: tuple[Hashable, ...]
@@ -277,12 +289,10 @@ class _Compiled(Generic[Row]):
             cursor.execute(self._sql, _filled(self._parameters, slots, self._using))
             return int(cursor.rowcount)
 
-    def take(self, slots: dict[str, Any], commit: str = "") -> Row | None:
+    def fetch(self, slots: dict[str, Any], commit: str = "") -> list[Row]:
         sql = self._sql + self._returning + commit
         with connections[self._using].cursor() as cursor:
             cursor.execute(sql, _filled(self._parameters, slots, self._using))
             rows = [row[: len(self._names)] for row in cursor.fetchall()]
-        if not rows:
-            return None
-        [row] = _converted(rows, self._columns, self._using)
-        return self._model.from_db(self._using, self._names, row)
+        found = _converted(rows, self._columns, self._using) if rows else []
+        return [self._model.from_db(self._using, self._names, row) for row in found]
