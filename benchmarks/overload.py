@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from statistics import quantiles
@@ -70,13 +70,20 @@ def is_done(goal: int) -> bool:
     return executions.filter(state="completed").count() >= goal
 
 
-def measure_capacity() -> float:
+def publish_each(number: int, name: str) -> None:
+    for _ in range(number):
+        publish(name)
+
+
+def measure_capacity(
+    publish: Callable[[int, str], None] = publish_many, how: str = "by publish_many"
+) -> float:
     goal = executions.filter(state="completed").count() + WARM_UP
     began = time.monotonic()
-    publish_many(WARM_UP, "order_paid")
+    publish(WARM_UP, "order_paid")
     until(lambda: is_done(goal), pause=0.05)
     capacity = WARM_UP / (time.monotonic() - began)
-    show("capacity", f"{capacity:.0f} events/s, by publish_many")
+    show("capacity", f"{capacity:.0f} events/s, {how}")
     return capacity
 
 

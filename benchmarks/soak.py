@@ -1,5 +1,7 @@
 """A long run at 70 % of the capacity: what grows, and how long events wait.
 
+The capacity is that of events which are published one by one, as in the run; deleting comes on top.
+
 Run with ``python -m benchmarks.soak``. Redis and PostgreSQL are started from their wheels, and a
 worker with two processes. BENCH_SOAK_SECONDS sets the length, by default 20 minutes. Memory and
 descriptors are those of the worker's processes together. What was done is pruned after a tenth of
@@ -24,7 +26,13 @@ from django.db import connection
 
 from benchmarks.floor import DELIVERY, EVENT, EXECUTION, OUTBOX
 from benchmarks.measuring import show
-from benchmarks.overload import latencies, measure_capacity, publish_for, quantile
+from benchmarks.overload import (
+    latencies,
+    measure_capacity,
+    publish_each,
+    publish_for,
+    quantile,
+)
 from benchmarks.site import broker, worker
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowOutbox
 from general_manager.workflow.workers.pruning import prune
@@ -119,7 +127,8 @@ def pruning() -> Iterator[None]:
 def main() -> None:
     call_command("migrate", verbosity=0)
     with broker(), worker(reuse=1_000):
-        rate, events = measure_capacity() * PART, 0
+        measure_capacity()
+        rate, events = measure_capacity(publish_each, "one by one") * PART, 0
         show("published", f"{rate:.0f} events/s for {SECONDS:.0f} s")
         with pruning():
             for _ in range(SAMPLES):

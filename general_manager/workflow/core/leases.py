@@ -75,6 +75,8 @@ class _Keeper:
         self._failed: _Turn | None = None
         """A lease that was not renewed in time; its renewal is retried until it succeeds."""
         self._said = float("-inf")
+        self._looks_at = float("-inf")
+        """When the waiting thread looks next, unless it is notified."""
 
     def add(self, renew: Renewal, every: float, *, is_lease: bool = True) -> int:
         with self._changed:
@@ -82,7 +84,8 @@ class _Keeper:
             now = monotonic()
             self._turns[self._last] = _Turn(renew, every, now + every, now, is_lease)
             self._start()
-            self._changed.notify_all()
+            if now + every < self._looks_at:  # waking it costs as much as a short piece of work
+                self._changed.notify_all()
             return self._last
 
     def remove(self, number: int) -> None:
@@ -122,7 +125,9 @@ class _Keeper:
                     return
                 self._begin_what_is_due(now)
                 times = [turn.due for turn in self._turns.values()]
-                self._changed.wait(min(1.0, max(0.01, min(times, default=now + 1) - now)))
+                pause = min(1.0, max(0.01, min(times, default=now + 1) - now))
+                self._looks_at = now + pause
+                self._changed.wait(pause)
 
     def _begin_what_is_due(self, now: float) -> None:
         for call in self._calls:

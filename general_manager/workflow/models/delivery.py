@@ -25,11 +25,8 @@ from general_manager.workflow.models.sql.columns import (
     Utf8TextField,
 )
 from general_manager.workflow.models.sql.commits import update_and_skip_waiting
-from general_manager.workflow.models.sql.inserts import (
-    insert_new,
-    insert_while,
-    rows_per_statement,
-)
+from general_manager.workflow.models.sql.guarded import insert_while
+from general_manager.workflow.models.sql.inserts import insert_new, rows_per_statement
 from general_manager.workflow.models.sql.marks import insert_completed
 from general_manager.workflow.models.sql.statuses import AFRESH, UNDER_WAY
 from general_manager.workflow.models.sql.statuses import SETTLED as SETTLED

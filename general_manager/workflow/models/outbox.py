@@ -76,12 +76,13 @@ class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
             new = {} if entry is None else {event.event_id: entry}
         else:
             new = self._enqueue_each(given)
-        self._deliveries().queue_in_lanes(
-            Place(new[one.event.event_id], name, str(ordering_key_of(one.event)))
-            for one in given.values()
-            if one.lanes and one.event.event_id in new
-            for name in one.lanes
-        )
+        in_order = [one for one in given.values() if one.lanes and one.event.event_id in new]
+        if in_order:
+            self._deliveries().queue_in_lanes(
+                Place(new[one.event.event_id], name, str(ordering_key_of(one.event)))
+                for one in in_order
+                for name in one.lanes or ()
+            )
         return new
 
     def _enqueue_each(self, given: dict[str, Addressed]) -> dict[str, int]:

@@ -25,10 +25,12 @@ from general_manager.workflow.models.sql.compiled import (
     Slot,
     Statement,
 )
-from general_manager.workflow.models.sql.inserts import insert_while
+from general_manager.workflow.models.sql.guarded import insert_while
 
 MAX_LABEL_LENGTH: Final = 255
 ENDED_STATUSES: Final = (StepStatus.DONE, StepStatus.FAILED)
+ENDED_BY_WAKING: Final = (StepStatus.OPEN, StepStatus.RETRYING)
+"""Statuses of a sleep, and of a step before its next attempt, which an operator may end early."""
 BEGUN_STATUSES: Final = (StepStatus.STARTED, StepStatus.RUNNING, StepStatus.RETRYING)
 """Of a step that was called, or was about to be, and has no outcome."""
 
@@ -51,9 +53,15 @@ def _ending_open(
     return mine, {"status": status, "finished_at": DatabaseNow(), **values}
 
 
+def _ending_delays(rows: Any) -> tuple[Any, dict[str, Any]]:
+    ended = rows.filter(status__in=ENDED_BY_WAKING, answerable=False)
+    return ended.filter(execution_id=_KEY), {"until": DatabaseNow()}
+
+
 _KEY: Final = Slot("key", models.BigIntegerField())
 REPLAYED: CompiledSelect[Any] = CompiledSelect(_replayed)
 END_OPEN: CompiledUpdate[Any] = CompiledUpdate(_ending_open)
+END_DELAYS: CompiledUpdate[Any] = CompiledUpdate(_ending_delays)
 
 
 class StepQuerySet(models.QuerySet["WorkflowStep"]):
@@ -220,6 +228,10 @@ class StepQuerySet(models.QuerySet["WorkflowStep"]):
         """
         values = {"result": signal, "label": label[:MAX_LABEL_LENGTH], **by}
         return self._ending(execution, name, StepStatus.DONE, **values)
+
+    def ending_delays(self, execution: WorkflowExecutionRecord) -> Statement:
+        """Its sleep, and the delay before an attempt, are over now; for `wake_now`."""
+        return END_DELAYS.statement(self, key=execution.pk)
 
     def timing_out_now(self, execution: WorkflowExecutionRecord, name: str) -> Statement:
         """Open to timed out, due or not, for `wait_ended`."""

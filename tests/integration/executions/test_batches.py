@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.db.models import F
 from django.test import override_settings
 
-from general_manager.workflow import Limit, WorkflowDefinition, step
+from general_manager.workflow import Limit, WorkflowDefinition, get_workflow_engine, step
 from general_manager.workflow.executions import batch as batches
 from general_manager.workflow.executions.batch import Batch
+from general_manager.workflow.executions.runner import run_begun
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
+from general_manager.workflow.models.executions.batches import complete_together
 from general_manager.workflow.models.executions.claims import begin, take_ready
 from general_manager.workflow.models.sql.due import ANY_AGE
 from general_manager.workflow.signals import execution_changed
@@ -139,9 +142,7 @@ def test_e9_x7_a_handler_that_kills_its_worker_is_stopped_and_only_it_is_charged
                 is_killed(10_000, lambda: empty("default"))
             deaths += 1
             assert deaths < 12, states()
-            past = timedelta(hours=1)
-            for row in ROWS.filter(state="running"):
-                ROWS.filter(pk=row.pk).update(wake_at=row.wake_at - past)
+            ROWS.filter(state="running").update(wake_at=F("wake_at") - timedelta(hours=1))
             sweep()
     assert [states()[one] for one in ids].count("completed") == 5
     assert value(ids[2], "state", "crashes") == ("failed", 3)
@@ -176,7 +177,7 @@ def cancel_all(input_data: dict[str, Any]) -> None:
     """The last one cancels those whose handlers have returned, and itself."""
     if input_data["number"] == 2:
         for one in list(ROWS.values_list("execution_id", flat=True)):
-            flows.get_workflow_engine().cancel(one, reason="enough")
+            get_workflow_engine().cancel(one, reason="enough")
 
 
 def test_x1_an_end_whose_row_is_locked_does_not_hold_up_the_others(celery_engine, monkeypatch):
@@ -206,7 +207,7 @@ def test_x1_an_end_whose_row_is_locked_does_not_hold_up_the_others(celery_engine
     thread.start()
     wait_until(lambda: locked, "the lock")
     while (record := batch.next()) is not None:
-        running.run_begun(record, "default")
+        run_begun(record, "default")
     batch.write()
     thread.join()
     assert seen == [{ids[0]: "completed", ids[1]: "running", ids[2]: "completed"}]
@@ -319,11 +320,10 @@ def terminate(session: int) -> None:
 
 
 def test_x1_an_end_whose_answer_was_lost_is_not_written_twice(celery_engine, monkeypatch):
-    complete = batches.complete_together
     times: list[int] = []
 
     def complete_and_lose(*arguments: Any) -> Any:
-        done = complete(*arguments)
+        done = complete_together(*arguments)
         times.append(1)
         if len(times) == 1:
             lose_the_connection({"number": 2})

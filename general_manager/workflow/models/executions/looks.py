@@ -19,6 +19,7 @@ from general_manager.workflow.history import HistoryKind
 from general_manager.workflow.models.answers.taken import WorkflowTakenEvent
 from general_manager.workflow.models.executions.ending import release_to_end
 from general_manager.workflow.models.executions.statements import (
+    END_DELAY,
     END_WAIT,
     SUSPEND,
     WITH_ID,
@@ -61,12 +62,28 @@ def end_wait(
     is_waiting = record.state == WorkflowState.WAITING
     how = WaitEnd(metadata is not None, is_waiting, record.priority if is_waiting else 0)
     goes_on = END_WAIT.statement(executions, how, key=record.pk, metadata=metadata)
-    history, name = WorkflowHistory.objects.using(executions.db), record.waiting_for or ""
+    name = record.waiting_for or ""
     about = {"execution_id": record.pk, "detail": name, "step": name}
+    return _write_and_note(executions, kind, about, answering, goes_on)
+
+
+def end_delay(executions: Any, record: Any) -> bool:
+    """See `ExecutionQuerySet.wake_now`. Lock the execution before."""
+    waking = END_DELAY.statement(executions, record.priority, key=record.pk)
+    ending = record.steps.using(executions.db).ending_delays(record)
+    about = {"execution_id": record.pk}
+    return _write_and_note(executions, HistoryKind.WOKEN, about, waking, ending)
+
+
+def _write_and_note(
+    executions: Any, kind: HistoryKind, about: Mapping[str, Any], *writes: Statement
+) -> bool:
+    """`run_together`, with an entry of the history."""
+    history = WorkflowHistory.objects.using(executions.db)
     noting = history.noting(kind, **about)
     if noting is not None:
-        return run_together(executions.db, answering, goes_on, noting)
-    is_won = run_together(executions.db, answering, goes_on)
+        return run_together(executions.db, *writes, noting)
+    is_won = run_together(executions.db, *writes)
     if is_won:
         history.note(kind, **about)
     return is_won

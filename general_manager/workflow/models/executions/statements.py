@@ -90,6 +90,15 @@ def _ending_wait(rows: Any, how: WaitEnd) -> tuple[Any, dict[str, Any]]:
     return rows.filter(pk=Slot("key", models.BigIntegerField())), values
 
 
+def _ending_delay(rows: Any, priority: int) -> tuple[Any, dict[str, Any]]:
+    """A delay or a sleep is over: delayed or waiting becomes ready."""
+    is_delayed = Q(state=WorkflowState.PENDING, ready=False)
+    is_asleep = Q(state=WorkflowState.WAITING, waiting_for=None)
+    row = rows.filter(pk=Slot("key", models.BigIntegerField()))
+    values = {"state": WorkflowState.PENDING, **ready_now(due_now(priority))}
+    return row.filter(is_delayed | is_asleep), values
+
+
 def _with_id(rows: Any, lock: str) -> Any:
     found = rows.filter(execution_id=Slot("execution_id"))
     return found.select_for_update() if lock else found
@@ -129,4 +138,5 @@ COMPLETE: CompiledUpdate[Any] = CompiledUpdate(_completing, fetched=("id", "awai
 SUSPEND: CompiledUpdate[Any] = CompiledUpdate(_suspending)
 SUSPEND_UNANSWERED: CompiledUpdate[Any] = CompiledUpdate(_suspending_unanswered)
 END_WAIT: CompiledUpdate[Any] = CompiledUpdate(_ending_wait)
+END_DELAY: CompiledUpdate[Any] = CompiledUpdate(_ending_delay)
 WITH_ID: CompiledSelect[Any] = CompiledSelect(_with_id)

@@ -1,5 +1,6 @@
 """The values that the transitions of executions write, and their compiled statements."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Coalesce
 
 from general_manager.workflow.core.limits import Line
-from general_manager.workflow.engine import WorkflowState
+from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
 from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
 from general_manager.workflow.models.sql.compiled import Slot
 from general_manager.workflow.models.timing import LOOK_GRACE
@@ -85,6 +86,27 @@ def ready_now(due: Any) -> dict[str, Any]:
         "wake_at": Case(When(NEEDS_SLOT, then=no_time), default=due, output_field=time),
         "waits_slot": Case(When(NEEDS_SLOT, then=F("slot_key"))),
     }
+
+
+def values_at_start(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What an execution that is started with *values* has in its columns, without the NULLs."""
+    is_over, is_child = values["state"] not in ACTIVE_STATES, values.get("parent") is not None
+    fields: tuple[str, ...] = (*START_FIELDS, *(ENDED_FIELDS if is_over else ()))
+    due: dict[str, Any] = {"wake_at": due_now(values.get("priority", 0))}
+    if (later := values.get("starts_at")) is not None:
+        fields, due = (*fields, "ready"), {"wake_at": later, "ready": False}
+    if is_child:
+        fields, due = (*fields, *CHILD_FIELDS), {"wake_at": None, "ready": False}
+    elif not is_over:
+        due["deadline"] = deadline_after(values.get("lifetime"), later)
+    if not is_over and values.get("slot_key") is not None:
+        fields = (*fields, *LIMIT_FIELDS)
+        if later is None and values.get("holds_slot") is None and not is_child:
+            due |= {"wake_at": None, "waits_slot": values["slot_key"]}
+    if is_over:
+        due = dict.fromkeys(("started_at", "ended_at"), DatabaseNow())
+    given = {"queue": "", "priority": 0, "ready": True, **values, **due}
+    return {name: given[name] for name in fields if given.get(name) is not None}
 
 
 def limit_values(line: Line | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from general_manager.workflow.engine import (
 from general_manager.workflow.history import HistoryKind
 from general_manager.workflow.models.executions.lines import keep_slot
 from general_manager.workflow.models.executions.looks import (
+    end_delay,
     end_wait,
     find_by_id,
     forget_mailboxes,
@@ -38,24 +39,19 @@ from general_manager.workflow.models.executions.statements import (
     SUSPEND_UNANSWERED,
 )
 from general_manager.workflow.models.executions.values import (
-    CHILD_FIELDS,
     ENDED,
-    ENDED_FIELDS,
-    LIMIT_FIELDS,
-    START_FIELDS,
     STOPS_CHILDREN,
     UNHARMED,
     Woken,
     counts_failures,
-    deadline_after,
     due_now,
     is_overdue,
     is_step_overdue,
     lease_end,
-    ready_now,
     slot_kept,
+    values_at_start,
 )
-from general_manager.workflow.models.executions.waking import ENDED_BY_WAKING, wake_due
+from general_manager.workflow.models.executions.waking import wake_due
 from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.pruning import FAILED, FINISHED, prune_alone, prune_referred
 from general_manager.workflow.models.sql.claims import claim_surely
@@ -79,23 +75,8 @@ class ExecutionQuerySet(models.QuerySet[Row]):
         Returns the existing one, or `None` after an insert, in one statement. Concurrency-safe.
         """
         rows: models.QuerySet[Row] | None = None
-        is_over = values["state"] not in ACTIVE_STATES
-        fields = (*START_FIELDS, *ENDED_FIELDS) if is_over else START_FIELDS
-        is_child = values.get("parent") is not None
-        now = dict.fromkeys(("started_at", "ended_at"), DatabaseNow())
-        due: dict[str, Any] = {"wake_at": due_now(values.get("priority", 0))}
-        if (later := values.get("starts_at")) is not None:
-            fields, due = (*fields, "ready"), {"wake_at": later, "ready": False}
-        if is_child:
-            fields, due = (*fields, *CHILD_FIELDS), {"wake_at": None, "ready": False}
-        elif not is_over:
-            due["deadline"] = deadline_after(values.get("lifetime"), later)
-        if not is_over and values.get("slot_key") is not None:
-            fields = (*fields, *LIMIT_FIELDS)
-            if later is None and values.get("holds_slot") is None and not is_child:
-                due |= {"wake_at": None, "waits_slot": values["slot_key"]}
-        given = {"queue": "", "priority": 0, "ready": True, **values, **(now if is_over else due)}
-        row = [given.get(name) for name in fields]
+        given = values_at_start(values)
+        fields, row = tuple(given), list(given.values())
         while not insert_new(self.model, fields, [row], self.db, unless=("dedup_key",)):
             if rows is None:
                 rows = self.filter(dedup_key=values["dedup_key"])
@@ -356,17 +337,7 @@ class ExecutionQuerySet(models.QuerySet[Row]):
 
     def wake_now(self, record: Any) -> bool:
         """End a delay or a sleep now; returns whether there was one."""
-        row = self.filter(pk=record.pk)
-        is_delayed = Q(state=WorkflowState.PENDING, ready=False)
-        is_asleep = Q(state=WorkflowState.WAITING, waiting_for=None)
-        if not row.filter(is_delayed | is_asleep).update(
-            state=WorkflowState.PENDING, **ready_now(due_now(record.priority))
-        ):
-            return False
-        steps = record.steps.using(self.db)
-        steps.filter(status__in=ENDED_BY_WAKING, answerable=False).update(until=DatabaseNow())
-        self.note(HistoryKind.WOKEN, [record.pk])
-        return True
+        return end_delay(self, record)
 
     def prunable(self, older_than: timedelta, *, include_failed: bool = False) -> Self:
         """Executions that ended longer ago than that; failed ones only with *include_failed*.

@@ -1,6 +1,6 @@
 """Executions whose time has come: the sweep makes them ready."""
 
-from typing import Any, Final
+from typing import Any
 
 from django.db import models
 from django.db.models import Case, F, Value, When
@@ -22,9 +22,6 @@ from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
 from general_manager.workflow.models.sql.commits import bookkeeping
 from general_manager.workflow.models.timing import END_GRACE
-
-ENDED_BY_WAKING: Final = (StepStatus.OPEN, StepStatus.RETRYING)
-"""Statuses of a sleep, and of a step before its next attempt, which an operator may end early."""
 
 
 def wake_due(executions: Any, limit: int) -> Woken:

@@ -5,7 +5,6 @@ MariaDB have it, would also hide a NULL in a column that must not be NULL.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
 from json import dumps
@@ -16,8 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Q
 
 from general_manager.cursors import cursor_on
-from general_manager.workflow.models.sql.columns import Ago, DatabaseNow
-from general_manager.workflow.models.sql.commits import UNWAITED, alone
+from general_manager.workflow.models.sql.columns import DatabaseNow
 from general_manager.workflow.models.sql.missing import explaining
 
 DUPLICATE_ENTRY: Final = 1062
@@ -50,7 +48,7 @@ def insert_new(
             cursor.execute(f"{head} {source} {tail}", values)
             return list(cursor.fetchall())
     except IntegrityError as error:
-        if not _is_duplicate(error, connection):
+        if not is_duplicate(error, connection):
             raise
     if len(rows) == 1:
         return []
@@ -135,7 +133,7 @@ def _without_known(
     return [row for row in rows if tuple(row[place] for place in places) not in known]
 
 
-def _is_duplicate(error: IntegrityError, connection: BaseDatabaseWrapper) -> bool:
+def is_duplicate(error: IntegrityError, connection: BaseDatabaseWrapper) -> bool:
     """MariaDB cannot skip duplicates only; InnoDB rolls back that statement and nothing else."""
     return connection.vendor == "mysql" and error.args[:1] == (DUPLICATE_ENTRY,)
 
@@ -172,12 +170,12 @@ def _rows(
                 values += parameters
             else:
                 places.append("%s")
-                values.append(_prepared(column, value, connection))
+                values.append(prepared(column, value, connection))
         marks.append(f"({', '.join(places)})")
     return f"VALUES {', '.join(marks)}", values
 
 
-def _prepared(column: Any, value: Any, connection: BaseDatabaseWrapper) -> Any:
+def prepared(column: Any, value: Any, connection: BaseDatabaseWrapper) -> Any:
     """The value for the driver; text for a text column, the usual case, needs no conversion."""
     if value is None or (type(value) is str and isinstance(column, models.CharField)):
         return value
@@ -200,82 +198,10 @@ def _arrays(
     """One parameter per column: thousands of placeholders cost more than the insert."""
     types = ", ".join(f"%s::{column.db_type(connection)}[]" for column in columns)
     values = [
-        [_prepared(column, value, connection) for value in given]
+        [prepared(column, value, connection) for value in given]
         for column, given in zip(columns, zip(*rows, strict=True), strict=True)
     ]
     return f"SELECT * FROM UNNEST({types})", values
-
-
-def insert_while(
-    model: type[models.Model],
-    values: Mapping[str, Any],
-    guard: type[models.Model],
-    holds: Mapping[str, Any],
-    using: str,
-    *,
-    before: tuple[str, Ago] | None = None,
-    is_waited: bool = True,
-    is_last: bool = False,
-) -> bool:
-    """Insert one row if *guard* has a row that matches *holds*, and *model* has no such row yet.
-
-    The first two of *values* are unique together in *model*. One statement. The guard's row stays
-    locked until the caller's transaction ends, so nothing can change between check and commit. A
-    value may be an `Ago`. With *before*, that time of the guard must be NULL or later. *is_waited*
-    and *is_last* are as in `commits`: whether the commit waits for the disk, and nothing follows in
-    the transaction. Returns whether it inserted the row.
-    """
-    connection = connections[using]
-    times = tuple(name for name, value in values.items() if isinstance(value, Ago))
-    held = (tuple(holds), before and before[0])
-    columns, conditions, sql = _guarded(model, tuple(values), times, guard, held, using)
-    parameters = [
-        DURATION.get_db_prep_value(value.duration, connection)
-        if isinstance(value, Ago)
-        else _prepared(column, value, connection)
-        for column, value in zip(
-            (*columns, *conditions), (*values.values(), *holds.values()), strict=True
-        )
-    ]
-    if before is not None:
-        parameters.append(DURATION.get_db_prep_value(before[1].duration, connection))
-    try:
-        with connection.cursor() as cursor, alone(connection) if is_last else nullcontext():
-            cursor.execute(sql if is_waited else f"{sql} RETURNING 1{UNWAITED}", parameters)
-            return int(cursor.rowcount) == 1
-    except IntegrityError as error:
-        if not _is_duplicate(error, connection):
-            raise
-        return False
-
-
-@cache
-def _guarded(
-    model: type[models.Model],
-    names: tuple[str, ...],
-    times: tuple[str, ...],
-    guard: type[models.Model],
-    conditions_of: tuple[tuple[str, ...], str | None],
-    using: str,
-) -> tuple[list[Any], list[Any], str]:
-    held, limit = conditions_of
-    connection = connections[using]
-    quote = connection.ops.quote_name
-    columns: list[Any] = [model._meta.get_field(name) for name in names]
-    conditions: list[Any] = [guard._meta.get_field(name) for name in held]
-    places = ", ".join(ago_sql(model, using) if one in times else "%s" for one in names)
-    lock = "FOR UPDATE" if connection.features.has_select_for_update else ""
-    if limit is not None:
-        name = quote(str(guard._meta.get_field(limit).name))  # the column of a time has its name
-        lock = f"AND ({name} IS NULL OR {name} > {ago_sql(model, using)}) {lock}"
-    sql = (
-        f"INSERT INTO {quote(model._meta.db_table)} "
-        f"({', '.join(quote(one.column) for one in columns)}) "
-        f"SELECT {places} FROM {quote(guard._meta.db_table)} "
-        f"WHERE {' AND '.join(f'{quote(one.column)} = %s' for one in conditions)} {lock} "
-        f"{unless_taken(columns[:2], connection)}"
-    )
-    return columns, conditions, sql
 
 
 def ago_sql(model: type[models.Model], using: str) -> str:
