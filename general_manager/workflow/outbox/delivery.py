@@ -226,8 +226,7 @@ class Delivery:
         return 0 if previous is None or previous.first_failed_at is None else previous.attempts
 
     def _fail(self, error: BaseException) -> tuple[Outcome, timedelta | None]:
-        self.late, settings = error, get_workflow_settings()
-        attempts = self._failures() + 1
+        self.late, settings, attempts = error, get_workflow_settings(), self._failures() + 1
         is_final = attempts >= settings.max_retries or not self.registration.may_retry(error)
         if is_final and settings.dead_letter_enabled:
             return self._dead_letter(error, attempts), None
