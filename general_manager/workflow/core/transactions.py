@@ -133,8 +133,8 @@ class own_transaction:
         try:
             self._atomic.__exit__(kind, error, trace)
         except BaseException as late:
-            is_committed = connection.run_commit_hooks_on_set_autocommit_on or self._is_committed
-            if not (self._is_outermost and is_committed):
+            is_known = connection.run_commit_hooks_on_set_autocommit_on or self._is_committed
+            if not (self._is_outermost and (is_known or self.is_closed)):
                 self.failed_to_commit |= error is None
                 raise
             self._finish(connection, late)

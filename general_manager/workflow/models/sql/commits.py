@@ -86,14 +86,17 @@ def insert_and_commit(
 ) -> bool:
     """Run the INSERT that is the last statement of *block*, and commit.
 
-    False if the INSERT was refused for a NULL or a duplicate: then nothing is committed.
+    False if the INSERT was refused for a NULL or a duplicate: then all is rolled back.
     """
+    had_errors = connection.errors_occurred
     unwaited = "" if is_waited else f" RETURNING 1{UNWAITED}"
     try:
         with connection.cursor() as cursor:
             cursor.execute(f"{sql}{unwaited}; COMMIT", parameters)
     except Error as error:
         if _is_refused(error, sql):
+            connection.connection.rollback()  # the caller may ask why, and then leaves the block
+            connection.errors_occurred = had_errors
             return False
         # Whatever else the data can be refused for is checked at the commit.
         block.failed_to_commit = not isinstance(error, _NOT_OF_THE_DATA)
