@@ -44,7 +44,7 @@ def begin_together(
         begun = rows.filter(pk__in=keys, claim_token=token, state=WorkflowState.RUNNING)
         return list(begun) or None
 
-    found = claim_surely(rows.db, lambda: _BEGIN.take_all(rows, lease, **slots), mine)
+    found = claim_surely(rows.db, lambda: _BEGIN_TOGETHER.take_all(rows, lease, **slots), mine)
     begun = {row.pk: row for row in found}
     return {key: begun[key] for key in keys if key in begun}
 
@@ -57,7 +57,7 @@ def complete_together(
     By the keys of those that are completed now.
     """
     by_key = {str(key): output for key, output in outputs.items()}
-    done = _COMPLETE.fetch_all(rows, keys=list(outputs), token=token, outputs=by_key)
+    done = _COMPLETE_TOGETHER.fetch_all(rows, keys=list(outputs), token=token, outputs=by_key)
     return {row.pk: row.awaited for row in done}
 
 
@@ -106,5 +106,5 @@ def _completing(rows: Any) -> tuple[Any, dict[str, Any]]:
     return may_end(rows.filter(_Unlocked())), completed(output)
 
 
-_BEGIN: CompiledUpdate[Any] = CompiledUpdate(_beginning, fetched=FOR_A_RUN)
-_COMPLETE: CompiledUpdate[Any] = CompiledUpdate(_completing, fetched=("id", "awaited"))
+_BEGIN_TOGETHER: CompiledUpdate[Any] = CompiledUpdate(_beginning, fetched=FOR_A_RUN)
+_COMPLETE_TOGETHER: CompiledUpdate[Any] = CompiledUpdate(_completing, fetched=("id", "awaited"))
