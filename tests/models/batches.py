@@ -1,7 +1,7 @@
 """Batches: one statement begins several executions, one statement completes them.
 
 As in `models/executions/batches.py` and `executions/batch.py`. If the worker dies, nobody knows
-whose code it ran. Then none of the batch is charged, and each of them runs alone from then on,
+whose code it ran. Then none of the batch is charged, and the next run of each of them is alone,
 where a death is charged. Statements of a batch pass over rows that others have locked: those begin,
 and end, by themselves.
 """
@@ -129,7 +129,7 @@ def begin(db: Database, keys: tuple[int, ...], token: str) -> tuple[int, ...]:
     return tuple(
         key
         for key in keys
-        if db.update(Execution, is_taken, key, state="running", in_batch=together)
+        if db.update(Execution, is_taken, key, state="running", in_batch=together, run_alone=False)
     )
 
 

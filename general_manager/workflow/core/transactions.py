@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from django.db import connections, transaction
 
@@ -27,8 +27,6 @@ from general_manager.workflow.exceptions import (
 )
 
 logger = get_logger(__name__)
-
-_BLOCK: Final = "_general_manager_block"
 
 
 def caller_savepoints() -> AbstractContextManager[None] | None:
@@ -93,8 +91,6 @@ class own_transaction:
         """Whether the exception came from the commit itself, after the code inside succeeded."""
         self._using = using
         self._is_committed = False
-        self.is_closed = False
-        """Whether its last statement has committed it: see `models.sql.commits`."""
         self._is_outermost = True
         self._was_closed = False
         self.session: Any = None
@@ -109,8 +105,6 @@ class own_transaction:
         self._atomic = strict_atomic(self._using)
         self._atomic.__enter__()
         self.session = connection.connection
-        if self._is_outermost:
-            setattr(connection, _BLOCK, self)
         return self
 
     def __exit__(
@@ -118,29 +112,21 @@ class own_transaction:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool:
+    ) -> None:
         connection: Any = connections[self._using]
         self._was_closed = connection.closed_in_transaction
-        if self._is_outermost:
-            setattr(connection, _BLOCK, None)
-        if error is not None and self.is_closed:  # from a signal, such as a time limit
-            self._guard_hooks(connection)
-            self._atomic.__exit__(None, None, None)
-            self._finish(connection, error)
-            return not ends_the_process(error)
         if error is None and self._is_outermost:
             self._guard_hooks(connection)
         try:
             self._atomic.__exit__(kind, error, trace)
         except BaseException as late:
-            is_known = connection.run_commit_hooks_on_set_autocommit_on or self._is_committed
-            if not (self._is_outermost and (is_known or self.is_closed)):
-                self.failed_to_commit |= error is None
+            is_committed = connection.run_commit_hooks_on_set_autocommit_on or self._is_committed
+            if not (self._is_outermost and is_committed):
+                self.failed_to_commit = error is None
                 raise
             self._finish(connection, late)
             if ends_the_process(late):
                 raise
-        return False
 
     def was_undone_by_the_database(self, error: BaseException) -> bool:
         """Whether *error* is a lost connection or a conflict that rolled this back.
@@ -199,12 +185,6 @@ class own_transaction:
         if not ends_the_process(late):
             for hook in list(self._hooks):
                 hook()
-
-
-def own_block(connection: Any) -> own_transaction | None:
-    """The `own_transaction` in which *connection* is, if no other block is around it or inside."""
-    block: own_transaction | None = getattr(connection, _BLOCK, None)
-    return block if len(connection.atomic_blocks) == 1 else None
 
 
 def _leave_blocks(connection: Any, depth: int) -> bool:

@@ -8,13 +8,15 @@ itself, as if there were no batch.
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from os import getpid
+from threading import Lock
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from general_manager.conf import get_workflow_settings
 from general_manager.database_errors import is_lost_connection
 from general_manager.escaping import get_logger
-from general_manager.workflow.core.connections import persist, unit_of_work
+from general_manager.workflow.core.connections import PERSIST_SECONDS, persist, unit_of_work
 from general_manager.workflow.core.leases import renewing
 from general_manager.workflow.durable.stops import Interrupted
 from general_manager.workflow.engine import WorkflowState
@@ -32,6 +34,8 @@ from general_manager.workflow.transport.nudges import nudge
 logger = get_logger(__name__)
 
 Item = TypeVar("Item")
+Done: TypeAlias = tuple[WorkflowExecutionRecord, dict[str, Any]]
+"""An execution whose handler has returned, and its output."""
 
 MOST_IN_A_BATCH: Final = 20
 """Executions that are begun together at most."""
@@ -49,10 +53,16 @@ class Batch:
         self._using = using
         self._token = token
         self._rows = WorkflowExecutionRecord.objects.using(using)
-        self._done: deque[tuple[WorkflowExecutionRecord, dict[str, Any]]] = deque()
+        self._done: deque[Done] = deque()
+        self._writing = Lock()
+        self._process = getpid()
         lease = get_workflow_settings().execution_lease
-        with unit_of_work():
-            begun = begin_together(self._rows, keys, token, lease=lease)
+        try:
+            with unit_of_work():
+                begun = begin_together(self._rows, keys, token, lease=lease)
+        except BaseException:  # perhaps from a signal, after it has begun them
+            self._give_back(keys)
+            raise
         self._began = monotonic()
         self.keys = frozenset(begun)
         """What it has begun."""
@@ -60,9 +70,14 @@ class Batch:
             record.batch = self
         self._uncalled: deque[WorkflowExecutionRecord] = deque(begun.values())
 
+    @property
+    def is_ours(self) -> bool:
+        """False in a process that a handler has forked."""
+        return getpid() == self._process
+
     def next(self) -> WorkflowExecutionRecord | None:
         """The next one to call, if there is one and time for it."""
-        if monotonic() - self._began < BATCH_SECONDS:
+        if monotonic() - self._began < BATCH_SECONDS and self.is_ours:
             with suppress(IndexError):  # they were given back meanwhile
                 return self._uncalled.popleft()
         return None
@@ -76,37 +91,55 @@ class Batch:
 
     def give_back(self, *uncalled: WorkflowExecutionRecord) -> None:
         """Give back what was not called, and *uncalled*; in any thread."""
-        left = [*uncalled, *all_from(self._uncalled)]
-        if not left:
+        if self.is_ours:
+            self._give_back([one.pk for one in (*uncalled, *all_from(self._uncalled))])
+
+    def _give_back(self, keys: Sequence[int]) -> None:
+        if not keys:
             return
         try:
             with unit_of_work():
-                give_back_begun(self._rows, self._token, {one.pk: one.priority for one in left})
+                persist(self._using, lambda: give_back_begun(self._rows, self._token, keys))
         except Exception:
-            logger.exception("%d executions could not be given back; they run later", len(left))
+            logger.exception("%d executions could not be given back; they run later", len(keys))
 
-    def write(self) -> list[int]:
-        """Complete what has come to its end; in any thread.
+    def write(self, ended: deque[int], *, waits: bool = True) -> None:
+        """Complete what has come to its end; in any thread, by one at a time.
 
-        Returns the keys of those that others wait for. If the database is away, they run again once
-        their leases have ended.
+        Adds the keys of those that others wait for to *ended*. If the database is away, they run
+        again once their leases have ended. Unless it *waits*, it leaves them to another thread
+        that is at it.
         """
-        done = all_from(self._done)
-        if not done:
-            return []
-        with unit_of_work():
-            awaited = self._complete(done) if len(done) > 1 else {}
-            for record, output in done:
-                if record.pk in awaited:
-                    record.leaves_duty = awaited[record.pk]
-                    notify(WorkflowState.COMPLETED, record, self._using)
-                else:
-                    self._complete_alone(record, output)
-        return [record.pk for record, _ in done if record.leaves_duty]
+        if not self.is_ours or not self._writing.acquire(timeout=PERSIST_SECONDS if waits else 0):
+            return
+        left = deque(all_from(self._done))
+        try:
+            if left:
+                with unit_of_work():
+                    self._write(left, ended)
+        except BaseException:  # perhaps from a receiver that ends the process
+            self._done.extendleft(reversed(left))
+            raise
+        finally:
+            self._writing.release()
 
-    def _complete(
-        self, done: Sequence[tuple[WorkflowExecutionRecord, dict[str, Any]]]
-    ) -> dict[int, bool]:
+    def _write(self, left: deque[Done], ended: deque[int]) -> None:
+        """Takes what is written from *left*."""
+        awaited = self._complete(left) if len(left) > 1 else {}
+        for record, _ in left:
+            if awaited.get(record.pk):
+                ended.append(record.pk)
+        while left:
+            record, output = left.popleft()
+            if record.pk in awaited:
+                notify(WorkflowState.COMPLETED, record, self._using)
+            else:
+                self._complete_alone(record, output)
+                if record.leaves_duty:
+                    ended.append(record.pk)
+
+    def _complete(self, done: deque[Done]) -> dict[int, bool]:
+        """Whether others wait for it, by the key of each that is completed now."""
         outputs = {record.pk: output for record, output in done}
 
         def write() -> dict[int, bool]:
@@ -118,6 +151,7 @@ class Batch:
             return persist(self._using, write)
         except (Exception, Interrupted) as error:
             if is_lost_connection(error):
+                done.clear()
                 raise
             logger.warning(
                 "%d executions could not be completed together; one by one", len(done),

@@ -66,7 +66,10 @@ def settle_completed(
     """Completed; or pending, if it was asked to end meanwhile; `None` if the run is lost."""
     executions = WorkflowExecutionRecord.objects.using(using)
     is_done = persist_for(record, using, lambda: complete(record, using, output, closings))
-    state = WorkflowState.COMPLETED if is_done else executions.state_after(record)
+    if is_done:
+        return WorkflowState.COMPLETED
+    state = executions.state_after(record)
+    record.leaves_duty |= state is WorkflowState.COMPLETED  # the answer was lost that says so
     return state or to_end_soon(record, using)
 
 

@@ -45,8 +45,6 @@ class DatabaseRunStore(WaitStore):
         self._began = monotonic()
         self._limited: str | None = None
         """The step whose running attempt has a time limit."""
-        self._begun: set[str] = set()
-        """Names of steps that may have a row without an outcome."""
         self._outside: dict[str, dict[str, Any]] = {}
         """Records written outside a step's transaction, which no rollback undoes."""
 
@@ -56,7 +54,6 @@ class DatabaseRunStore(WaitStore):
             return {}
         found = self._commits.persist(lambda: self._rows.replayed(self._record))
         known = {one.name: one for one in found}
-        self._begun |= set(known)
         self._sourced = {one.name for one in found if one.sources}
         self._position = max((one.position for one in known.values()), default=0)
         return known
@@ -97,7 +94,6 @@ class DatabaseRunStore(WaitStore):
         started = StepStatus.STARTED
         values: dict[str, Any] = {"status": started, "once": True, "position": self._next()}
         self.uncalled = name
-        self._begun.add(name)
         if not self._written(lambda: self._rows.add(self._record, name, **values), name, started):
             raise self._lost()
         self.uncalled = None
@@ -108,7 +104,6 @@ class DatabaseRunStore(WaitStore):
             begin_attempt, self._executions, self._record, name, timeout,
             position=self._next(), lease=self._lease,
         )  # fmt: skip
-        self._begun.add(name)
         if not self._commits.persist(begin):
             raise self._late_or_lost(name)
         self._limited = name
@@ -124,15 +119,12 @@ class DatabaseRunStore(WaitStore):
             may_end = self.saga is not None or asked_inside or not self._commits.is_inside
             if self.saga is not None:
                 values["saga"] = self.saga
-            is_last = name not in self._begun and not counts_failures(self._record)
             added = rows.add(
                 self._record, name,
                 took=took, may_end=may_end, is_waited=self._commits.is_waited,
-                is_last=is_last, **values,
+                is_last=not counts_failures(self._record), **values,
             )  # fmt: skip
-            if added or is_last:
-                return added
-            return rows.finish(self._record, name, result, self._position)
+            return added or rows.finish(self._record, name, result, self._position)
 
         self._end(write, name, values)
 

@@ -140,7 +140,7 @@ class WorkflowExecutionRecord(models.Model):
     crashes = models.PositiveIntegerField(db_default=0)
     #: Running only: whether its worker began others with it, so that its death charges none.
     in_batch = models.BooleanField(db_default=False)
-    #: Its worker died while it was in a batch, so it runs alone; a completed step resets it.
+    #: Its worker died while it was in a batch, so its next run is alone.
     run_alone = models.BooleanField(db_default=False)
     #: Claims, counted by `claim`.
     runs = models.PositiveIntegerField(db_default=0)

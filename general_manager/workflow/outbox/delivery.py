@@ -179,13 +179,12 @@ class Delivery:
 
     def _call_in_transaction(self, *, is_shown: bool) -> Outcome:
         self.is_waited = not (self.is_relaxed and may_skip_waiting(self.using))
-        outcome = Outcome.DONE  # also if an exception follows the commit, which is kept
         with handlers_transaction(self.using, self._keep) as block:
             self.session = None if self.is_waited else block.session
             outcome = self._offer(is_shown=is_shown)
             if outcome is Outcome.LOST:
                 raise ClaimLost
-        return outcome
+            return outcome
 
     def _keep(self, late: BaseException) -> None:
         self.late = late

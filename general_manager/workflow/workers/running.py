@@ -49,21 +49,32 @@ class Running:
             while self._keys and not self._must_stop():
                 done += self._run_batch(pace) or self._run_next()
         finally:  # also if the process must end: a lease should not have to expire
-            self.leave()
+            try:
+                self.give_back()
+            finally:
+                self.write_ends()
         return done
 
-    def leave(self) -> None:
-        """Write what has come to its end, and give back the rest; in any thread."""
+    def give_back(self) -> None:
+        """Give back what was not begun or called; in any thread."""
+        if (batch := self._batch) is not None:
+            batch.give_back()
+        self._give_back()
+
+    def write_ends(self, *, waits: bool = True) -> None:
+        """Write what has come to its end, and attend to it; in any thread.
+
+        Unless it *waits*, it leaves the ends to another thread that is at it.
+        """
         try:
             if (batch := self._batch) is not None:
-                batch.give_back()
-                self._ended.extend(batch.write())
+                batch.write(self._ended, waits=waits)
         finally:
-            self._give_back()
             self._attend()
 
     def _must_stop(self) -> bool:
-        return self._is_late() or is_announced()
+        is_forked = self._batch is not None and not self._batch.is_ours
+        return self._is_late() or is_announced() or is_forked
 
     def _run_batch(self, pace: Pace) -> int:
         """Begin several together and run them; returns how many, or 0 if the next one is alone."""
@@ -73,21 +84,24 @@ class Running:
         if len(keys) < 2:
             self._keys.extendleft(reversed(keys))
             return 0
-        batch = None
-        done = 0
         try:
             self._batch = batch = Batch(self._using, self._taken.token, keys)
-        finally:
-            left = keys if batch is None else [key for key in keys if key not in batch.keys]
-            self._alone.update(left)
-            self._keys.extendleft(reversed(left))
+        except BaseException:
+            self._keys.extendleft(reversed(keys))
+            raise
+        left = [key for key in keys if key not in batch.keys]
+        self._alone.update(left)
+        self._keys.extendleft(reversed(left))
+        done = 0
         try:
             while not self._must_stop() and (record := batch.next()) is not None:
                 run_begun(record, self._using, self._ended)
                 done += 1
         finally:
-            batch.give_back()
-            self._ended.extend(batch.write())
+            try:
+                batch.give_back()
+            finally:
+                batch.write(self._ended)
         return done
 
     def _next_calm(self, most: int) -> list[int]:

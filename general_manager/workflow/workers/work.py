@@ -264,6 +264,8 @@ class _Shift:
         if self._lanes is not None:
             self._lanes.take_back()
         if self._running is not None:
-            self._running.leave()
+            self._running.give_back()
         self._busy.clear_late()  # nobody may rely on the next look
         self._call_another()
+        if self._running is not None:  # last: it may wait for a lock of the handler's
+            self._running.write_ends(waits=False)

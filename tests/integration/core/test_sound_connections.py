@@ -31,7 +31,6 @@ from general_manager.workflow.models import (
     WorkflowOutbox,
     WorkflowStep,
 )
-from general_manager.workflow.models.sql import guarded
 from general_manager.workflow.models.step import StepQuerySet
 from general_manager.workflow.outbox.drain import deliver, drain
 from general_manager.workflow.transport.base import TICK, WORK
@@ -334,7 +333,6 @@ def test_what_cannot_be_committed_is_the_handlers_failure(outbox, workers, monke
     outbox.register("x", handler=lambda event: flows.write(event.event_id))
     outbox.publish(make_event())
     monkeypatch.setattr(WRAPPER, "_commit", refuse)
-    monkeypatch.setattr(guarded, "block_to_close", lambda _: None)  # each COMMIT by itself
     workers.deliver()
     row = WorkflowDeliveryAttempt.objects.get()
     assert (row.status, row.error) == ("failed", "a constraint")

@@ -1,23 +1,32 @@
 """Executions that a worker begins with one statement, and completes with one."""
 
 import os
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from threading import Thread
+from threading import Event, Thread, Timer, current_thread, main_thread
 from typing import Any
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from django.db import connection, transaction
 from django.db.models import F
 from django.test import override_settings
 
-from general_manager.workflow import Limit, WorkflowDefinition, get_workflow_engine, step
+from general_manager.workflow import (
+    Limit,
+    WorkflowDefinition,
+    child,
+    gather,
+    get_workflow_engine,
+    step,
+)
 from general_manager.workflow.executions import batch as batches
 from general_manager.workflow.executions.batch import Batch
 from general_manager.workflow.executions.runner import run_begun
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
-from general_manager.workflow.models.executions.batches import complete_together
+from general_manager.workflow.models.executions.batches import begin_together, complete_together
 from general_manager.workflow.models.executions.claims import begin, take_ready
 from general_manager.workflow.models.sql.due import ANY_AGE
 from general_manager.workflow.signals import execution_changed
@@ -154,7 +163,7 @@ def die_if_third(input_data: dict[str, Any]) -> None:
         os._exit(9)
 
 
-def test_what_died_in_a_batch_may_be_in_one_again_once_a_step_of_it_is_done(celery_engine, workers):
+def test_only_the_next_run_after_a_death_in_a_batch_is_alone(celery_engine):
     [one, _] = start(celery_engine, step_and_ask, 2)
     ROWS.update(run_alone=True)
     empty("default")
@@ -208,7 +217,7 @@ def test_x1_an_end_whose_row_is_locked_does_not_hold_up_the_others(celery_engine
     wait_until(lambda: locked, "the lock")
     while (record := batch.next()) is not None:
         run_begun(record, "default")
-    batch.write()
+    batch.write(deque())
     thread.join()
     assert seen == [{ids[0]: "completed", ids[1]: "running", ids[2]: "completed"}]
     assert set(states().values()) == {"completed"}
@@ -374,6 +383,137 @@ def test_an_end_with_an_event_is_a_commit_of_its_own(celery_engine, outbox):
     empty("default")
     assert sorted(heard) == sorted(ids)
     assert set(states().values()) == {"completed"}
+
+
+def test_a_batch_whose_begin_is_interrupted_is_given_back(celery_engine, monkeypatch):
+    """By a time limit, say, when its rows are running already."""
+
+    def begin_and_stop(*arguments: Any, **options: Any) -> Any:
+        begin_together(*arguments, **options)
+        raise SoftTimeLimitExceeded
+
+    ids = start(celery_engine, flows.echo, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "begin_together", begin_and_stop)
+        with pytest.raises(SoftTimeLimitExceeded):
+            empty("default")
+    assert [value(one, "state", "runs", "claim_token") for one in ids] == [("pending", 0, None)] * 5
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_x1_a_receiver_that_ends_the_process_leaves_no_end_unwritten(
+    celery_engine, monkeypatch, together
+):
+    if not together:
+        monkeypatch.setattr(batches, "complete_together", lambda *_: {})
+    told: list[str] = []
+
+    def hear(execution: Any, **_: Any) -> None:
+        if str(execution.state) == "completed":
+            told.append(execution.execution_id)
+            if len(told) == 1:
+                raise SystemExit
+
+    ids = start(celery_engine, flows.echo, 5)
+    execution_changed.connect(hear)
+    try:
+        with pytest.raises(SystemExit):
+            empty("default")
+    finally:
+        execution_changed.disconnect(hear)
+    assert told == ids
+    assert set(ROWS.values_list("state", "runs")) == {("completed", 1)}
+
+
+PART = WorkflowDefinition("part", handler=flows.echo)
+
+
+def two_parts(_: dict[str, Any]) -> dict[str, Any]:
+    return {"parts": gather("parts", [child(PART, {"part": n}) for n in range(2)])}
+
+
+def test_a3_a_parent_is_told_though_the_answer_to_the_ends_of_its_children_was_lost(
+    celery_engine, monkeypatch
+):
+    times: list[int] = []
+
+    def complete_and_lose(*arguments: Any) -> Any:
+        done = complete_together(*arguments)
+        times.append(1)
+        if len(times) == 1:
+            lose_the_connection({"number": 2})
+            connection.cursor().execute("SELECT 1")
+        return done
+
+    monkeypatch.setattr(batches, "complete_together", complete_and_lose)
+    [parent] = start(celery_engine, two_parts)
+    for _ in range(3):
+        empty("default")
+    assert states()[parent] == "completed"
+    assert len(times) > 1
+
+
+def lock_the_first_and_wait(input_data: dict[str, Any]) -> None:
+    if input_data["number"] == 1:
+        with transaction.atomic():
+            list(ROWS.order_by("pk").select_for_update()[:1])
+            wait_until(lambda: None in in_another_session(tokens), "what is given back")
+            looks.append(in_another_session(tokens))
+
+
+def tokens() -> list[Any]:
+    return list(ROWS.order_by("pk").values_list("claim_token", flat=True))
+
+
+def test_a_lock_that_a_slow_handler_holds_does_not_keep_others_from_what_is_left(
+    celery_engine, monkeypatch
+):
+    """Another thread gives it back before it writes an end that waits for the lock."""
+    monkeypatch.setattr(running, "MOST_IN_A_BATCH", 2)
+    monkeypatch.setattr(work, "SLOW_SECONDS", 0.05)
+    looks.clear()
+    start(celery_engine, lock_the_first_and_wait, 3)
+    empty("default")
+    assert [token is None for token in looks[0]] == [False, False, True]
+    assert set(states().values()) == {"completed"}
+
+
+def test_a_worker_waits_for_the_thread_that_writes_its_ends(celery_engine, monkeypatch):
+    monkeypatch.setattr(work, "SLOW_SECONDS", 0.05)
+    gate, is_writing = Event(), Event()
+    alone = Batch._complete_alone
+
+    def write_late(self: Batch, *arguments: Any) -> None:
+        if current_thread() is not main_thread():
+            is_writing.set()
+            gate.wait(5)
+        alone(self, *arguments)
+
+    def handle(input_data: dict[str, Any]) -> None:
+        if input_data["number"] == 1:
+            assert is_writing.wait(5)
+            Timer(0.2, gate.set).start()
+
+    monkeypatch.setattr(Batch, "_complete_alone", write_late)
+    start(celery_engine, flows.ask, 3)
+    monkeypatch.setattr(flows, "ask", handle)
+    empty("default")
+    assert set(states().values()) == {"completed"}
+
+
+def test_a_process_that_a_handler_forks_calls_nothing_of_the_batch_and_writes_nothing(
+    celery_engine,
+):
+    start(celery_engine, flows.echo, 2)
+    taken = take()
+    batch = Batch("default", taken.token, taken.calm)
+    process = os.fork()
+    if process == 0:
+        batch.give_back()
+        os._exit(0 if batch.next() is None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    assert set(states().values()) == {"running"}
+    assert batch.next() is not None
 
 
 def test_k1_an_end_is_not_built_on_a_step_that_a_crash_of_the_database_has_undone(celery_engine):

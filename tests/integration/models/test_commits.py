@@ -120,10 +120,7 @@ def commits():
         if WRITES.match(sql):
             place = {sql.find(name): kind for name, kind in TABLES.items() if name in sql}
             written.append(place[min(place)])
-            if sql.endswith("; COMMIT"):
-                found.append((written[-1], "'off', true))" not in sql))
-                written.clear()
-            elif not connection.in_atomic_block:
+            if not connection.in_atomic_block:
                 found.append((written.pop(), not sql.endswith("'off', true))")))
         return result
 

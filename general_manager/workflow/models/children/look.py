@@ -27,12 +27,7 @@ from general_manager.workflow.models.children.states import (
 )
 from general_manager.workflow.models.children.table import SlotQuerySet, WorkflowChildSlot
 from general_manager.workflow.models.execution import Executions, WorkflowExecutionRecord
-from general_manager.workflow.models.executions.values import (
-    UNHARMED,
-    due_now,
-    is_overdue,
-    ready_now,
-)
+from general_manager.workflow.models.executions.values import due_now, is_overdue, ready_now
 from general_manager.workflow.models.sql.columns import DatabaseNow, Utf8TextField
 
 STOPS_AT_ONCE: Final = 200
@@ -250,7 +245,7 @@ def _end(
     steps.update(status=status, finished_at=DatabaseNow(), **values)
     waits = parent.state == WorkflowState.WAITING
     ready = {"state": WorkflowState.PENDING, **ready_now(due_now(parent.priority))}
-    cleared = {"attempts": 0, **UNHARMED, **({"waiting_since": None} if waits else {})}
+    cleared = {"attempts": 0, "crashes": 0, **({"waiting_since": None} if waits else {})}
     executions.filter(pk=parent.pk).update(**cleared, **(ready if waits else {}))
     executions.note(kind, [parent.pk], name, step=name)
     return parent if waits else None

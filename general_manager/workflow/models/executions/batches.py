@@ -61,13 +61,12 @@ def complete_together(
     return {row.pk: row.awaited for row in done}
 
 
-def give_back_begun(rows: Any, token: str, priorities: Mapping[int, int]) -> None:
-    """Running to ready, for any worker: their handlers were not called. *priorities* by key."""
-    for priority in set(priorities.values()):
-        keys = [key for key, own in priorities.items() if own == priority]
-        uncalled = rows.filter(pk__in=keys, claim_token=token, state=WorkflowState.RUNNING)
+def give_back_begun(rows: Any, token: str, keys: Sequence[int]) -> None:
+    """Running to ready, for any worker: their handlers were not called."""
+    uncalled = rows.filter(pk__in=keys, claim_token=token, state=WorkflowState.RUNNING)
+    for priority in set(uncalled.values_list("priority", flat=True)):
         update_without_waiting(
-            uncalled,
+            uncalled.filter(priority=priority),
             state=WorkflowState.PENDING,
             claim_token=None,
             ready=True,

@@ -10,7 +10,7 @@ from general_manager.workflow.durable.ending import Ending, ending_of
 from general_manager.workflow.durable.records import OPEN_SAGA, StepStatus
 from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
 from general_manager.workflow.history import HistoryKind
-from general_manager.workflow.models.executions.values import UNHARMED, due_now, ready_now
+from general_manager.workflow.models.executions.values import due_now, ready_now
 from general_manager.workflow.models.sql.columns import DatabaseNow
 
 
@@ -63,8 +63,8 @@ def undo(executions: Any, rows: Any, record: Any, ending: Ending) -> bool:
         waiting_for=None,
         waiting_since=None,
         attempts=0,
+        crashes=0,
         missing_handler_runs=0,
-        **UNHARMED,
     )
     if won:
         executions.note(HistoryKind.END_REQUESTED, [record.pk], ending.error)

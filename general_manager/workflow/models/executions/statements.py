@@ -11,7 +11,6 @@ from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.models.executions.values import (
     ENDED,
     NEEDS_SLOT,
-    UNHARMED,
     due_now,
     is_in_time,
     ready_now,
@@ -81,7 +80,7 @@ class WaitEnd(NamedTuple):
 def _ending_wait(rows: Any, how: WaitEnd) -> tuple[Any, dict[str, Any]]:
     """The open wait got its outcome: waiting becomes ready. Lock the row before."""
     values: dict[str, Any] = {
-        "waiting_for": None, "waiting_since": None, "attempts": 0, **UNHARMED,
+        "waiting_for": None, "waiting_since": None, "attempts": 0, "crashes": 0,
     }  # fmt: skip
     if how.has_metadata:
         values["metadata"] = Slot("metadata", models.JSONField())
@@ -128,7 +127,7 @@ def _completing(rows: Any) -> tuple[Any, dict[str, Any]]:
 
 FOR_A_RUN = (
     "id", "execution_id", "workflow_id", "handler_path", "input_data", "retry", "timeout",
-    "claim_token", "attempts", "crashes", "run_alone", "runs", "missing_handler_runs",
+    "claim_token", "attempts", "crashes", "runs", "missing_handler_runs",
     "interruptions", "queue", "priority", "chain", "has_signals", "ending", "slot_key", "depth",
     "awaited", "has_children",
 )  # fmt: skip

@@ -57,9 +57,6 @@ NEEDS_SLOT = Q(slot_key__isnull=False, holds_slot__isnull=True)
 """An execution that must not run before a look has given it a slot."""
 
 
-UNHARMED: dict[str, Any] = {"crashes": 0, "run_alone": False}
-"""The values of an execution whose earlier runs no longer count against it."""
-
 PRIORITY_STEP = timedelta(seconds=60)
 """How much earlier work counts as due for each step of its priority."""
 
@@ -74,7 +71,7 @@ def due_now(priority: int) -> models.Expression:
 
 def counts_failures(record: Any) -> bool:
     """Whether a step that completes has something to forget."""
-    return bool(record.attempts or record.crashes or record.interruptions or record.run_alone)
+    return bool(record.attempts or record.crashes or record.interruptions)
 
 
 def ready_now(due: Any) -> dict[str, Any]:
@@ -229,4 +226,5 @@ def running(lease: timedelta, *, in_batch: bool = False) -> dict[str, Any]:
         "started_at": Coalesce("started_at", DatabaseNow()),
         "runs": F("runs") + 1,
         "in_batch": in_batch,
+        "run_alone": False,
     }

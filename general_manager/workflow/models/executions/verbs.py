@@ -41,7 +41,6 @@ from general_manager.workflow.models.executions.statements import (
 from general_manager.workflow.models.executions.values import (
     ENDED,
     STOPS_CHILDREN,
-    UNHARMED,
     Woken,
     counts_failures,
     due_now,
@@ -224,9 +223,8 @@ class ExecutionQuerySet(models.QuerySet[Row]):
     def progressed(self, record: Any) -> None:
         """A step completed: earlier failures, crashes and interruptions no longer count."""
         if counts_failures(record):
-            self.filter(pk=record.pk).update(attempts=0, interruptions=0, **UNHARMED)
+            self.filter(pk=record.pk).update(attempts=0, crashes=0, interruptions=0)
             record.attempts = record.crashes = record.interruptions = 0
-            record.run_alone = False
 
     def postpone(
         self,

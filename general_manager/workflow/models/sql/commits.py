@@ -4,37 +4,21 @@ A commit need not wait if its cause is stored and makes it happen again. Postgre
 to disk in order: if a later one survives a crash, so does this one. See docs/tuning.md.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from django.core.exceptions import EmptyResultSet
-from django.db import (
-    Error,
-    InterfaceError,
-    InternalError,
-    OperationalError,
-    ProgrammingError,
-    connections,
-    models,
-    transaction,
-)
+from django.db import connections, models, transaction
 from django.db.models.sql import UpdateQuery
-
-from general_manager.workflow.core.transactions import own_block, own_transaction
 
 # Evaluated once per statement, not per row; ends with the transaction, for poolers.
 UNWAITED: Final = ", (SELECT set_config('synchronous_commit', 'off', true))"
 """SQL to append to a RETURNING list: the transaction of the statement commits without waiting."""
 
 
-_IDLE, _IN_TRANSACTION = 0, 2
-"""The status of a session in which no transaction has begun, and of one whose transaction is open,
-with no statement in progress and none that failed."""
-
-_NOTHING_INSERTED: Final = ("23502", "23505")
-"""PostgreSQL's codes for a NULL and for a duplicate."""
-_NOT_OF_THE_DATA: Final = (OperationalError, InternalError, ProgrammingError, InterfaceError)
+_IDLE: Final = 0
+"""The status of a session in which no transaction has begun."""
 
 
 class alone:
@@ -42,7 +26,8 @@ class alone:
 
     Psycopg 3 begins a transaction before its first statement, so a step or a handler that did
     nothing in the database would cost three round trips. Only in the outermost block, while nothing
-    was sent in it. Nothing may follow in the block.
+    was sent in it, and no hook waits for its commit: a time limit may interrupt the statement while
+    it waits for a lock, and then it commits unseen. Nothing may follow in the block.
     """
 
     __slots__ = ("_raw",)
@@ -53,7 +38,7 @@ class alone:
         is_first = (
             session is not None
             and len(connection.atomic_blocks) == 1
-            and not connection.needs_rollback
+            and not (connection.needs_rollback or connection.run_on_commit)
             and session.transaction_status == _IDLE
         )
         self._raw: Any = raw if is_first else None
@@ -66,50 +51,6 @@ class alone:
         if self._raw is not None:
             with suppress(Exception):  # the session may be lost; Django opens another
                 self._raw.autocommit = False
-
-
-def block_to_close(connection: Any) -> own_transaction | None:
-    """The block whose COMMIT can be sent together with its last statement, if it can.
-
-    That saves a round trip. Psycopg 3 only, without parameters of the server's.
-    """
-    session = getattr(connection.connection, "pgconn", None)
-    if session is None or connection.needs_rollback:
-        return None
-    is_text = not getattr(connection.features, "uses_server_side_binding", True)
-    is_open = session.transaction_status == _IN_TRANSACTION and session.pipeline_status == 0
-    return own_block(connection) if is_text and is_open else None
-
-
-def insert_and_commit(
-    connection: Any, block: own_transaction, sql: str, parameters: Sequence[Any], *, is_waited: bool
-) -> bool:
-    """Run the INSERT that is the last statement of *block*, and commit.
-
-    False if the INSERT was refused for a NULL or a duplicate: then all is rolled back.
-    """
-    had_errors = connection.errors_occurred
-    unwaited = "" if is_waited else f" RETURNING 1{UNWAITED}"
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(f"{sql}{unwaited}; COMMIT", parameters)
-    except Error as error:
-        if _is_refused(error, sql):
-            connection.connection.rollback()  # the caller may ask why, and then leaves the block
-            connection.errors_occurred = had_errors
-            return False
-        # Whatever else the data can be refused for is checked at the commit.
-        block.failed_to_commit = not isinstance(error, _NOT_OF_THE_DATA)
-        raise
-    block.is_closed = True
-    return True
-
-
-def _is_refused(error: Error, sql: str) -> bool:
-    """Whether *error* is about the row of the INSERT, not about one that is checked at the end."""
-    cause: Any = error.__cause__
-    is_of_the_row = getattr(cause, "sqlstate", None) in _NOTHING_INSERTED
-    return is_of_the_row and f'INTO "{cause.diag.table_name}" ' in sql
 
 
 def may_skip_waiting(using: str) -> bool:

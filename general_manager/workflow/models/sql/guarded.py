@@ -11,8 +11,6 @@ from general_manager.workflow.models.sql.columns import Ago
 from general_manager.workflow.models.sql.commits import (
     UNWAITED,
     alone,
-    block_to_close,
-    insert_and_commit,
 )
 from general_manager.workflow.models.sql.inserts import (
     DURATION,
@@ -40,12 +38,12 @@ def insert_while(
     locked until the caller's transaction ends, so nothing can change between check and commit. A
     value may be an `Ago`. With *before*, that time of the guard must be NULL or later. *is_waited*
     and *is_last* are as in `commits`: whether the commit waits for the disk, and nothing follows in
-    the transaction, which is to be rolled back if this inserts nothing. Returns whether it did.
+    the transaction. Returns whether it inserted the row.
     """
     connection = connections[using]
     times = tuple(name for name, value in values.items() if isinstance(value, Ago))
     held = (tuple(holds), before and before[0])
-    columns, conditions, sql, closing = _guarded(model, tuple(values), times, guard, held, using)
+    columns, conditions, sql = _guarded(model, tuple(values), times, guard, held, using)
     places = [
         DURATION.get_db_prep_value(value.duration, connection)
         if isinstance(value, Ago)
@@ -59,10 +57,6 @@ def insert_while(
     if before is not None:
         under.append(DURATION.get_db_prep_value(before[1].duration, connection))
     try:
-        if is_last and (block := block_to_close(connection)) is not None:
-            return insert_and_commit(
-                connection, block, closing, [*under, *places[1:]], is_waited=is_waited
-            )
         with connection.cursor() as cursor, alone(connection) if is_last else nullcontext():
             unwaited = "" if is_waited else f" RETURNING 1{UNWAITED}"
             cursor.execute(sql + unwaited, [*places, *under])
@@ -81,8 +75,7 @@ def _guarded(
     guard: type[models.Model],
     conditions_of: tuple[tuple[str, ...], str | None],
     using: str,
-) -> tuple[list[Any], list[Any], str, str]:
-    """The columns, the conditions and the statement; and one that fails if it inserts nothing."""
+) -> tuple[list[Any], list[Any], str]:
     held, limit = conditions_of
     connection = connections[using]
     quote = connection.ops.quote_name
@@ -98,6 +91,4 @@ def _guarded(
     under = " AND ".join(f"{quote(one.column)} = %s" for one in conditions)
     where = f"FROM {quote(guard._meta.db_table)} WHERE {under} {lock}"
     sql = f"{into} SELECT {', '.join(places)} {where} {unless_taken(columns[:2], connection)}"
-    # The first column refers to the guard, whose row is there if the claim is held, else NULL.
-    own = f"(SELECT {quote(str(guard._meta.pk.column))} {where})"
-    return columns, conditions, sql, f"{into} VALUES ({', '.join([own, *places[1:]])})"
+    return columns, conditions, sql

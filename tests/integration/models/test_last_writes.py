@@ -1,26 +1,24 @@
-"""The last statement of our own transaction brings its COMMIT with it."""
+"""A delivery or a step that cannot be recorded, or committed, leaves none of its writes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any
 
 import pytest
-from celery.exceptions import SoftTimeLimitExceeded
 from django.db import IntegrityError, connection, transaction
-from django.test import override_settings
 
 from general_manager.workflow import WorkflowDefinition, WorkflowEvent, step
 from general_manager.workflow.executions.runner import run
-from general_manager.workflow.executions.store import DatabaseRunStore
 from general_manager.workflow.models import (
     WorkflowDeliveryAttempt,
     WorkflowExecutionRecord,
     WorkflowOutbox,
     WorkflowStep,
 )
+from general_manager.workflow.models.sql import guarded
+from general_manager.workflow.models.sql.commits import alone
 from general_manager.workflow.outbox.drain import drain
-from general_manager.workflow.outbox.row import DeliveryRow
-from general_manager.workflow.signals import event_delivered
 from tests.testapp import flows
 from tests.testapp.models import Tag
 
@@ -49,49 +47,6 @@ def start(engine: Any, handler: Any = tagged) -> str:
     return str(engine.start(WorkflowDefinition("w", handler=handler)).execution_id)
 
 
-@contextmanager
-def messages() -> Iterator[list[str]]:
-    """Statements, and the commits that are sent by themselves."""
-    found: list[str] = []
-    own: Any = connection
-    commit = own.commit
-
-    def note_commit() -> None:
-        if connection.connection.pgconn.transaction_status:
-            found.append("COMMIT")
-        commit()
-
-    def look(execute: Any, sql: str, *rest: Any) -> Any:
-        found.append(sql)
-        return execute(sql, *rest)
-
-    own.commit = note_commit
-    try:
-        with connection.execute_wrapper(look):
-            yield found
-    finally:
-        del own.commit
-
-
-@pytest.mark.parametrize("waits", [True, False])
-def test_a_delivery_and_a_step_are_recorded_and_committed_by_one_message(
-    outbox, celery_engine, waits
-):
-    settings = {"WORKFLOW_MODE": "production", "WORKFLOW_SYNCHRONOUS_COMMIT": waits}
-    with override_settings(GENERAL_MANAGER=settings):
-        publish(outbox)
-        execution_id = start(celery_engine)
-        with messages() as sent:
-            drain("default")
-            run(execution_id, "default")
-    assert "COMMIT" not in sent
-    closing = [sql for sql in sent if sql.endswith("; COMMIT")]
-    assert len(closing) == 2
-    assert all(("set_config" in sql) == (not waits) for sql in closing)
-    assert flows.calls == ["hook", "hook", "after"]
-    assert Tag.objects.count() == 2
-
-
 def test_e5_a_handlers_writes_are_rolled_back_if_its_claim_is_lost(outbox):
     def lose(event: Any) -> None:
         tag(event)
@@ -115,6 +70,53 @@ def test_a_delivery_that_is_recorded_already_is_not_committed_again(outbox):
     publish(outbox, record_first)
     drain("default")
     assert not Tag.objects.exists()
+
+
+def test_x5_a_step_whose_claim_is_lost_is_no_failure_to_its_handler(celery_engine):
+    """Another worker has the execution, so this one must not act on a failure."""
+
+    def lose() -> None:
+        Tag.objects.create(name="x")
+        steal = WorkflowExecutionRecord.objects.update
+
+        def steal_and_close() -> None:
+            steal(claim_token="another's")
+            connection.close()
+
+        thread = Thread(target=steal_and_close)
+        thread.start()
+        thread.join()
+
+    def handle(_: dict[str, Any]) -> None:
+        try:
+            step("first", lose)
+        except Exception:
+            flows.note("refund")
+
+    execution_id = start(celery_engine, flows.echo)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flows, "echo", handle)
+        run(execution_id, "default")
+    assert flows.calls == []
+    assert not Tag.objects.exists()
+
+
+def test_a_hook_of_a_handler_that_did_nothing_in_the_database_waits_for_a_commit_of_its_own(
+    outbox, monkeypatch
+):
+    """A statement that commits by itself may do so unseen, if a time limit interrupts it."""
+    seen: list[bool] = []
+    real = alone
+
+    def look(own: Any) -> Any:
+        block = real(own)
+        seen.append(block._raw is not None)
+        return block
+
+    monkeypatch.setattr(guarded, "alone", look)
+    publish(outbox, lambda _: transaction.on_commit(lambda: flows.note("hook")))
+    drain("default")
+    assert (seen, flows.calls) == ([False], ["hook"])
 
 
 def test_x5_a_steps_writes_are_rolled_back_if_its_claim_is_lost(celery_engine):
@@ -157,6 +159,36 @@ def test_e7_a_constraint_that_is_checked_at_the_commit_is_the_handlers_failure(o
     assert flows.calls == []
 
 
+@contextmanager
+def refusing_at_the_commit() -> Iterator[None]:
+    """A trigger of the project's, which runs at the commit."""
+    table = Tag._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'late'; END $$"
+        )
+        cursor.execute(
+            f"CREATE CONSTRAINT TRIGGER late AFTER INSERT ON {table} "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP TRIGGER late ON {table}")
+            cursor.execute("DROP FUNCTION refuse")
+
+
+def test_e7_a_trigger_that_raises_at_the_commit_is_the_handlers_failure(outbox):
+    with refusing_at_the_commit():
+        publish(outbox)
+        drain("default")
+    [row] = WorkflowDeliveryAttempt.objects.all()
+    assert (row.status, row.attempts) == ("failed", 1)
+    assert flows.calls == []
+
+
 def test_x4_a_constraint_that_is_checked_at_the_commit_is_the_steps_failure(celery_engine):
     caught: list[BaseException] = []
 
@@ -173,44 +205,3 @@ def test_x4_a_constraint_that_is_checked_at_the_commit_is_the_steps_failure(cele
         run(execution_id, "default")
     assert len(caught) == 1
     assert WorkflowExecutionRecord.objects.get().state == "completed"
-
-
-def test_hooks_are_called_if_a_time_limit_follows_the_commit_of_a_delivery(outbox, monkeypatch):
-    """It has happened, so whatever waited for the commit happens too, once."""
-    add = DeliveryRow.add
-
-    def add_and_stop(self: DeliveryRow, *arguments: Any, **options: Any) -> bool:
-        add(self, *arguments, **options)
-        raise SoftTimeLimitExceeded
-
-    monkeypatch.setattr(DeliveryRow, "add", add_and_stop)
-    told: list[Any] = []
-    event_delivered.connect(lambda **_: told.append(1), weak=False, dispatch_uid="told")
-    publish(outbox)
-    drain("default")
-    event_delivered.disconnect(dispatch_uid="told")
-    assert told == [1]
-    assert WorkflowOutbox.objects.get().status == "processed"
-    assert WorkflowDeliveryAttempt.objects.get().status == "completed"
-    assert (Tag.objects.count(), flows.calls) == (1, ["hook"])
-
-
-def test_hooks_are_called_if_the_process_must_end_after_the_commit_of_a_step(
-    celery_engine, workers, monkeypatch
-):
-    finish = DatabaseRunStore.finish
-
-    def finish_and_stop(self: DatabaseRunStore, *arguments: Any, **options: Any) -> None:
-        finish(self, *arguments, **options)
-        raise SystemExit
-
-    execution_id = start(celery_engine)
-    with monkeypatch.context() as patch:
-        patch.setattr(DatabaseRunStore, "finish", finish_and_stop)
-        with pytest.raises(SystemExit):
-            run(execution_id, "default")
-    assert (Tag.objects.count(), flows.calls) == (1, ["hook"])
-    assert WorkflowStep.objects.get().status == "done"
-    WorkflowExecutionRecord.objects.update(state="pending", ready=True, claim_token=None)
-    workers.run()
-    assert (Tag.objects.count(), flows.calls) == (1, ["hook", "after"])
