@@ -15,15 +15,18 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
 django.setup()
 
 from django.core.management import call_command
+from django.test import override_settings
 
 from benchmarks.handlers import TWO_STEPS
 from benchmarks.measuring import rate, show, statements
+from benchmarks.outbox import UNWAITED
 from benchmarks.rivals import AbsurdQueue, Dbos
 from benchmarks.settings import POSTGRES
 from benchmarks.site import PROCESSES, broker, messages_kept, until, worker
 from general_manager.workflow import get_workflow_engine
 from general_manager.workflow.executions.runner import run
 from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.workers.work import empty
 
 WORKFLOWS = 300
 ROUNDS = 3
@@ -35,6 +38,14 @@ def start_and_run(count: int) -> None:
     engine = get_workflow_engine()
     for _ in range(count):
         run(engine.start(TWO_STEPS).execution_id, "default")
+
+
+def start_and_work_off(count: int) -> None:
+    """As a worker does, and as Absurd is measured here: all of them, in batches."""
+    engine = get_workflow_engine()
+    for _ in range(count):
+        engine.start(TWO_STEPS)
+    empty("default")
 
 
 def start_for_workers(count: int) -> None:
@@ -64,7 +75,12 @@ OURS = "ours, one process"
 
 def add_round(rates: Rates, absurd: AbsurdQueue, dbos: Dbos) -> None:
     with messages_kept():
-        rates.add(OURS, rate(WORKFLOWS, partial(start_and_run, WORKFLOWS)))
+        rates.add(OURS, rate(WORKFLOWS, partial(start_and_work_off, WORKFLOWS)))
+        rates.add(
+            "ours, each run once it is started", rate(WORKFLOWS, partial(start_and_run, WORKFLOWS))
+        )
+        with override_settings(GENERAL_MANAGER=UNWAITED):
+            rates.add("ours, unwaited", rate(WORKFLOWS, partial(start_and_work_off, WORKFLOWS)))
     rates.add("absurd-sdk, one process", rate(WORKFLOWS, partial(absurd.run, WORKFLOWS)))
     with dbos:
         rates.add("dbos, direct, one process", rate(WORKFLOWS, partial(dbos.run, WORKFLOWS)))

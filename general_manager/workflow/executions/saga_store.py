@@ -1,7 +1,7 @@
 """Records the sagas of one run in the tables, fenced by the execution's claim."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from general_manager.workflow.core.local_handlers import find_handler
@@ -85,11 +85,11 @@ class SagaStore:
         self._position += 1
         return self._position
 
-    @property
+    @cached_property
     def _executions(self) -> Executions:
         return WorkflowExecutionRecord.objects.using(self._using)
 
-    @property
+    @cached_property
     def _rows(self) -> StepQuerySet:
         return WorkflowStep.objects.using(self._using)
 

@@ -153,7 +153,8 @@ class DatabaseRunStore(WaitStore):
             self._keep_outside(name, **values)
         if self._limited == name:
             self._limited = None
-        self._commits.persist(lambda: self._executions.progressed(self._record))
+        if counts_failures(self._record):
+            self._commits.persist(lambda: self._executions.progressed(self._record))
 
     def _end_attempt(
         self, write: Callable[..., bool], *arguments: Any, in_time: bool, **values: Any

@@ -79,6 +79,8 @@ def in_another_session(act: Callable[[], Any]) -> Any:
 
     def call() -> None:
         try:
+            with connection.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '10s'")
             found.append(act())
         finally:
             connection.close()
