@@ -128,6 +128,7 @@ class AbsurdQueue:
         self._app.register_task(name="two_steps")(self._two_steps)
         self._app.register_task(name="fan_out")(self._fan_out)
         self._app.register_task(name="many_steps")(self._many_steps)
+        self._app.register_task(name="wait_once")(self._wait_once)
         self._leaves.register_task(name="leaf")(self._leaf)
 
     def _two_steps(self, _: Any, context: Any) -> dict[str, Any]:
@@ -182,6 +183,20 @@ class AbsurdQueue:
             self._app.work_batch()
 
         return wake
+
+    def wait_once(self, number: int) -> None:
+        """A task that waits for an event, and its end."""
+        self._completed = 0
+        self._app.spawn("wait_once", {"key": f"wait {number}"})
+        self._app.work_batch()
+        self._app.emit_event(f"wait {number}", {"yes": True})
+        while not self._completed:
+            self._app.work_batch()
+
+    def _wait_once(self, params: Any, context: Any) -> dict[str, Any]:
+        answer = context.await_event(params["key"])
+        self._completed += 1
+        return {"answer": answer}
 
     def _many_steps(self, params: Any, context: Any) -> None:
         for number in range(params["steps"]):

@@ -9,12 +9,12 @@ the time, as a project's retention does after days, so tables and indexes should
 """
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from threading import Event, Thread
 
 import django
 
@@ -22,7 +22,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
 django.setup()
 
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, connections
 
 from benchmarks.floor import DELIVERY, EVENT, EXECUTION, OUTBOX
 from benchmarks.measuring import show
@@ -93,11 +93,11 @@ def sizes() -> dict[str, int]:
         return {"tables": tables, "indexes": indexes, "connections": cursor.fetchone()[0]}
 
 
-def sample(events: int, since: float) -> None:
+def sample(events: int, rate: float, since: float) -> None:
     pids, found, waited = workers(), sizes(), latencies(since, time.time())
     show(
         f"after {events:,} events",
-        f"{memory(pids):.0f} MB and {descriptors(pids)} descriptors in {len(pids)} processes; "
+        f"{rate:.0f} events/s; {memory(pids):.0f} MB and {descriptors(pids)} descriptors in {len(pids)} processes; "
         f"{found['connections']} connections; tables {found['tables'] / 1e6:.1f} MB, "
         f"indexes {found['indexes'] / 1e6:.1f} MB; "
         f"p50 {quantile(waited, 50) * 1e3:.0f} ms, p99 {quantile(waited, 99) * 1e3:.0f} ms",
@@ -106,22 +106,22 @@ def sample(events: int, since: float) -> None:
 
 @contextmanager
 def pruning() -> Iterator[None]:
-    """Delete what is older than `KEPT`, again and again, in a thread of this process."""
-    is_over = Event()
-
-    def work() -> None:
-        while not is_over.wait(PRUNED_EVERY):
-            for _ in prune(KEPT):
-                pass
-        connection.close()
-
-    thread = Thread(target=work)
-    thread.start()
+    """Delete what is older than `KEPT`, again and again, in a process beside this one."""
+    connections.close_all()
+    child = os.fork()
+    if child == 0:
+        try:
+            while True:
+                time.sleep(PRUNED_EVERY)
+                for _ in prune(KEPT):
+                    pass
+        finally:
+            os._exit(1)
     try:
         yield
     finally:
-        is_over.set()
-        thread.join()
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
 
 
 def main() -> None:
@@ -133,8 +133,9 @@ def main() -> None:
         with pruning():
             for _ in range(SAMPLES):
                 since = time.time()
-                events += publish_for(SECONDS / SAMPLES, rate)
-                sample(events, since)
+                published = publish_for(SECONDS / SAMPLES, rate)
+                events += published
+                sample(events, published / (time.time() - since), since)
         time.sleep(5)
         left = WorkflowOutbox.objects.exclude(status="processed").count()
         left += WorkflowExecutionRecord.objects.exclude(state="completed").count()

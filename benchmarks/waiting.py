@@ -1,10 +1,12 @@
-"""Events that answer waits: how soon, and what thousands of open waits on one key cost.
+"""Waits: beside Absurd's; how soon an event answers; what thousands of open ones on a key cost.
 
 Run with ``tox run -e bench`` or ``python -m benchmarks.waiting``.
 """
 
 import os
 import time
+from itertools import count
+from statistics import median
 from uuid import uuid4
 
 import django
@@ -14,15 +16,20 @@ django.setup()
 
 from django.core.management import call_command
 
-from benchmarks.handlers import WAIT_FOR_PAYMENT
+from benchmarks.handlers import WAIT_FOR_PAYMENT, WAIT_ONCE
 from benchmarks.measuring import seconds, show, show_times, statements
+from benchmarks.rivals import AbsurdQueue
+from benchmarks.settings import POSTGRES
 from benchmarks.site import broker, messages_kept, until, worker
 from general_manager.workflow import WorkflowEvent, get_event_registry, get_workflow_engine
 from general_manager.workflow.executions.runner import run
 from general_manager.workflow.models import WorkflowEventWait, WorkflowExecutionRecord
 from general_manager.workflow.outbox.drain import drain
+from general_manager.workflow.workers.work import empty
 
 ANSWERS = 40
+WAITS = 50
+ROUNDS = 6
 OPEN_WAITS = int(os.environ.get("OPEN_WAITS", "5000"))
 
 executions = WorkflowExecutionRecord.objects
@@ -49,8 +56,33 @@ def answered_after() -> float:
     return float(output["answered_at"]) - published
 
 
+def wait_once() -> None:
+    """From the start over the wait and its answer to the end."""
+    engine = get_workflow_engine()
+    key = engine.start(WAIT_ONCE).execution_id
+    empty("default")
+    engine.resume(key, {"yes": True})
+    empty("default")
+    if executions.get(execution_id=key).state != "completed":
+        raise SystemExit("It did not end: the times mean nothing")
+
+
+def measure_beside() -> None:
+    absurd, numbers = AbsurdQueue(POSTGRES), count()
+    with messages_kept():
+        rounds = []
+        for _ in range(ROUNDS):
+            ours = seconds(lambda: [wait_once() for _ in range(WAITS)])
+            theirs = seconds(lambda: [absurd.wait_once(next(numbers)) for _ in range(WAITS)])
+            rounds.append((ours / WAITS * 1e3, theirs / WAITS * 1e3))
+    ours, theirs = (median(times) for times in zip(*rounds[1:], strict=True))
+    show("a wait and its answer, from start to end", f"ours {ours:.1f} ms, absurd {theirs:.1f} ms")
+    absurd.close()
+
+
 def main() -> None:
     call_command("migrate", verbosity=0)
+    measure_beside()
     with broker():
         with worker(reuse=1_000):
             answered_after()
