@@ -97,7 +97,8 @@ def sample(events: int, rate: float, since: float) -> None:
     pids, found, waited = workers(), sizes(), latencies(since, time.time())
     show(
         f"after {events:,} events",
-        f"{rate:.0f} events/s; {memory(pids):.0f} MB and {descriptors(pids)} descriptors in {len(pids)} processes; "
+        f"{rate:.0f} events/s; "
+        f"{memory(pids):.0f} MB and {descriptors(pids)} descriptors in {len(pids)} processes; "
         f"{found['connections']} connections; tables {found['tables'] / 1e6:.1f} MB, "
         f"indexes {found['indexes'] / 1e6:.1f} MB; "
         f"p50 {quantile(waited, 50) * 1e3:.0f} ms, p99 {quantile(waited, 99) * 1e3:.0f} ms",

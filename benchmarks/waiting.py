@@ -5,6 +5,7 @@ Run with ``tox run -e bench`` or ``python -m benchmarks.waiting``.
 
 import os
 import time
+from collections.abc import Callable
 from itertools import count
 from statistics import median
 from uuid import uuid4
@@ -56,6 +57,16 @@ def answered_after() -> float:
     return float(output["answered_at"]) - published
 
 
+def each(wait: Callable[[], None]) -> float:
+    """Milliseconds of one of many."""
+
+    def work() -> None:
+        for _ in range(WAITS):
+            wait()
+
+    return seconds(work) / WAITS * 1e3
+
+
 def wait_once() -> None:
     """From the start over the wait and its answer to the end."""
     engine = get_workflow_engine()
@@ -70,11 +81,9 @@ def wait_once() -> None:
 def measure_beside() -> None:
     absurd, numbers = AbsurdQueue(POSTGRES), count()
     with messages_kept():
-        rounds = []
-        for _ in range(ROUNDS):
-            ours = seconds(lambda: [wait_once() for _ in range(WAITS)])
-            theirs = seconds(lambda: [absurd.wait_once(next(numbers)) for _ in range(WAITS)])
-            rounds.append((ours / WAITS * 1e3, theirs / WAITS * 1e3))
+        rounds = [
+            (each(wait_once), each(lambda: absurd.wait_once(next(numbers)))) for _ in range(ROUNDS)
+        ]
     ours, theirs = (median(times) for times in zip(*rounds[1:], strict=True))
     show("a wait and its answer, from start to end", f"ours {ours:.1f} ms, absurd {theirs:.1f} ms")
     absurd.close()
