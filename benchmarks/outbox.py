@@ -86,6 +86,8 @@ class Measured:
         self.grouped: list[tuple[float, float]] = []
         self.unwaited: list[tuple[float, float]] = []
         self.both: list[tuple[float, float]] = []
+        self.seen_grouped: list[tuple[float, float]] = []
+        self.run_grouped: list[tuple[float, float]] = []
 
     def add_round(self, floor: Floor, ours: Ours, numbers: Iterator[int]) -> None:
         theirs = rate(EVENTS, partial(each, floor.publish, new_ids(numbers)))
@@ -102,6 +104,10 @@ class Measured:
         self.run.append((mine_run, theirs_run))
         self.deliver.append((mine_seen, theirs_seen))
         self.many.append((many, mine))
+        ours.publish_many(new_ids(numbers), name="order_seen_grouped")
+        self.seen_grouped.append((rate(EVENTS, ours.deliver), theirs_seen))
+        ours.publish_many(new_ids(numbers), name="order_paid_grouped")
+        self.run_grouped.append((rate(EVENTS, ours.deliver_and_run), theirs_run))
         alone = self._written(ours, numbers, "order_written")
         self.grouped.append((self._written(ours, numbers, "order_grouped"), alone))
         with override_settings(GENERAL_MANAGER=UNWAITED):
@@ -147,6 +153,8 @@ def show_all(measured: Measured) -> None:
         ("publish", measured.publish, "the floor"),
         ("claim to settled, a no-op handler", measured.deliver, "the floor"),
         ("claim to completed execution", measured.run, "the floor"),
+        ("a no-op handler, grouped", measured.seen_grouped, "the floor"),
+        ("to completed execution, grouped", measured.run_grouped, "the floor"),
         ("publish_many", measured.many, "one by one"),
         ("one row a delivery: grouped", measured.grouped, "alone"),
         ("one row a delivery: unwaited", measured.unwaited, "alone"),

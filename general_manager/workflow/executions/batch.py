@@ -82,8 +82,8 @@ class Batch:
                 return self._uncalled.popleft()
         return None
 
-    def has(self, record: WorkflowExecutionRecord, output: dict[str, Any]) -> bool:
-        """Whether the batch completes *record*; not if its end has more to write."""
+    def completes(self, record: WorkflowExecutionRecord, output: dict[str, Any]) -> bool:
+        """Take *record*, whose handler returned *output*; false if its end has more to write."""
         if registry_for(WorkflowState.COMPLETED) is not None:
             return False
         self._done.append((record, output))
