@@ -184,6 +184,25 @@ def test_x2_what_is_cancelled_while_its_batch_runs_is_not_completed(celery_engin
     assert set(ROWS.values_list("output_data", flat=True)) == {None}
 
 
+def test_x2_what_is_cancelled_before_its_batch_calls_it_takes_no_step(celery_engine):
+    """Its handler is called all the same, as it was running."""
+    ids = start(celery_engine, cancel_the_last_or_step, 3)
+    empty("default")
+    assert [states()[one] for one in ids] == ["completed", "completed", "cancelled"]
+    assert flows.calls == ["step 1", "called 2"]
+
+
+def cancel_the_last_or_step(input_data: dict[str, Any]) -> None:
+    number = input_data["number"]
+    if number == 0:
+        [last] = ROWS.order_by("-pk").values_list("execution_id", flat=True)[:1]
+        get_workflow_engine().cancel(last)
+        return
+    if number == 2:
+        flows.note("called 2")
+    step("first", flows.note, f"step {number}", atomic=False)
+
+
 def cancel_all(input_data: dict[str, Any]) -> None:
     """The last one cancels those whose handlers have returned, and itself."""
     if input_data["number"] == 2:
