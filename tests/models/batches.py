@@ -1,9 +1,9 @@
 """Batches: one statement begins several executions, one statement completes them.
 
-As in `models/executions/batches.py` and `executions/batch.py`. If the worker dies, nobody knows
-whose code it ran. Then none of the batch is charged, and the next run of each of them is alone,
-where a death is charged. Statements of a batch pass over rows that others have locked: those begin,
-and end, by themselves.
+As in `models/executions/batches.py` and `executions/runs/batch.py`. If the worker dies, nobody
+knows whose code it ran. Then none of the batch is charged, and the next run of each of them is
+alone, where a death is charged. Statements of a batch pass over rows that others have locked: those
+begin, and end, by themselves.
 """
 
 from collections.abc import Iterator

@@ -217,7 +217,7 @@ def test_a_table_has_one_queryset_and_no_chain_of_them():
 def test_no_folder_holds_more_than_twenty_modules():
     folders = {path.parent for path in PACKAGE.rglob("*.py") if path.parent.name != "commands"}
     counts = {
-        folder.name: sum(path.name != "__init__.py" for path in folder.glob("*.py"))
+        str(folder): sum(path.name != "__init__.py" for path in folder.glob("*.py"))
         for folder in folders
     }
     assert {name: count for name, count in counts.items() if count > 20} == {}

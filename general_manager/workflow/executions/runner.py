@@ -33,8 +33,8 @@ from general_manager.workflow.exceptions import (
 from general_manager.workflow.executions.children.afterwards import attend_to, run_later
 from general_manager.workflow.executions.children.attending import Runnable
 from general_manager.workflow.executions.handler_modules import not_importable, resolve_handler
-from general_manager.workflow.executions.outcomes import settle
 from general_manager.workflow.executions.renewal import renew
+from general_manager.workflow.executions.runs.outcomes import settle
 from general_manager.workflow.executions.settling import (
     fail,
     leave_if_possible,

@@ -8,9 +8,9 @@ from typing import Final
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.leases import can_renew
 from general_manager.workflow.core.shutdown import is_announced
-from general_manager.workflow.executions.batch import MOST_IN_A_BATCH, Batch, all_from
 from general_manager.workflow.executions.children.afterwards import attend_to
 from general_manager.workflow.executions.runner import run_begun, run_here, run_taken
+from general_manager.workflow.executions.runs.batch import MOST_IN_A_BATCH, Batch, all_from
 from general_manager.workflow.models import WorkflowExecutionRecord
 from general_manager.workflow.models.executions.batches import can_batch
 from general_manager.workflow.models.executions.claims import Taken, give_back

@@ -22,9 +22,9 @@ from general_manager.workflow import (
     get_workflow_engine,
     step,
 )
-from general_manager.workflow.executions import batch as batches
-from general_manager.workflow.executions.batch import Batch
 from general_manager.workflow.executions.runner import run_begun
+from general_manager.workflow.executions.runs import batch as batches
+from general_manager.workflow.executions.runs.batch import Batch
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
 from general_manager.workflow.models.executions.batches import begin_together, complete_together
 from general_manager.workflow.models.executions.claims import begin, take_ready

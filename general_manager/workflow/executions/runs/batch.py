@@ -21,7 +21,7 @@ from general_manager.workflow.core.leases import renewing
 from general_manager.workflow.durable.stops import Interrupted
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.executions.end_events import registry_for
-from general_manager.workflow.executions.outcomes import settle_completed
+from general_manager.workflow.executions.runs.outcomes import settle_completed
 from general_manager.workflow.executions.settling import leave_if_possible, notify
 from general_manager.workflow.models import WorkflowExecutionRecord
 from general_manager.workflow.models.executions.batches import (

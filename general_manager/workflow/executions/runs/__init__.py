@@ -1,0 +1,1 @@
+"""What a run came to, written by itself or together with its batch."""
