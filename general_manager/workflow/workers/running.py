@@ -112,13 +112,14 @@ class Running:
         return keys
 
     def _run_next(self) -> int:
-        with suppress(IndexError):  # they were given back meanwhile
+        try:
             key = self._keys.popleft()
-            if key in self._taken.suspect:
-                self._give_back()
-            run_taken(key, self._taken.token, self._using, self._ended)
-            return 1
-        return 0
+        except IndexError:  # they were given back meanwhile
+            return 0
+        if key in self._taken.suspect:
+            self._give_back()
+        run_taken(key, self._taken.token, self._using, self._ended)
+        return 1
 
     def _give_back(self) -> None:
         if not (keys := all_from(self._keys)):

@@ -349,7 +349,8 @@ def terminate(session: int) -> None:
         cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [session])
 
 
-def test_x1_an_end_whose_answer_was_lost_is_not_written_twice(celery_engine, monkeypatch):
+def lose_the_first_answer(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The first ends are committed, and nobody hears of it; an item for each time."""
     times: list[int] = []
 
     def complete_and_lose(*arguments: Any) -> Any:
@@ -361,10 +362,16 @@ def test_x1_an_end_whose_answer_was_lost_is_not_written_twice(celery_engine, mon
         return done
 
     monkeypatch.setattr(batches, "complete_together", complete_and_lose)
+    return times
+
+
+def test_x1_an_end_whose_answer_was_lost_is_not_written_twice(celery_engine, monkeypatch):
+    times = lose_the_first_answer(monkeypatch)
     changes: list[str] = []
     with heard(changes):
         start(celery_engine, flows.echo, 2)
         empty("default")
+    assert len(times) == 2
     assert changes.count("completed") == 2
     assert set(ROWS.values_list("state", "runs")) == {("completed", 1)}
 
@@ -456,17 +463,7 @@ def two_parts(_: dict[str, Any]) -> dict[str, Any]:
 def test_a3_a_parent_is_told_though_the_answer_to_the_ends_of_its_children_was_lost(
     celery_engine, monkeypatch
 ):
-    times: list[int] = []
-
-    def complete_and_lose(*arguments: Any) -> Any:
-        done = complete_together(*arguments)
-        times.append(1)
-        if len(times) == 1:
-            lose_the_connection({"number": 2})
-            connection.cursor().execute("SELECT 1")
-        return done
-
-    monkeypatch.setattr(batches, "complete_together", complete_and_lose)
+    times = lose_the_first_answer(monkeypatch)
     [parent] = start(celery_engine, two_parts)
     for _ in range(3):
         empty("default")

@@ -82,7 +82,7 @@ class Batch:
                 return self._uncalled.popleft()
         return None
 
-    def completes(self, record: WorkflowExecutionRecord, output: dict[str, Any]) -> bool:
+    def take_end(self, record: WorkflowExecutionRecord, output: dict[str, Any]) -> bool:
         """Take *record*, whose handler returned *output*; false if its end has more to write."""
         if registry_for(WorkflowState.COMPLETED) is not None:
             return False

@@ -76,4 +76,4 @@ def settle_completed(
 def _completes_with_its_batch(
     record: WorkflowExecutionRecord, run: Run, output: dict[str, Any]
 ) -> bool:
-    return record.batch is not None and not run.closings and record.batch.completes(record, output)
+    return record.batch is not None and not run.closings and record.batch.take_end(record, output)

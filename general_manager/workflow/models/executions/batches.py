@@ -18,10 +18,10 @@ from django.db.models.functions import Cast
 from general_manager.workflow.core.actors import whereabouts
 from general_manager.workflow.core.connections import in_transaction
 from general_manager.workflow.engine import WorkflowState
+from general_manager.workflow.models.executions.claims import to_ready
 from general_manager.workflow.models.executions.statements import FOR_A_RUN, completed, may_end
-from general_manager.workflow.models.executions.values import due_now, is_in_time, running
+from general_manager.workflow.models.executions.values import is_in_time, running
 from general_manager.workflow.models.sql.claims import claim_surely
-from general_manager.workflow.models.sql.commits import update_without_waiting
 from general_manager.workflow.models.sql.compiled import CompiledUpdate, Slot
 
 
@@ -63,17 +63,13 @@ def complete_together(
 
 def give_back_begun(rows: Any, token: str, keys: Sequence[int]) -> None:
     """Running to ready, for any worker: their handlers were not called."""
-    uncalled = rows.filter(pk__in=keys, claim_token=token, state=WorkflowState.RUNNING)
-    for priority in set(uncalled.values_list("priority", flat=True)):
-        update_without_waiting(
-            uncalled.filter(priority=priority),
-            state=WorkflowState.PENDING,
-            claim_token=None,
-            ready=True,
-            wake_at=due_now(priority),
-            started_at=Case(When(runs=1, then=None), default=F("started_at")),
-            runs=F("runs") - 1,
-        )
+    to_ready(
+        rows.filter(pk__in=keys, claim_token=token, state=WorkflowState.RUNNING),
+        state=WorkflowState.PENDING,
+        ready=True,
+        started_at=Case(When(runs=1, then=None), default=F("started_at")),
+        runs=F("runs") - 1,
+    )
 
 
 class _Unlocked(Expression):

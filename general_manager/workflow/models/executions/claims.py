@@ -18,9 +18,7 @@ from django.db.models import Case, Q, Value, When
 from general_manager.workflow.core.actors import whereabouts
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.models.executions.parking import is_to_park, park
-from general_manager.workflow.models.executions.statements import (
-    FOR_A_RUN,
-)
+from general_manager.workflow.models.executions.statements import FOR_A_RUN
 from general_manager.workflow.models.executions.values import (
     NEEDS_SLOT,
     due_now,
@@ -87,11 +85,15 @@ def begin(rows: Any, key: int, token: str, *, lease: timedelta) -> Any:
 
 def give_back(rows: Any, token: str, keys: Sequence[int]) -> int:
     """Taken to ready, for any worker."""
-    taken = rows.filter(pk__in=keys, claim_token=token, state=WorkflowState.PENDING)
+    return to_ready(rows.filter(pk__in=keys, claim_token=token, state=WorkflowState.PENDING))
+
+
+def to_ready(held: Any, **values: Any) -> int:
+    """What a worker holds to ready, each due by its priority, with these *values*."""
     given = 0
-    for priority in set(taken.values_list("priority", flat=True)):
+    for priority in set(held.values_list("priority", flat=True)):
         given += update_without_waiting(
-            taken.filter(priority=priority), claim_token=None, wake_at=due_now(priority)
+            held.filter(priority=priority), claim_token=None, wake_at=due_now(priority), **values
         )
     return given
 

@@ -8,10 +8,7 @@ from typing import Any
 from django.db import IntegrityError, connections, models
 
 from general_manager.workflow.models.sql.columns import Ago
-from general_manager.workflow.models.sql.commits import (
-    UNWAITED,
-    alone,
-)
+from general_manager.workflow.models.sql.commits import UNWAITED, alone
 from general_manager.workflow.models.sql.inserts import (
     DURATION,
     ago_sql,
