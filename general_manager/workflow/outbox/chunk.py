@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from django.db import connections
 
@@ -28,8 +28,6 @@ from general_manager.workflow.models.parking.entries import (
     park_entries,
     paused_registrations,
 )
-from general_manager.workflow.models.pause import is_any_registration_paused
-from general_manager.workflow.models.sql.addresses import EVENT_FIELDS
 from general_manager.workflow.outbox.delivery import Delivery
 from general_manager.workflow.outbox.group import Groups
 from general_manager.workflow.outbox.leftovers import (
@@ -39,6 +37,7 @@ from general_manager.workflow.outbox.leftovers import (
     first_elsewhere,
     parking_of,
 )
+from general_manager.workflow.outbox.loading import load_held
 from general_manager.workflow.outbox.looks import look_for_waits
 from general_manager.workflow.outbox.settlement import Settlement
 from general_manager.workflow.outbox.unwaited import Unwaited
@@ -47,8 +46,6 @@ from general_manager.workflow.outbox.waking import NO_ORDER, InOrder, find_in_or
 from general_manager.workflow.transport.broker import is_time_limit
 
 logger = get_logger(__name__)
-
-EVENT_COLUMNS: Final = (*EVENT_FIELDS, "published_at")
 
 TROUBLE_DELAY: Final = timedelta(seconds=30)
 
@@ -89,21 +86,11 @@ class Chunk:
         self._registry = registry
         self._queue = queue
         self._is_relaxed = is_relaxed
-        rows = WorkflowOutbox.objects.using(using).held(token).filter(pk__in=keys)
-        wanted = (
-            "expected_registrations",
-            "visits",
-            "deliver_alone",
-            "unwanted_by",
-            "queue",
-            "lanes",
-            *(f"event__{name}" for name in EVENT_COLUMNS),
-        )
-        rows = rows.annotate(are_some_paused=is_any_registration_paused())
-        found: list[Any] = list(rows.select_related("event").only(*wanted).order_by("pk"))
-        self._entries: list[WorkflowOutbox] = found
+        loaded = load_held(using, token, keys)
+        self._entries = loaded.entries
+        self._events = {entry.pk: entry.event.to_event() for entry in self._entries}
         # Read after the claim, so a pause that was committed before it holds.
-        some = any(one.are_some_paused for one in found)
+        some = loaded.are_some_paused
         self._paused = paused_registrations(using) if some else frozenset[str]()
         self._left = deque(self._entries)
         attempts = WorkflowDeliveryAttempt.objects.using(using)
@@ -120,9 +107,8 @@ class Chunk:
         if self.in_order.lanes:
             persist(self._using, partial(wake, self.in_order, self._using))
         started, is_first = monotonic(), True
-        events = {entry.pk: entry.event.to_event() for entry in self._entries}
         if not self.is_held:
-            self._unseen = look_for_waits(self._using, events)
+            self._unseen = look_for_waits(self._using, self._events)
         while self._left:
             is_slow = monotonic() - started > self._lease.total_seconds() / 3
             # A slow handler delays the remaining entries: leave them to other workers.
@@ -177,7 +163,7 @@ class Chunk:
         """The deliveries of the entry, if all of them may share a transaction with others."""
         if not entry.is_fresh or entry.pk in self.in_order.entries:
             return []
-        event = entry.event.to_event()
+        event = self._events[entry.pk]
         free = [one for one in self._registry.matching(event) if one.id not in self._paused]
         own = [one for one in free if self._queue in (None, one.queue)]
         if not all(one.grouped for one in own):
@@ -227,7 +213,7 @@ class Chunk:
 
     def _deliver_entry(self, entry: WorkflowOutbox) -> bool:
         """Deliver one event to the matching registrations; false if the claim is lost."""
-        event = entry.event.to_event()
+        event = self._events[entry.pk]
         in_order = self.in_order.entries.get(entry.pk, ())
         recorded = self._recorded.get(entry.pk, {})
         known = {one.id: one for one in self._registry.matching(event) if one.id not in in_order}

@@ -12,7 +12,6 @@ from typing import Final
 from django.db import InterfaceError, InternalError, OperationalError, connections
 from django.db.transaction import TransactionManagementError
 
-from general_manager.atomic import strict_atomic
 from general_manager.database_errors import origins
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.shutdown import is_announced
@@ -25,6 +24,7 @@ from general_manager.workflow.models import (
 )
 from general_manager.workflow.models.sql.commits import may_skip_waiting
 from general_manager.workflow.outbox.delivery import Delivery
+from general_manager.workflow.outbox.savepoints import Savepoints
 from general_manager.workflow.outbox.verdicts import ClaimLost, HandlerError, Outcome, call_handler
 from general_manager.workflow.transport.broker import is_time_limit
 
@@ -153,13 +153,15 @@ def _deliver(
     is_waited = not (is_relaxed and may_skip_waiting(using))
     block = own_transaction(using)
     with block:
-        for deliveries in entries:
-            for delivery in deliveries:
-                delivery.in_group = result = _call(delivery)
-                if result is Outcome.DONE:
-                    done.append(delivery)
-            if any(_is_out_of_time(one) for one in deliveries):
-                break
+        with Savepoints(using) as savepoints:
+            for deliveries in entries:
+                for delivery in deliveries:
+                    delivery.in_group = result = _call(delivery, savepoints)
+                    if result is Outcome.DONE:
+                        done.append(delivery)
+                if any(_is_out_of_time(one) for one in deliveries):
+                    break
+            savepoints.release()
         marks = [(one.entry_id, one.registration.id) for one in done]
         rows = WorkflowDeliveryAttempt.objects.using(using)
         if marks and rows.add_completed(marks, token, is_waited=is_waited) != len(marks):
@@ -169,9 +171,9 @@ def _deliver(
     return block.late
 
 
-def _call(delivery: Delivery) -> Outcome | HandlerError:
+def _call(delivery: Delivery, savepoints: Savepoints) -> Outcome | HandlerError:
     try:
-        with strict_atomic(delivery.using):
+        with savepoints.around_next():
             matches = call_handler(delivery.registration, delivery.event, delivery.using)
     except HandlerError as failed:
         is_broken = connections[delivery.using].needs_rollback
