@@ -15,7 +15,10 @@ _SHARED: Final = "_general_manager_cursor"
 
 
 class shared_cursor:
-    """In this block, `cursor_on` returns the same cursor of database *using*."""
+    """In this block, `cursor_on` returns the same cursor of database *using*, on PostgreSQL.
+
+    It is made when it is first wanted, and again if the connection is another one.
+    """
 
     __slots__ = ("_connection", "_cursor")
 
@@ -26,8 +29,7 @@ class shared_cursor:
     def __enter__(self) -> None:
         connection = self._connection
         if connection.vendor == "postgresql" and getattr(connection, _SHARED, None) is None:
-            self._cursor = connection.cursor()
-            setattr(connection, _SHARED, self._cursor)
+            setattr(connection, _SHARED, self)
 
     def __exit__(
         self,
@@ -35,15 +37,22 @@ class shared_cursor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._cursor is not None:
+        if getattr(self._connection, _SHARED, None) is self:
             setattr(self._connection, _SHARED, None)
+        if self._cursor is not None:
             self._cursor.__exit__(kind, error, trace)
+
+    def get(self) -> Any:
+        raw = self._connection.connection
+        if raw is None or self._cursor is None or self._cursor.connection is not raw:
+            self._cursor = self._connection.cursor()
+        return self._cursor
 
 
 def cursor_on(connection: Any) -> AbstractContextManager[Any]:
     """A cursor for one statement; its rows must be fetched before the next statement."""
-    shared = getattr(connection, _SHARED, None)
-    if shared is None or shared.connection is not connection.connection:
+    shared: shared_cursor | None = getattr(connection, _SHARED, None)
+    if shared is None:
         cursor: AbstractContextManager[Any] = connection.cursor()
         return cursor
-    return nullcontext(shared)
+    return nullcontext(shared.get())

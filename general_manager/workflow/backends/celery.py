@@ -289,7 +289,7 @@ class CeleryWorkflowEngine(StoredExecutionReader):
         return None if key is None else self._executions.filter(dedup_key=key).first()
 
     def _run_soon(self, execution_id: str, queue: str, slot_key: str | None) -> bool:
-        return run_soon(execution_id, queue, slot_key, self._executions.db)
+        return run_soon(execution_id, queue, slot_key, self._using)
 
     def _notified(self, record: WorkflowExecutionRecord) -> WorkflowExecution:
         execution = self.status(record.execution_id)

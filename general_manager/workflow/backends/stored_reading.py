@@ -67,7 +67,7 @@ class StoredExecutionReader(WorkflowEngine):
     ) -> list[HistoryEntry]:
         execution_id = self._id_of(execution_id, workflow, correlation_id)
         record = self._executions.by_id(execution_id)
-        rows = record.history.using(self._executions.db).order_by("pk")
+        rows = record.history.using(self._using).order_by("pk")
         return [row.as_entry() for row in rows]
 
     def _search(self, wanted: ExecutionFilter) -> ExecutionSource:
@@ -81,12 +81,12 @@ class StoredExecutionReader(WorkflowEngine):
         execution = self.status(execution_id)
         if execution.state in TERMINAL_STATES or get_workflow_settings().run_async:
             return execution
-        if current_run() is None and not is_in_transaction(self._executions.db):
-            perform(lambda: run_here(execution_id, self._executions.db), self._executions.db)
+        if current_run() is None and not is_in_transaction(self._using):
+            perform(lambda: run_here(execution_id, self._using), self._executions.db)
         return self.status(execution_id)
 
     def _why_not_wait(self) -> str:
-        is_inside = is_in_transaction(self._executions.db)
+        is_inside = is_in_transaction(self._using)
         return super()._why_not_wait() or (IN_A_TRANSACTION if is_inside else "")
 
     def _pause(self, workflow_id: str, reason: str) -> Pause:
@@ -100,7 +100,11 @@ class StoredExecutionReader(WorkflowEngine):
 
     @property
     def _executions(self) -> Executions:
-        return WorkflowExecutionRecord.objects.using(router.db_for_write(WorkflowExecutionRecord))
+        return WorkflowExecutionRecord.objects.using(self._using)
+
+    @property
+    def _using(self) -> str:
+        return str(router.db_for_write(WorkflowExecutionRecord))
 
 
 def run_soon(execution_id: str, queue: str, slot_key: str | None, using: str) -> bool:

@@ -9,6 +9,7 @@ from uuid import uuid4
 from django.db import DatabaseError
 
 from general_manager.conf import get_workflow_settings
+from general_manager.cursors import shared_cursor
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.actors import whereabouts
 from general_manager.workflow.core.connections import persist, unit_of_work
@@ -150,7 +151,7 @@ def deliver(
         return 0
     # A drain in a transaction settles: it would find again and again what it leaves.
     is_held = registry is not None and is_in_transaction(using)
-    with unit_of_work():
+    with unit_of_work(), shared_cursor(using):
         if not is_started:
             own = uuid4().hex
             if not entries.begin(token, keys, lease=lease, own=own, is_seen=not is_held):

@@ -8,6 +8,7 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from general_manager.atomic import strict_atomic
+from general_manager.cursors import cursor_on
 
 _IN_TRANSACTION: Final = 2  # libpq's state of a transaction that can go on
 _DOORS: Final = ("cursor", "transaction", "pipeline")
@@ -123,5 +124,5 @@ class Savepoints(AbstractContextManager["Savepoints"]):
             self._first = self._first or self._name
 
     def _run(self, command: str, name: str) -> None:
-        with self._connection.wrap_database_errors:
-            self._raw.execute(f"{command} {self._connection.ops.quote_name(name)}")
+        with cursor_on(self._connection) as cursor:
+            cursor.execute(f"{command} {self._connection.ops.quote_name(name)}")

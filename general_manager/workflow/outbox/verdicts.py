@@ -61,12 +61,14 @@ def call_handler(registration: Registration, event: WorkflowEvent, using: str) -
     end the process are not wrapped.
     """
     around = Surroundings(using)
+    may_be_open = True
     try:
         with isolated(atomic=False):
             if registration.when is not None and not registration.wants(copied(event)):
                 return False
             registration.call(copied(event))
-        around.close_what_was_left_open(str(registration))
+        around.close_what_was_left_open(registration)
+        may_be_open = False
     except BaseException as error:
         if ends_the_process(error):
             raise
@@ -74,7 +76,8 @@ def call_handler(registration: Registration, event: WorkflowEvent, using: str) -
             raise DeliveryInterrupted from error
         raise HandlerError(error) from error
     finally:
-        around.discard_what_was_left_open(str(registration))
+        if may_be_open:
+            around.discard_what_was_left_open(registration)
     return True
 
 

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Final
 
 from general_manager.conf import get_workflow_settings
+from general_manager.cursors import shared_cursor
 from general_manager.escaping import get_logger
 from general_manager.workflow.admission.lines import look_at_due_lines, look_now
 from general_manager.workflow.core.leases import can_renew, start_calling
@@ -103,7 +104,7 @@ class _Shift:
     def _look_until_empty(self) -> bool:
         """False if this worker must stop before that."""
         began = monotonic()
-        with self._watched():
+        with self._watched(), shared_cursor(self._using):
             while not is_announced():
                 if not can_renew():
                     return True  # another call would come back to this process at once

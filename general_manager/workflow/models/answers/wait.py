@@ -6,6 +6,7 @@ from typing import Any, Final
 from django.db import connections, models
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.cursors import cursor_on
 from general_manager.escaping import MAX_TITLE, visible
 from general_manager.names import APP_LABEL
 from general_manager.workflow.core.matching import MAILBOX_LENGTH, mailbox_of, shape_of
@@ -43,7 +44,7 @@ class EventWaitQuerySet(models.QuerySet["WorkflowEventWait"]):
             return {}
         rows: Iterable[tuple[str, str]]
         if connections[self.db].vendor == "postgresql":
-            with connections[self.db].cursor() as cursor:
+            with cursor_on(connections[self.db]) as cursor:
                 cursor.execute(_SHAPES.format(table=self.model._meta.db_table), [list(keys)])
                 rows = cursor.fetchall()
         else:  # they skip along the index by themselves

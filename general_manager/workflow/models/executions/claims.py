@@ -15,6 +15,7 @@ from uuid import uuid4
 from django.db import connections, models, transaction
 from django.db.models import Case, Q, Value, When
 
+from general_manager.cursors import cursor_on
 from general_manager.workflow.core.actors import whereabouts
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.models.executions.parking import is_to_park, park
@@ -111,7 +112,7 @@ def _take_at_once(rows: Any, token: str, limit: int, share: Share) -> Taken:
     pauses = WorkflowPause._meta.db_table
     sql = _TAKE_SQL.format(table=table, rows=locked, needs_slot=_LACKS_SLOT, pauses=pauses)
     sql += without_waiting(rows.db)
-    with connections[rows.db].cursor() as cursor:
+    with cursor_on(connections[rows.db]) as cursor:
         cursor.execute(sql, parameters)
         found = sorted((row[:5] for row in cursor.fetchall()), key=lambda row: row[:2])
     hint.learn(began, mark, found[0][0] if found else None)

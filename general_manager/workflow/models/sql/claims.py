@@ -9,6 +9,7 @@ from django.db import Error, connections, models, transaction
 from django.db.models import Case, F, Q, When
 from django.db.models.functions import Coalesce
 
+from general_manager.cursors import cursor_on
 from general_manager.workflow.core.connections import in_transaction, persist
 from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
 from general_manager.workflow.models.sql.commits import without_waiting
@@ -98,7 +99,7 @@ def claim_at_once(
     )
     parameters: Any = (*values, begin, SEEN_LATE, token, by[:255], lease)
     sql = _CLAIM_SQL.format(table=table, rows=rows) + without_waiting(entries.db)
-    with connections[entries.db].cursor() as cursor:
+    with cursor_on(connections[entries.db]) as cursor:
         cursor.execute(sql, parameters)
         found = sorted(row[:4] for row in cursor.fetchall())
     hint.learn(began, mark, found[0][3] if found else None)

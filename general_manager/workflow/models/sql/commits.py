@@ -12,6 +12,8 @@ from django.core.exceptions import EmptyResultSet
 from django.db import connections, models, transaction
 from django.db.models.sql import UpdateQuery
 
+from general_manager.cursors import cursor_on
+
 # Evaluated once per statement, not per row; ends with the transaction, for poolers.
 UNWAITED: Final = ", (SELECT set_config('synchronous_commit', 'off', true))"
 """SQL to append to a RETURNING list: the transaction of the statement commits without waiting."""
@@ -107,6 +109,6 @@ def _update(rows: "models.QuerySet[Any]", values: dict[str, Any]) -> int:
         sql, parameters = query.get_compiler(rows.db).as_sql()
     except EmptyResultSet:  # such as `pk__in=[]`
         return 0
-    with connections[rows.db].cursor() as cursor:
+    with cursor_on(connections[rows.db]) as cursor:
         cursor.execute(f"{sql} RETURNING 1{UNWAITED}", parameters)
         return int(cursor.rowcount)

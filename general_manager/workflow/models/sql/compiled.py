@@ -12,6 +12,7 @@ from django.db import connections, models, transaction
 from django.db.models.expressions import Expression
 from django.db.models.sql import UpdateQuery
 
+from general_manager.cursors import cursor_on
 from general_manager.workflow.models.sql.columns import Ago
 from general_manager.workflow.models.sql.commits import without_waiting
 from general_manager.workflow.models.sql.inserts import DURATION, ago_sql, unless_taken
@@ -144,7 +145,7 @@ class _Selected:
         self._names = [one.target.attname for one in self._columns] if self._model else []
 
     def run(self, slots: Mapping[str, Any]) -> list[Any]:
-        with connections[self._using].cursor() as cursor:
+        with cursor_on(connections[self._using]) as cursor:
             cursor.execute(self._sql, _filled(self._parameters, slots, self._using))
             rows = cursor.fetchall()
         if not rows:
@@ -163,7 +164,7 @@ def run_together(using: str, first: Statement, *others: Statement) -> bool:
     caller has a transaction around them there.
     """
     connection = connections[using]
-    with connection.cursor() as cursor:
+    with cursor_on(connection) as cursor:
         if connection.vendor == "postgresql":
             parts = [f"{first.sql}{first.end} RETURNING 1"]
             parts += [f"{one.sql}{one.joint}EXISTS (SELECT FROM w0){one.end}" for one in others]
@@ -285,13 +286,13 @@ class _Compiled(Generic[Row]):
         return Statement(self._sql, _filled(self._parameters, slots, self._using))
 
     def run(self, slots: dict[str, Any]) -> int:
-        with connections[self._using].cursor() as cursor:
+        with cursor_on(connections[self._using]) as cursor:
             cursor.execute(self._sql, _filled(self._parameters, slots, self._using))
             return int(cursor.rowcount)
 
     def fetch(self, slots: dict[str, Any], commit: str = "") -> list[Row]:
         sql = self._sql + self._returning + commit
-        with connections[self._using].cursor() as cursor:
+        with cursor_on(connections[self._using]) as cursor:
             cursor.execute(sql, _filled(self._parameters, slots, self._using))
             rows = [row[: len(self._names)] for row in cursor.fetchall()]
         found = _converted(rows, self._columns, self._using) if rows else []

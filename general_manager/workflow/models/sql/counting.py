@@ -6,6 +6,8 @@ from typing import Any, Final
 from django.core.exceptions import EmptyResultSet
 from django.db import connections, models
 
+from general_manager.cursors import cursor_on
+
 MOST: Final = 10_000
 """The cap: larger backlogs are not counted further."""
 
@@ -25,7 +27,7 @@ def count_capped(
             continue
         selects.append(f"(SELECT COUNT(*) FROM ({sql}) part{number})")
         parameters += values
-    with connections[using].cursor() as cursor:
+    with cursor_on(connections[using]) as cursor:
         cursor.execute(f"SELECT {', '.join(selects)}", parameters)
         row = cursor.fetchone()
     return [int(count) for count in row or ()]

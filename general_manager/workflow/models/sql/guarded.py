@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import IntegrityError, connections, models
 
+from general_manager.cursors import cursor_on
 from general_manager.workflow.models.sql.columns import Ago
 from general_manager.workflow.models.sql.commits import UNWAITED, alone
 from general_manager.workflow.models.sql.inserts import (
@@ -54,7 +55,7 @@ def insert_while(
     if before is not None:
         under.append(DURATION.get_db_prep_value(before[1].duration, connection))
     try:
-        with connection.cursor() as cursor, alone(connection) if is_last else nullcontext():
+        with cursor_on(connection) as cursor, alone(connection) if is_last else nullcontext():
             unwaited = "" if is_waited else f" RETURNING 1{UNWAITED}"
             cursor.execute(sql + unwaited, [*places, *under])
             return int(cursor.rowcount) == 1

@@ -44,7 +44,7 @@ def insert_new(
     else:
         source, values = _rows(columns, rows, using)
     try:
-        with explaining(model, using), connection.cursor() as cursor:
+        with explaining(model, using), cursor_on(connection) as cursor:
             cursor.execute(f"{head} {source} {tail}", values)
             return list(cursor.fetchall())
     except IntegrityError as error:

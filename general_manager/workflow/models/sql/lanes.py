@@ -9,6 +9,7 @@ from uuid import uuid4
 from django.db import connections, models, transaction
 from django.db.models.functions import Coalesce
 
+from general_manager.cursors import cursor_on
 from general_manager.workflow.models.sql.claims import claim_surely
 from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
 from general_manager.workflow.models.sql.commits import without_waiting
@@ -78,7 +79,7 @@ def _claim_at_once(
     )  # fmt: skip
     parameters: Any = (*values, token, by, lease)
     sql = _CLAIM_LANES_SQL.format(table=table, rows=rows) + without_waiting(lanes.db)
-    with connections[lanes.db].cursor() as cursor:
+    with cursor_on(connections[lanes.db]) as cursor:
         cursor.execute(sql, parameters)
         found = sorted(row[:6] for row in cursor.fetchall())
     hint.learn(began, mark, found[0][0] if found else None)
@@ -114,7 +115,7 @@ def insert_or_lock(
     """
     head, tail = _frame(model, fields, using)
     marks = ", ".join([f"({', '.join(['%s'] * len(fields))})"] * len(rows))
-    with connections[using].cursor() as cursor:
+    with cursor_on(connections[using]) as cursor:
         cursor.execute(f"{head} VALUES {marks} {tail}", [value for row in rows for value in row])
 
 

@@ -4,6 +4,8 @@ from typing import Any, Final
 
 from django.db import connections, models
 
+from general_manager.cursors import cursor_on
+
 LINES_AT_ONCE: Final = 1_000
 """Lines that one statement reads; the next one continues after them."""
 
@@ -23,7 +25,7 @@ def lines_without_look(
         keys=quote(keys.model._meta.db_table),
         key=quote("key"),
     )
-    with connection.cursor() as cursor:
+    with cursor_on(connection) as cursor:
         cursor.execute(sql, [after, LINES_AT_ONCE])
         found = [(line, bool(is_lost)) for line, is_lost in cursor.fetchall()]
     following = max(line for line, _ in found) if len(found) >= LINES_AT_ONCE else ""

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from django.db import connections
 
+from general_manager.cursors import cursor_on
 from general_manager.workflow.models.sql.commits import UNWAITED
 
 
@@ -19,7 +20,7 @@ def insert_completed(
     table, outbox = deliveries.model._meta.db_table, entries.model._meta.db_table
     sql = _MARKS_SQL.format(table=table, outbox=outbox) + ("" if is_waited else UNWAITED)
     keys, names = ([mark[place] for mark in marks] for place in (0, 1))
-    with connections[deliveries.db].cursor() as cursor:
+    with cursor_on(connections[deliveries.db]) as cursor:
         cursor.execute(sql, [token, keys, names, token])
         return int(cursor.rowcount)
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from django.db import connections, models
 
+from general_manager.cursors import cursor_on
 from general_manager.workflow.models.sql.columns import DatabaseNow
 
 Table = tuple["models.QuerySet[Any]", str, str]
@@ -24,7 +25,7 @@ def is_busy(rows: "models.QuerySet[Any]", queue: str) -> bool:
         now, _ = rows.query.get_compiler(rows.db).compile(DatabaseNow())
         table = connection.ops.quote_name(rows.model._meta.db_table)
         sql = _is_busy[rows.db] = _IS_BUSY.format(table=table, now=now)
-    with connection.cursor() as cursor:
+    with cursor_on(connection) as cursor:
         cursor.execute(sql, [queue])
         return cursor.fetchone() is not None
 
@@ -55,7 +56,7 @@ def _queues(tables: Sequence[Table], *, only_due: bool) -> list[str]:
         }
         names.append(_STEPS.format(**slots))
         dues.append(_FOUND.format(**slots))
-    with connection.cursor() as cursor:
+    with cursor_on(connection) as cursor:
         cursor.execute(f"WITH RECURSIVE {', '.join(names)} {' UNION '.join(dues)}", [])
         return sorted(name for (name,) in cursor.fetchall())
 
