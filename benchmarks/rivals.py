@@ -124,7 +124,7 @@ class AbsurdQueue:
         self._leaves: Any = Absurd(uri, queue_name=LEAVES)
         self._app.create_queue()
         self._leaves.create_queue()
-        self._completed = 0
+        self._completed = self._waiting = 0
         self._app.register_task(name="two_steps")(self._two_steps)
         self._app.register_task(name="fan_out")(self._fan_out)
         self._app.register_task(name="many_steps")(self._many_steps)
@@ -193,7 +193,21 @@ class AbsurdQueue:
         while not self._completed:
             self._app.work_batch()
 
+    def wait_together(self, keys: list[str]) -> None:
+        """A task for each key that waits for its event; all of them, in batches."""
+        self._completed = 0
+        for key in keys:
+            self._app.spawn("wait_once", {"key": key})
+        self._waiting = 0
+        while self._waiting < len(keys):
+            self._app.work_batch(batch_size=50)
+        for key in keys:
+            self._app.emit_event(key, {"yes": True})
+        while self._completed < len(keys):
+            self._app.work_batch(batch_size=50)
+
     def _wait_once(self, params: Any, context: Any) -> dict[str, Any]:
+        self._waiting += 1
         answer = context.await_event(params["key"])
         self._completed += 1
         return {"answer": answer}

@@ -94,7 +94,8 @@ def sizes() -> dict[str, int]:
 
 
 def sample(events: int, rate: float, since: float) -> None:
-    pids, found, waited = workers(), sizes(), latencies(since, time.time())
+    pids, found = workers(), sizes()
+    waited = [took for _, took in latencies(since, time.time())]
     show(
         f"after {events:,} events",
         f"{rate:.0f} events/s; "

@@ -30,6 +30,7 @@ from general_manager.workflow.workers.work import empty
 
 ANSWERS = 40
 WAITS = 50
+TOGETHER = 200
 ROUNDS = 6
 OPEN_WAITS = int(os.environ.get("OPEN_WAITS", "5000"))
 
@@ -78,14 +79,37 @@ def wait_once() -> None:
         raise SystemExit("It did not end: the times mean nothing")
 
 
+def wait_together() -> None:
+    """Many of them, worked off in batches, as by a worker that has much to do."""
+    engine = get_workflow_engine()
+    keys = [engine.start(WAIT_ONCE).execution_id for _ in range(TOGETHER)]
+    empty("default")
+    for key in keys:
+        engine.resume(key, {"yes": True})
+    empty("default")
+    if executions.filter(execution_id__in=keys, state="completed").count() < TOGETHER:
+        raise SystemExit("Some did not end: the times mean nothing")
+
+
 def measure_beside() -> None:
     absurd, numbers = AbsurdQueue(POSTGRES), count()
+
+    def theirs_together() -> None:
+        absurd.wait_together([f"wait {next(numbers)}" for _ in range(TOGETHER)])
+
+    alone, together = list[tuple[float, float]](), list[tuple[float, float]]()
     with messages_kept():
-        rounds = [
-            (each(wait_once), each(lambda: absurd.wait_once(next(numbers)))) for _ in range(ROUNDS)
-        ]
-    ours, theirs = (median(times) for times in zip(*rounds[1:], strict=True))
-    show("a wait and its answer, from start to end", f"ours {ours:.1f} ms, absurd {theirs:.1f} ms")
+        for _ in range(ROUNDS):
+            theirs = each(lambda: absurd.wait_once(next(numbers)))
+            alone.append((each(wait_once), theirs))
+            theirs = seconds(theirs_together) / TOGETHER * 1e3
+            together.append((seconds(wait_together) / TOGETHER * 1e3, theirs))
+    for how, rounds in (("one by one", alone), (f"{TOGETHER} together", together)):
+        ours, absurds = (median(times) for times in zip(*rounds[1:], strict=True))
+        show(
+            f"a wait and its answer, from start to end, {how}",
+            f"ours {ours:.1f} ms, absurd {absurds:.1f} ms",
+        )
     absurd.close()
 
 

@@ -198,8 +198,11 @@ def deliver_claim(
     Once *is_late* says so, or this worker shuts down, what is left is released.
     """
     size = get_workflow_settings().outbox_process_chunk_size
-    together = claim.together
-    left = deque(together[start : start + size] for start in range(0, len(together), size))
+    # Each chunk goes by its keys, so the newest part has a chunk of its own.
+    parts = claim.together[: claim.newest], claim.together[claim.newest :]
+    left = deque(
+        part[start : start + size] for part in parts for start in range(0, len(part), size)
+    )
     left += [(key,) for key in claim.alone]
     errors: list[Exception] = []
     try:

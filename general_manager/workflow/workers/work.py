@@ -84,7 +84,7 @@ class _Shift:
         self._has_worked = False
         self._has_many_entries = self._has_many_lanes = self._has_many_executions = False
         self._turn_began = monotonic()
-        self._is_slow = False
+        self._is_slow = self._was_slow = False
         self._chunk: Chunk | None = None
         self._lanes: LaneSlice | None = None
         self._has_lanes = get_event_registry().has_ordered()
@@ -127,7 +127,8 @@ class _Shift:
     def _take_turn(self) -> int:
         """A batch of each kind, until one of them was slow. Returns how much was found."""
         kinds = (self._deliver, self._deliver_in_order, self._run_executions)
-        first = _begin_with.pop((self._using, self._queue), 0)
+        first = _begin_with.pop((self._using, self._queue), None)
+        self._was_slow, first = first is not None, first or 0
         found = 0
         for place in range(first, first + len(kinds)):
             found += kinds[place % len(kinds)]()
@@ -143,9 +144,7 @@ class _Shift:
             part = 1 - EXECUTIONS_PART
             most = min(most, max(1, int(settings.outbox_batch_size * part)))
         size = entries_pace.size(most)
-        claim = claim_due(
-            self._using, Share(self._queue, self._has_many_entries, self._turns), size
-        )
+        claim = claim_due(self._using, self._share(is_behind=self._has_many_entries), size)
         self._has_many_entries = claim.size == size
         if not claim.size:
             return 0
@@ -161,6 +160,9 @@ class _Shift:
         )
         entries_pace.learn(claim.size, monotonic() - began)
         return claim.size
+
+    def _share(self, *, is_behind: bool) -> Share:
+        return Share(self._queue, is_behind, self._turns, oldest_first=self._was_slow)
 
     def _watch(self, chunk: Chunk) -> None:
         self._chunk = chunk
@@ -178,7 +180,7 @@ class _Shift:
         size, began = lanes_pace.size(most), monotonic()
         found = deliver_lanes(
             self._using,
-            Share(self._queue, self._has_many_lanes, self._turns),
+            self._share(is_behind=self._has_many_lanes),
             size,
             queue=self._queue,
             is_late=lambda: self._is_slow,
@@ -203,7 +205,7 @@ class _Shift:
         size = executions_pace.size(most)
         if self._is_slow:
             return 0
-        share = Share(self._queue, self._has_many_executions, self._turns)
+        share = self._share(is_behind=self._has_many_executions)
         if has_rates():
             look_at_due_lines(self._using, run_here)
         taken = take_ready(self._executions, size, share)

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 from django.db.models import F
+from django.test import override_settings
+from django.utils import timezone
 
 from general_manager.workflow import (
     WorkflowDefinition,
@@ -397,6 +399,48 @@ def test_o6_under_a_backlog_a_quarter_of_what_is_taken_is_new(celery_engine, sen
     assert len(set(found)) == len(found)
     assert sum(one in new for one in found) == len(found) // 4
     assert [one for one in found if one not in new] == old[: len(found) - len(found) // 4]
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+def test_o6_the_newest_part_of_what_is_taken_comes_first(celery_engine, sent, oldest_first):
+    """It has waited for the turn; it does not wait for the others as well."""
+    old = start(celery_engine, 8)
+    WorkflowExecutionRecord.objects.update(wake_at=F("wake_at") - timedelta(hours=1))
+    new = start(celery_engine, 3)
+    rows = WorkflowExecutionRecord.objects.all()
+    keys = dict(rows.values_list("pk", "execution_id"))
+    share = Share("", is_behind=True, oldest_first=oldest_first)
+    found = [keys[one] for one in take_ready(rows, 8, share).calm]
+    assert found == (old[:6] + new[1:] if oldest_first else new[1:] + old[:6])
+
+
+@pytest.mark.parametrize("was_slow", [False, True])
+def test_o6_a_turn_delivers_its_newest_part_first_but_for_the_turn_after_a_slow_one(
+    outbox, sent, monkeypatch, was_slow
+):
+    """Slow handlers of new events do not keep a worker from the old ones."""
+    calls: list[str] = []
+
+    def handle(event):
+        calls.append(event.event_id)
+        if was_slow and len(calls) == 8:
+            monkeypatch.setitem(work._begin_with, ("default", ""), 0)
+
+    outbox.register("x", handler=handle, registration_id="r")
+    publish(outbox, 20)
+    for number, key in enumerate(WorkflowOutbox.objects.order_by("pk").values_list("pk")):
+        past = timezone.now() - timedelta(hours=1) + timedelta(seconds=number)
+        WorkflowOutbox.objects.filter(pk__in=key).update(available_at=past)
+    publish(outbox, 2)
+    entries = WorkflowOutbox.objects.order_by("pk")
+    ids = list(entries.values_list("event__event_id", flat=True))
+    settings = {"WORKFLOW_MODE": "production", "WORKFLOW_OUTBOX_PROCESS_CHUNK_SIZE": 8}
+    with override_settings(GENERAL_MANAGER=settings):
+        empty("default")
+    old, new = ids[8:14], ids[20:]
+    assert calls[:8] == ids[:8]
+    assert calls[8:16] == (old + new if was_slow else new + old)
+    assert sorted(calls) == sorted(ids)
 
 
 def test_o6_without_new_work_a_claim_takes_old_work_only(outbox, sent):

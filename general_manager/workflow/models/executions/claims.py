@@ -116,7 +116,8 @@ def _take_at_once(rows: Any, token: str, limit: int, share: Share) -> Taken:
         cursor.execute(sql, parameters)
         found = sorted((row[:5] for row in cursor.fetchall()), key=lambda row: row[:2])
     hint.learn(began, mark, found[0][0] if found else None)
-    return _taken(token, [row[1:] for row in found])
+    first, others = share.in_turn([row[1:] for row in found], limit)
+    return _taken(token, first + others)
 
 
 def _select_and_take(rows: Any, token: str, limit: int, share: Share) -> Taken:
@@ -127,6 +128,8 @@ def _select_and_take(rows: Any, token: str, limit: int, share: Share) -> Taken:
         found = select_due(asked, "wake_at", columns, share, limit)
         if not found:
             return Taken("")
+        first, others = share.in_turn(found, limit)
+        found = first + others
         parked = [(key, False, line, True) for key, _, line, _, is_paused in found if is_paused]
         if parked:
             park(rows.filter(pk__in=[row[0] for row in parked]))

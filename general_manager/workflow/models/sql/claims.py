@@ -53,6 +53,8 @@ class Claim:
 
     started: frozenset[int] = frozenset()
     """Entries that this claim marked as started."""
+    newest: int = 0
+    """How many of *together*, at its beginning, come from the newest end of a backlog."""
 
     @property
     def size(self) -> int:
@@ -103,7 +105,8 @@ def claim_at_once(
         cursor.execute(sql, parameters)
         found = sorted(row[:4] for row in cursor.fetchall())
     hint.learn(began, mark, found[0][3] if found else None)
-    return _claim_of(token, [(key, is_alone) for _, key, is_alone, _ in found], begin)
+    taken = [(key, is_alone) for _, key, is_alone, _ in found]
+    return _claim_of(token, taken, begin, share=share, limit=limit)
 
 
 def select_and_claim(
@@ -136,7 +139,7 @@ def select_and_claim(
         if changed != len(rows):
             ours = set(entries.filter(claim_token=token).values_list("pk", flat=True))
             found = [one for one in found if one[0] in ours]
-    return _claim_of(token, found, begin)
+    return _claim_of(token, found, begin, share=share, limit=limit)
 
 
 def seen_now() -> dict[str, Any]:
@@ -149,12 +152,15 @@ def seen_now() -> dict[str, Any]:
     }
 
 
-def _claim_of(token: str, rows: Sequence[tuple[int, bool]], begin: int) -> Claim:
+def _claim_of(
+    token: str, rows: Sequence[tuple[int, bool]], begin: int, *, share: Share, limit: int
+) -> Claim:
     """Build a claim from keys in order, each with whether it must be delivered alone."""
-    together = tuple(key for key, is_alone in rows if not is_alone)
-    alone = tuple(key for key, is_alone in rows if is_alone)
     started = frozenset(key for key, is_alone in rows[:begin] if not is_alone)
-    return Claim(token, together, alone, started)
+    first, others = share.in_turn(rows, limit)
+    together = tuple(key for key, is_alone in (*first, *others) if not is_alone)
+    alone = tuple(key for key, is_alone in rows if is_alone)
+    return Claim(token, together, alone, started, sum(not is_alone for _, is_alone in first))
 
 
 _CLAIM_SQL: Final = """

@@ -4,13 +4,16 @@ New work must not wait behind a backlog, and old work must not wait indefinitely
 a claim that follows a full one takes a part of its rows from the newest end.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from django.db import models
 
 from general_manager.workflow.models.sql.columns import from_now
+
+Row = TypeVar("Row")
 
 FRESH: Final = timedelta(seconds=10)
 """How long a row counts as new. Older ones are taken from the oldest end only, so a claim never
@@ -28,12 +31,24 @@ class Share:
     is_behind: bool = False
     number: int = 0
     """Number of the claim, so that small ones take a new row now and then."""
+    oldest_first: bool = False
+    """After a turn that was slow, and came to nothing but the newest."""
 
     def newest(self, limit: int) -> int:
         """How many of *limit* rows to take from the newest end."""
         if not self.is_behind:
             return 0
         return (limit + self.number % NEWEST_PART) // NEWEST_PART
+
+    def in_turn(self, rows: Sequence[Row], limit: int) -> tuple[list[Row], list[Row]]:
+        """What the turn begins with, and what follows, of the *rows* of a claim of *limit*.
+
+        *rows* are in the order of their times. The newest part has waited for the turn, so it
+        comes first, and does not wait for the others as well.
+        """
+        newest = 0 if self.oldest_first or len(rows) < limit else self.newest(limit)
+        split = len(rows) - newest
+        return list(rows[split:]), list(rows[:split])
 
 
 ANY_AGE: Final = Share()

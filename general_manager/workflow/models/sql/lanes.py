@@ -83,7 +83,8 @@ def _claim_at_once(
         cursor.execute(sql, parameters)
         found = sorted(row[:6] for row in cursor.fetchall())
     hint.learn(began, mark, found[0][0] if found else None)
-    return tuple(HeldLane(*row[1:]) for row in found)
+    first, others = share.in_turn(found, limit)
+    return tuple(HeldLane(*row[1:]) for row in first + others)
 
 
 def _select_and_claim(
