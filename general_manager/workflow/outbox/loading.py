@@ -1,10 +1,11 @@
-"""Loads the entries of a chunk with their events: one statement, compiled once."""
+"""Loads the entries of a chunk with their events: one statement, which is compiled once."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from django.db import models
+from django.db import connections, models
 from django.db.models import QuerySet
+from django.db.models.expressions import Expression
 
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowOutbox
 from general_manager.workflow.models.pause import is_any_registration_paused
@@ -32,10 +33,22 @@ class Loaded(NamedTuple):
     """Whether the registrations that are paused are worth a query."""
 
 
-def _held(rows: "QuerySet[WorkflowOutbox]") -> "QuerySet[WorkflowOutbox, Any]":
-    key = models.BigIntegerField()
-    held = rows.filter(claim_token=Slot("token"), status=OutboxStatus.CLAIMED)
-    held = held.filter(pk__gte=Slot("first", key), pk__lte=Slot("last", key)).order_by("pk")
+class _Among(Expression):
+    """A condition: the key is one of *keys*, an array; for PostgreSQL."""
+
+    def __init__(self) -> None:
+        super().__init__(output_field=models.BooleanField())
+
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
+        table = connection.ops.quote_name(compiler.query.model._meta.db_table)
+        return f"{table}.id = ANY(%s)", [Slot("keys", models.Field())]
+
+
+def _held(rows: "QuerySet[WorkflowOutbox]", number: int) -> "QuerySet[WorkflowOutbox, Any]":
+    """*number*: how many keys there are, where there are no arrays."""
+    keys: list[Any] = [Slot(f"key {place}", models.BigIntegerField()) for place in range(number)]
+    among = rows.filter(pk__in=keys) if keys else rows.filter(_Among())
+    held = among.filter(claim_token=Slot("token"), status=OutboxStatus.CLAIMED).order_by("pk")
     of_event = (f"event__{name}" for name in _EVENT)
     return held.values_list(*_ENTRY, *of_event, is_any_registration_paused())
 
@@ -43,16 +56,19 @@ def _held(rows: "QuerySet[WorkflowOutbox]") -> "QuerySet[WorkflowOutbox, Any]":
 _HELD: CompiledSelect[Any] = CompiledSelect(_held)
 
 
-def load_held(using: str, token: str, keys: Collection[int]) -> Loaded:
+def load_held(using: str, token: str, keys: Sequence[int]) -> Loaded:
     """Those of the entries *keys* that the claim *token* holds, in the order of keys."""
     table = WorkflowOutbox.objects.using(using)
-    rows = _HELD.rows(table, token=token, first=min(keys), last=max(keys))
-    wanted, entries = frozenset(keys), list[WorkflowOutbox]()
+    if connections[using].vendor == "postgresql":
+        rows = _HELD.rows(table, 0, token=token, keys=list(keys))
+    else:
+        places = {f"key {place}": key for place, key in enumerate(keys)}
+        rows = _HELD.rows(table, len(places), token=token, **places)
     reference: Any = WorkflowOutbox._meta.get_field("event")
+    entries: list[WorkflowOutbox] = []
     for row in rows:
-        if row[0] in wanted:
-            entry = WorkflowOutbox.from_db(using, _ENTRY, row[: len(_ENTRY)])
-            event = WorkflowEventRecord.from_db(using, _EVENT, row[len(_ENTRY) : -1])
-            reference.set_cached_value(entry, event)
-            entries.append(entry)
+        entry = WorkflowOutbox.from_db(using, _ENTRY, row[: len(_ENTRY)])
+        event = WorkflowEventRecord.from_db(using, _EVENT, row[len(_ENTRY) : -1])
+        reference.set_cached_value(entry, event)
+        entries.append(entry)
     return Loaded(entries, any(row[-1] for row in rows))

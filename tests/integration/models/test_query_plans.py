@@ -28,6 +28,7 @@ from general_manager.workflow.models import (
 from general_manager.workflow.models.executions.looks import look
 from general_manager.workflow.models.timing import Opening
 from general_manager.workflow.operations.overview import read_details, read_overview
+from general_manager.workflow.outbox.loading import load_held
 from general_manager.workflow.scheduling.rows import active_executions
 from tests.testapp import flows
 
@@ -115,6 +116,24 @@ def test_e12_a_claim_scans_the_undelivered_entries_in_order():
         # PostgreSQL numbers the few rows that it has locked.
         assert set(re.findall(r"Sort Key: (.+)", text)) <= {"locked.available_at"}
         assert "filesort" not in text[text.index("gm_outbox_due") :]
+
+
+def test_e12_a_chunk_is_loaded_by_its_keys_however_far_apart_they_are():
+    """An old entry that is retried, and a new one: nothing between them is read."""
+    WorkflowOutbox.objects.bulk_create(
+        WorkflowOutbox(event=WorkflowEventRecord.objects.create(event_id=str(number), payload={}))
+        for number in range(9)
+    )
+    first, *_, last = WorkflowOutbox.objects.order_by("pk").values_list("pk", flat=True)
+    WorkflowOutbox.objects.exclude(pk__in=[first, last]).update(claim_token="other")
+    WorkflowOutbox.objects.filter(pk__in=[first, last]).update(claim_token="ours")
+    WorkflowOutbox.objects.update(status="claimed")
+    load = partial(load_held, "default", "ours", [first, last])
+    assert [one.pk for one in load().entries] == [first, last]
+    found = {"postgresql": "id = ANY", "sqlite": "(rowid=?)", "mysql": "PRIMARY"}
+    for text in plans(load, "claim_token", "expected_registrations"):
+        assert found[connection.vendor] in text
+        assert "Seq Scan" not in text
 
 
 def test_e12_what_is_settled_leaves_the_index_of_undelivered_entries():
