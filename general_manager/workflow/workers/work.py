@@ -68,6 +68,12 @@ def empty(using: str, queue: str = "") -> None:
             _Shift(using, queue).run()
 
 
+def _meet_new() -> None:
+    """A turn is for both kinds, so both are shorter."""
+    for pace in (entries_pace, executions_pace):
+        pace.meet_new()
+
+
 class _Shift:
     """One task of a worker in one queue."""
 
@@ -149,6 +155,8 @@ class _Shift:
         if not claim.size:
             return 0
         self._has_worked = True
+        if claim.newest:
+            _meet_new()
         self._call_help(claim.size)
         began = monotonic()
         deliver_claim(
@@ -213,6 +221,8 @@ class _Shift:
         if not taken.size:
             return 0
         self._has_worked = True
+        if taken.is_mixed:
+            _meet_new()
         self._call_help(taken.size)
         began = monotonic()
         freed = {*taken.freed, *look_again(self._executions, taken.parked).lines}

@@ -434,13 +434,41 @@ def test_o6_a_turn_delivers_its_newest_part_first_but_for_the_turn_after_a_slow_
     publish(outbox, 2)
     entries = WorkflowOutbox.objects.order_by("pk")
     ids = list(entries.values_list("event__event_id", flat=True))
+    paces = [Pace(), Pace()]
+    for name, one in zip(("entries_pace", "executions_pace"), paces, strict=True):
+        monkeypatch.setattr(work, name, one)
     settings = {"WORKFLOW_MODE": "production", "WORKFLOW_OUTBOX_PROCESS_CHUNK_SIZE": 8}
     with override_settings(GENERAL_MANAGER=settings):
         empty("default")
+    assert all(is_short(one) != was_slow for one in paces)
     old, new = ids[8:14], ids[20:]
     assert calls[:8] == ids[:8]
     assert calls[8:16] == (old + new if was_slow else new + old)
     assert sorted(calls) == sorted(ids)
+
+
+def is_short(pace):
+    """Whether the next turn is shorter than a later one."""
+    with pytest.MonkeyPatch.context() as patched:
+        now = pace.size(10**9)
+        patched.setattr("general_manager.workflow.workers.pace.monotonic", lambda: float("inf"))
+        return now < pace.size(10**9)
+
+
+def test_o6_turns_are_short_for_a_while_after_new_work_was_met_beside_a_backlog():
+    """A turn is what the next event waits for; without new work it may be long."""
+    pace = Pace()
+    assert not is_short(pace)
+    pace.meet_new()
+    assert is_short(pace)
+    assert pace.size(1000) == 12
+
+
+def test_o6_what_has_come_together_is_delivered_in_its_order(outbox, sent):
+    publish(outbox, 8)
+    share = Share("", is_behind=True)
+    claim = WorkflowOutbox.objects.claim(8, lease=MINUTE, share=share)
+    assert (claim.size, claim.newest) == (8, 0)
 
 
 def test_o6_without_new_work_a_claim_takes_old_work_only(outbox, sent):

@@ -41,7 +41,7 @@ TAKEN_LEASE: Final = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Keys of executions that a worker has taken, oldest first."""
+    """Keys of executions that a worker has taken, in the order in which they run."""
 
     token: str
     calm: tuple[int, ...] = ()
@@ -54,6 +54,8 @@ class Taken:
     """Their workflow is paused, so this claim has parked them: look again, see `parking`."""
     freed: tuple[str, ...] = ()
     """Keys of the lines of what was parked, which may have held a slot: look there."""
+    is_mixed: bool = False
+    """Whether it begins with what is new in a backlog."""
 
     @property
     def size(self) -> int:
@@ -116,21 +118,21 @@ def _take_at_once(rows: Any, token: str, limit: int, share: Share) -> Taken:
         cursor.execute(sql, parameters)
         found = sorted((row[:5] for row in cursor.fetchall()), key=lambda row: row[:2])
     hint.learn(began, mark, found[0][0] if found else None)
-    first, others = share.in_turn([row[1:] for row in found], limit)
-    return _taken(token, first + others)
+    first, others = share.in_turn([row[1:] for row in found], limit, [row[0] for row in found])
+    return _taken(token, first + others, is_mixed=bool(first))
 
 
 def _select_and_take(rows: Any, token: str, limit: int, share: Share) -> Taken:
     ready = rows.filter(state=WorkflowState.PENDING, queue=share.queue, wake_at__lte=DatabaseNow())
     with transaction.atomic(using=rows.db):
-        columns = ("pk", "is_suspect", "slot_key", "holds_slot", "is_paused")
+        columns = ("pk", "is_suspect", "slot_key", "holds_slot", "is_paused", "wake_at")
         asked = ready.annotate(is_paused=is_to_park(), is_suspect=_IS_SUSPECT)
         found = select_due(asked, "wake_at", columns, share, limit)
         if not found:
             return Taken("")
-        first, others = share.in_turn(found, limit)
+        first, others = share.in_turn(found, limit, [row[5] for row in found])
         found = first + others
-        parked = [(key, False, line, True) for key, _, line, _, is_paused in found if is_paused]
+        parked = [(row[0], False, row[2], True) for row in found if row[4]]
         if parked:
             park(rows.filter(pk__in=[row[0] for row in parked]))
         found = [row for row in found if not row[4]]
@@ -144,7 +146,7 @@ def _select_and_take(rows: Any, token: str, limit: int, share: Share) -> Taken:
             ours = set(rows.filter(pk__in=keys, claim_token=token).values_list("pk", flat=True))
             found = [row for row in found if row[0] in ours]
     taken = [(*row[:2], None if row[3] else row[2], False) for row in found]
-    return _taken(token, taken + parked)
+    return _taken(token, taken + parked, is_mixed=bool(first))
 
 
 def _taken_by(rows: Any, token: str) -> Taken | None:
@@ -154,7 +156,7 @@ def _taken_by(rows: Any, token: str) -> Taken | None:
     return _taken(token, found) if found else None
 
 
-def _taken(token: str, found: Sequence[tuple[Any, ...]]) -> Taken:
+def _taken(token: str, found: Sequence[tuple[Any, ...]], *, is_mixed: bool = False) -> Taken:
     """From the key of each, whether it is suspect, its line, and whether it was parked."""
     parked = [row for row in found if row[3]]
     others = [row for row in found if not row[3]]
@@ -166,6 +168,7 @@ def _taken(token: str, found: Sequence[tuple[Any, ...]]) -> Taken:
         tuple(row[2] for row in others if row[2] is not None),
         tuple(row[0] for row in parked),
         tuple(row[2] for row in parked if row[2] is not None),
+        is_mixed,
     )
 
 

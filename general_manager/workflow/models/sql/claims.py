@@ -106,7 +106,7 @@ def claim_at_once(
         found = sorted(row[:4] for row in cursor.fetchall())
     hint.learn(began, mark, found[0][3] if found else None)
     taken = [(key, is_alone) for _, key, is_alone, _ in found]
-    return _claim_of(token, taken, begin, share=share, limit=limit)
+    return _claim_of(token, taken, begin, share.in_turn(taken, limit, [row[3] for row in found]))
 
 
 def select_and_claim(
@@ -114,13 +114,13 @@ def select_and_claim(
 ) -> Claim:
     with transaction.atomic(using=entries.db):
         due = entries.due().filter(queue=share.queue)
-        columns = ("pk", "status", "started", "deliver_alone")
+        columns = ("pk", "status", "started", "deliver_alone", "available_at")
         rows = select_due(due, "available_at", columns, share, limit)
         if not rows:
             return Claim("", (), ())
         found = [
             (key, alone or (status == OutboxStatus.CLAIMED and started))
-            for key, status, started, alone in rows
+            for key, status, started, alone, _ in rows
         ]
         started_now = [key for key, is_alone in found[:begin] if not is_alone]
         # The condition is repeated: not every database locks the rows it selects.
@@ -139,7 +139,7 @@ def select_and_claim(
         if changed != len(rows):
             ours = set(entries.filter(claim_token=token).values_list("pk", flat=True))
             found = [one for one in found if one[0] in ours]
-    return _claim_of(token, found, begin, share=share, limit=limit)
+    return _claim_of(token, found, begin, share.in_turn(found, limit, [row[4] for row in rows]))
 
 
 def seen_now() -> dict[str, Any]:
@@ -153,14 +153,16 @@ def seen_now() -> dict[str, Any]:
 
 
 def _claim_of(
-    token: str, rows: Sequence[tuple[int, bool]], begin: int, *, share: Share, limit: int
+    token: str,
+    rows: Sequence[tuple[int, bool]],
+    begin: int,
+    in_turn: tuple[list[tuple[int, bool]], list[tuple[int, bool]]],
 ) -> Claim:
     """Build a claim from keys in order, each with whether it must be delivered alone."""
     started = frozenset(key for key, is_alone in rows[:begin] if not is_alone)
-    first, others = share.in_turn(rows, limit)
-    together = tuple(key for key, is_alone in (*first, *others) if not is_alone)
+    first, others = ([key for key, is_alone in part if not is_alone] for part in in_turn)
     alone = tuple(key for key, is_alone in rows if is_alone)
-    return Claim(token, together, alone, started, sum(not is_alone for _, is_alone in first))
+    return Claim(token, (*first, *others), alone, started, len(first))
 
 
 _CLAIM_SQL: Final = """

@@ -19,6 +19,9 @@ FRESH: Final = timedelta(seconds=10)
 """How long a row counts as new. Older ones are taken from the oldest end only, so a claim never
 searches a long backlog from its newest end."""
 
+TOGETHER: Final = timedelta(seconds=1)
+"""Rows that became due within it have come together: none of them is new beside the others."""
+
 NEWEST_PART: Final = 4
 """One of so many rows of a claim under a backlog comes from the newest end."""
 
@@ -40,13 +43,16 @@ class Share:
             return 0
         return (limit + self.number % NEWEST_PART) // NEWEST_PART
 
-    def in_turn(self, rows: Sequence[Row], limit: int) -> tuple[list[Row], list[Row]]:
+    def in_turn(
+        self, rows: Sequence[Row], limit: int, times: Sequence[datetime]
+    ) -> tuple[list[Row], list[Row]]:
         """What the turn begins with, and what follows, of the *rows* of a claim of *limit*.
 
-        *rows* are in the order of their times. The newest part has waited for the turn, so it
-        comes first, and does not wait for the others as well.
+        *rows* are in the order of their *times*. The newest part has waited for the turn, so it
+        comes first, and does not wait for the others as well; unless all have come together.
         """
-        newest = 0 if self.oldest_first or len(rows) < limit else self.newest(limit)
+        is_mixed = len(rows) >= limit and times[-1] - times[0] > TOGETHER
+        newest = self.newest(limit) if is_mixed and not self.oldest_first else 0
         split = len(rows) - newest
         return list(rows[split:]), list(rows[:split])
 

@@ -83,7 +83,7 @@ def _claim_at_once(
         cursor.execute(sql, parameters)
         found = sorted(row[:6] for row in cursor.fetchall())
     hint.learn(began, mark, found[0][0] if found else None)
-    first, others = share.in_turn(found, limit)
+    first, others = share.in_turn(found, limit, [row[0] for row in found])
     return tuple(HeldLane(*row[1:]) for row in first + others)
 
 
