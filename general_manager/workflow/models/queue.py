@@ -16,7 +16,13 @@ from general_manager.workflow.models.outbox import WorkflowOutbox
 from general_manager.workflow.models.sql.columns import Utf8CharField, from_now
 from general_manager.workflow.models.sql.commits import update_without_waiting
 from general_manager.workflow.models.sql.inserts import insert_new
-from general_manager.workflow.models.sql.queues import Table, due_queues, is_busy, used_queues
+from general_manager.workflow.models.sql.queues import (
+    Table,
+    due_queues,
+    is_busy,
+    is_due,
+    used_queues,
+)
 
 BUSY_SECONDS: Final = 2.0
 """A busy worker that has not said so again after this time may be dead."""
@@ -97,6 +103,11 @@ def queues_of_executions(using: str) -> list[str]:
 def queues_with_work(using: str) -> list[str]:
     """Queues with entries, lanes or executions that are due."""
     return due_queues(_entries(using), _lanes(using), _executions(using))
+
+
+def is_any_due(using: str, queue: str) -> bool:
+    """Whether there is anything to do in *queue*: cheaper than claims that find nothing."""
+    return is_due(queue, _entries(using), _lanes(using), _executions(using))
 
 
 def _entries(using: str) -> Table:

@@ -23,6 +23,7 @@ from general_manager.workflow.executions.runner import run_here
 from general_manager.workflow.models import WorkflowExecutionRecord
 from general_manager.workflow.models.executions.claims import take_ready
 from general_manager.workflow.models.executions.parking import look_again
+from general_manager.workflow.models.queue import is_any_due
 from general_manager.workflow.models.sql.due import Share
 from general_manager.workflow.outbox.chunk import Chunk
 from general_manager.workflow.outbox.drain import claim_due, deliver_claim, release
@@ -109,13 +110,13 @@ class _Shift:
 
     def _look_until_empty(self) -> bool:
         """False if this worker must stop before that."""
-        began = monotonic()
+        began, found = monotonic(), MANY
         with self._watched(), shared_cursor(self._using):
             while not is_announced():
                 if not can_renew():
                     return True  # another call would come back to this process at once
                 self._turn_began, self._is_slow = monotonic(), False
-                found = self._take_turn()
+                found = self._take_turn() if self._is_worth_a_turn(found) else 0
                 if not (found or self._busy.is_said or self._turns or self._has_lanes):
                     self._has_lanes = True  # the nudge was for lanes of what is no longer ordered
                     found = self._deliver_in_order()
@@ -129,6 +130,14 @@ class _Shift:
                 if not self._is_alone and monotonic() - began > SLICE_SECONDS:
                     break
         return False
+
+    def _is_worth_a_turn(self, found: int) -> bool:
+        """After a small turn there is most likely nothing: one look says so, not a claim of each
+        kind. *found* is what the last turn has found.
+        """
+        if self._is_alone or not self._turns or found >= MANY or has_rates():
+            return True
+        return is_any_due(self._using, self._queue)
 
     def _take_turn(self) -> int:
         """A batch of each kind, until one of them was slow. Returns how much was found."""

@@ -26,6 +26,7 @@ from general_manager.workflow.models import (
     WorkflowSignal,
 )
 from general_manager.workflow.models.executions.looks import look
+from general_manager.workflow.models.queue import is_any_due
 from general_manager.workflow.models.timing import Opening
 from general_manager.workflow.operations.overview import read_details, read_overview
 from general_manager.workflow.outbox.loading import load_held
@@ -116,6 +117,14 @@ def test_e12_a_claim_scans_the_undelivered_entries_in_order():
         # PostgreSQL numbers the few rows that it has locked.
         assert set(re.findall(r"Sort Key: (.+)", text)) <= {"locked.available_at"}
         assert "filesort" not in text[text.index("gm_outbox_due") :]
+
+
+def test_e12_a_look_for_anything_due_reads_along_the_indexes_of_what_is_due():
+    for text in plans(partial(is_any_due, "default", "q"), "SELECT EXISTS"):
+        assert "gm_outbox_due" in text
+        # SQLite's is that of what the sweep finds, which begins with the state.
+        assert "gm_execution_ready" in text or "gm_execution_due" in text
+        assert "Seq Scan" not in text
 
 
 def test_e12_a_chunk_is_loaded_by_its_keys_however_far_apart_they_are():

@@ -91,6 +91,38 @@ def test_an_idle_look_is_one_statement_for_each_kind(outbox, sent, monkeypatch):
     assert len(statements) == 3, statements
 
 
+def test_after_a_small_turn_one_statement_says_that_nothing_is_left(
+    outbox, celery_engine, sent, monkeypatch
+):
+    """Not a claim of each kind, which costs five times as much."""
+    monkeypatch.setattr(limits, "_declared", {})
+    start(celery_engine)
+    with data_statements() as statements:
+        empty("default")
+    takes = [one for one in statements if "locked" in one or "FOR UPDATE" in one]
+    if connection.vendor == "postgresql":
+        assert len(takes) == 2, takes
+    assert statements[-1].startswith("SELECT EXISTS")
+    assert celery_engine.executions()[0].state == "completed"
+
+
+def test_what_came_during_a_small_turn_is_found_after_it(outbox, celery_engine, sent):
+    """Of either kind; each nudge is left out, for this worker looks again."""
+    calls = []
+
+    def handle(event):
+        calls.append(event.event_id)
+        if len(calls) < 3:
+            publish(outbox, len(calls) + 1)
+            celery_engine.start(WorkflowDefinition("w", handler=flows.echo))
+
+    outbox.register("x", handler=handle, registration_id="r")
+    publish(outbox, 1)
+    empty("default")
+    assert len(calls) == WorkflowOutbox.objects.filter(status="processed").count() == 6
+    assert {one.state for one in celery_engine.executions()} == {"completed"}
+
+
 def test_one_event_from_claim_to_settled_takes_few_statements(outbox, celery_engine, sent):
     outbox.register("x", handler=flows.start_from_event)
     publish(outbox, 1)
@@ -465,7 +497,7 @@ def test_o6_turns_are_short_for_a_while_after_new_work_was_met_beside_a_backlog(
 
 
 def test_o6_what_has_come_together_is_delivered_in_its_order(outbox, sent):
-    publish(outbox, 8)
+    publish(outbox, 20)
     share = Share("", is_behind=True)
     claim = WorkflowOutbox.objects.claim(8, lease=MINUTE, share=share)
     assert (claim.size, claim.newest) == (8, 0)

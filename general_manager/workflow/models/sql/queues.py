@@ -7,6 +7,7 @@ from django.db import connections, models
 
 from general_manager.cursors import cursor_on
 from general_manager.workflow.models.sql.columns import DatabaseNow
+from general_manager.workflow.models.sql.low_water import low_water
 
 Table = tuple["models.QuerySet[Any]", str, str]
 """The rows of a table, the column of their due time, and the condition of the index that begins
@@ -28,6 +29,25 @@ def is_busy(rows: "models.QuerySet[Any]", queue: str) -> bool:
     with cursor_on(connection) as cursor:
         cursor.execute(sql, [queue])
         return cursor.fetchone() is not None
+
+
+def is_due(queue: str, *tables: Table) -> bool:
+    """Whether a row of *queue* is due in one of *tables*; not before where claims begin now."""
+    rows = tables[0][0]
+    connection = connections[rows.db]
+    now, _ = rows.query.get_compiler(rows.db).compile(DatabaseNow())
+    looks: list[str] = []
+    values: list[Any] = []
+    for each, due, condition in tables:
+        table = each.model._meta.db_table
+        mark = low_water(rows.db, f"{table} {queue}").mark()
+        after = "" if mark is None else f" AND {due} >= %s"
+        source = f"FROM {connection.ops.quote_name(table)} WHERE queue = %s AND {condition}"
+        looks.append(f"EXISTS (SELECT 1 {source} AND {due} <= {now}{after})")
+        values += [queue] if mark is None else [queue, mark]
+    with cursor_on(connection) as cursor:
+        cursor.execute(f"SELECT {' OR '.join(looks)}", values)
+        return bool(cursor.fetchone()[0])
 
 
 def due_queues(*tables: Table) -> list[str]:
