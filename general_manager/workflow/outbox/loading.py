@@ -19,12 +19,12 @@ def _in_order(model: type[models.Model], *names: str) -> tuple[str, ...]:
     return tuple(one.attname for one in model._meta.concrete_fields if one.name in names)
 
 
-_ENTRY: Final = _in_order(
+_OF_ENTRY: Final = _in_order(
     WorkflowOutbox,
     "id", "event", "expected_registrations", "visits", "deliver_alone", "unwanted_by", "queue",
     "lanes",
 )  # fmt: skip
-_EVENT: Final = _in_order(WorkflowEventRecord, "id", *EVENT_FIELDS, "published_at")
+_OF_EVENT: Final = _in_order(WorkflowEventRecord, "id", *EVENT_FIELDS, "published_at")
 
 
 class Loaded(NamedTuple):
@@ -49,8 +49,8 @@ def _held(rows: "QuerySet[WorkflowOutbox]", number: int) -> "QuerySet[WorkflowOu
     keys: list[Any] = [Slot(f"key {place}", models.BigIntegerField()) for place in range(number)]
     among = rows.filter(pk__in=keys) if keys else rows.filter(_Among())
     held = among.filter(claim_token=Slot("token"), status=OutboxStatus.CLAIMED).order_by("pk")
-    of_event = (f"event__{name}" for name in _EVENT)
-    return held.values_list(*_ENTRY, *of_event, is_any_registration_paused())
+    of_event = (f"event__{name}" for name in _OF_EVENT)
+    return held.values_list(*_OF_ENTRY, *of_event, is_any_registration_paused())
 
 
 _HELD: CompiledSelect[Any] = CompiledSelect(_held)
@@ -67,8 +67,8 @@ def load_held(using: str, token: str, keys: Sequence[int]) -> Loaded:
     reference: Any = WorkflowOutbox._meta.get_field("event")
     entries: list[WorkflowOutbox] = []
     for row in rows:
-        entry = WorkflowOutbox.from_db(using, _ENTRY, row[: len(_ENTRY)])
-        event = WorkflowEventRecord.from_db(using, _EVENT, row[len(_ENTRY) : -1])
+        entry = WorkflowOutbox.from_db(using, _OF_ENTRY, row[: len(_OF_ENTRY)])
+        event = WorkflowEventRecord.from_db(using, _OF_EVENT, row[len(_OF_ENTRY) : -1])
         reference.set_cached_value(entry, event)
         entries.append(entry)
     return Loaded(entries, any(row[-1] for row in rows))
