@@ -15,6 +15,7 @@ from general_manager.conf import get_workflow_settings
 from general_manager.cursors import shared_cursor
 from general_manager.escaping import get_logger
 from general_manager.workflow.admission.lines import look_at_due_lines, look_now
+from general_manager.workflow.core.connections import persist
 from general_manager.workflow.core.leases import can_renew, start_calling
 from general_manager.workflow.core.limits import has_rates
 from general_manager.workflow.core.shutdown import is_announced
@@ -137,7 +138,7 @@ class _Shift:
         """
         if self._is_alone or not self._turns or found >= MANY or has_rates():
             return True
-        return is_any_due(self._using, self._queue)
+        return persist(self._using, lambda: is_any_due(self._using, self._queue), patience=0)
 
     def _take_turn(self) -> int:
         """A batch of each kind, until one of them was slow. Returns how much was found."""

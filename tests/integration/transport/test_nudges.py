@@ -22,7 +22,7 @@ from general_manager.workflow.models import (
     WorkflowQueue,
 )
 from general_manager.workflow.models.executions.claims import begin, take_ready
-from general_manager.workflow.models.queue import BUSY_SECONDS
+from general_manager.workflow.models.queue import BUSY_SECONDS, is_any_due
 from general_manager.workflow.models.sql.due import ANY_AGE, Share
 from general_manager.workflow.outbox.drain import deliver_claim, drain
 from general_manager.workflow.transport import broker, nudges
@@ -104,6 +104,24 @@ def test_after_a_small_turn_one_statement_says_that_nothing_is_left(
         assert len(takes) == 2, takes
     assert statements[-1].startswith("SELECT EXISTS")
     assert celery_engine.executions()[0].state == "completed"
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="a file has no connection to lose")
+def test_a_connection_that_is_lost_before_the_last_look_is_replaced(outbox, sent, monkeypatch):
+    looks = []
+
+    def lose_the_connection(*arguments):
+        looks.append(arguments)
+        if len(looks) == 1:
+            connection.connection.close()
+        return is_any_due(*arguments)
+
+    monkeypatch.setattr(work, "is_any_due", lose_the_connection)
+    outbox.register("x", handler=lambda event: None)
+    publish(outbox, 1)
+    empty("default")
+    assert len(looks) == 2
+    assert WorkflowOutbox.objects.get().status == "processed"
 
 
 def test_what_came_during_a_small_turn_is_found_after_it(outbox, celery_engine, sent):
