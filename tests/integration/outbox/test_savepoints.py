@@ -7,10 +7,11 @@ from contextlib import suppress
 import pytest
 from django.db import connection, connections, transaction
 
-from general_manager.workflow import WorkflowEvent
+from general_manager.workflow import WorkflowDefinition, WorkflowEvent
 from general_manager.workflow.models import WorkflowDeliveryAttempt
 from general_manager.workflow.outbox import group
 from general_manager.workflow.outbox.drain import drain
+from tests.testapp import flows
 from tests.testapp.models import Tag
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -163,6 +164,17 @@ def test_k2_what_a_handler_wrote_before_it_raised_is_undone_however_it_wrote(del
         request.getfixturevalue("_function")
     assert deliver(fail_after(way)) == {"0": 1, "1": 1, "2": 1}
     assert tags() == ["0", "2"]
+    assert statuses() == {"0": "completed", "1": "failed", "2": "completed"}
+
+
+def test_k2_an_execution_that_a_handler_started_before_it_raised_is_not_there(
+    deliver, celery_engine
+):
+    """By the statement of the worker itself, whose cursor was there before."""
+    workflow = WorkflowDefinition("w", handler=flows.echo)
+    deliver(fail_after(lambda name: celery_engine.start(workflow, {"event": name})))
+    started = [one.input_data["event"] for one in celery_engine.executions()]
+    assert sorted(started) == ["0", "2"]
     assert statuses() == {"0": "completed", "1": "failed", "2": "completed"}
 
 
