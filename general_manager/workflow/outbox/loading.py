@@ -28,6 +28,8 @@ _OF_EVENT: Final = _in_order(WorkflowEventRecord, "id", *EVENT_FIELDS, "publishe
 
 
 class Loaded(NamedTuple):
+    """The entries of a chunk, each with its event, and what was read in the same statement."""
+
     entries: list[WorkflowOutbox]
     are_some_paused: bool
     """Whether the registrations that are paused are worth a query."""

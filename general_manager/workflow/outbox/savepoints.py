@@ -21,7 +21,7 @@ class Savepoints(AbstractContextManager["Savepoints"]):
 
     With psycopg 3 it is set when the handler first uses the database: one that does not costs no
     round trip, and one that does costs one. They are nested, and released together at the end. On
-    other drivers nothing is put off.
+    other drivers each is set and released around its handler.
     """
 
     def __init__(self, using: str) -> None:

@@ -71,8 +71,8 @@ def empty(using: str, queue: str = "") -> None:
 
 
 def _meet_new() -> None:
-    """A turn is for both kinds, so both are shorter."""
-    for pace in (entries_pace, executions_pace):
+    """New work waits for the whole turn, so each kind of work in it takes less time."""
+    for pace in (entries_pace, lanes_pace, executions_pace):
         pace.meet_new()
 
 

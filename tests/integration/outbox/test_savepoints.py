@@ -16,7 +16,7 @@ from tests.testapp.models import Tag
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
 needs_psycopg = pytest.mark.skipif(
-    connection.vendor != "postgresql", reason="nothing is put off on other databases"
+    connection.vendor != "postgresql", reason="each is set and released around its handler there"
 )
 BAD = "1"
 """The event in the middle, whose handler raises."""

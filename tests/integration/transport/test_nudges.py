@@ -485,8 +485,9 @@ def test_o6_a_turn_delivers_its_newest_part_first_but_for_the_turn_after_a_slow_
     publish(outbox, 2)
     entries = WorkflowOutbox.objects.order_by("pk")
     ids = list(entries.values_list("event__event_id", flat=True))
-    paces = [Pace(), Pace()]
-    for name, one in zip(("entries_pace", "executions_pace"), paces, strict=True):
+    names = ("entries_pace", "lanes_pace", "executions_pace")
+    paces = [Pace() for _ in names]
+    for name, one in zip(names, paces, strict=True):
         monkeypatch.setattr(work, name, one)
     settings = {"WORKFLOW_MODE": "production", "WORKFLOW_OUTBOX_PROCESS_CHUNK_SIZE": 8}
     with override_settings(GENERAL_MANAGER=settings):

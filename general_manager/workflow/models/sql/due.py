@@ -35,7 +35,7 @@ class Share:
     number: int = 0
     """Number of the claim, so that small ones take a new row now and then."""
     oldest_first: bool = False
-    """After a turn that was slow, and came to nothing but the newest."""
+    """After a slow turn, which may have come to its newest part only."""
 
     def newest(self, limit: int) -> int:
         """How many of *limit* rows to take from the newest end."""
