@@ -35,13 +35,14 @@ def calls(name):
     return plays.stage.calls.count(name)
 
 
-def test_the_outputs_come_in_order_and_the_parent_goes_on_once(engine, started):
+def test_the_outputs_come_in_order_and_the_parent_goes_on_once(engine, driver, started):
     execution = started(BOOK, numbers(5))
     assert execution.state == "completed", execution.error
     assert execution.output_data == {"parts": [{"n": 10 * n} for n in range(1, 6)]}
-    assert sorted(plays.stage.calls) == sorted(
-        ["book", "book", "bound", *(f"page {n}" for n in range(1, 6))]
-    )
+    once = sorted(name for name in plays.stage.calls if name != "book")
+    assert once == sorted(["bound", *(f"page {n}" for n in range(1, 6))])
+    # Another thread may complete all of them before their parent has come to wait.
+    assert calls("book") == 2 or (hasattr(driver, "transport") and calls("book") == 1)
 
 
 def test_a_child_says_whose_it_is(engine, started):

@@ -102,6 +102,8 @@ class own_transaction:
         self._is_outermost = not in_transaction(connection)
         if self._is_outermost:
             connection.run_commit_hooks_on_set_autocommit_on = False
+            # Django keeps it, and names it as the cause of what breaks a later transaction.
+            connection.rollback_exc = None
         self._atomic = strict_atomic(self._using)
         self._atomic.__enter__()
         self.session = connection.connection

@@ -46,6 +46,12 @@ def engine(celery_engine):
     return celery_engine
 
 
+class LostConnection(Exception):
+    """As PostgreSQL's drivers raise it: there is no code from a server."""
+
+    sqlstate = None
+
+
 def define(handler=None, **arguments):
     return WorkflowDefinition("w", handler=handler, **arguments)
 
@@ -235,6 +241,24 @@ def test_the_death_of_a_worker_is_no_failed_pass(outbox, workers):
     workers.deliver()
     row = WorkflowDeliveryAttempt.objects.get()
     assert (row.status, row.attempts, row.crashes) == ("failed", 1, 2)
+
+
+def test_an_old_loss_of_the_connection_does_not_explain_a_handlers_own_rollback(outbox, workers):
+    """Django names the last error of any transaction as the cause of what breaks this one."""
+    calls = []
+
+    def give_up(event):
+        calls.append(1)
+        connection.set_rollback(True)
+
+    outbox.register("x", handler=give_up)
+    outbox.publish(make_event())
+    lost = OperationalError("server closed the connection unexpectedly")
+    lost.__cause__ = LostConnection()
+    connection.rollback_exc = lost
+    workers.deliver()
+    row = WorkflowDeliveryAttempt.objects.get()
+    assert (row.status, row.attempts, len(calls)) == ("failed", 1, 1)
 
 
 @pytest.mark.parametrize("atomic", [True, False])
