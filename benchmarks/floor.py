@@ -92,5 +92,8 @@ class Floor:
         if self._connection.execute(TAKE, (token, execution_id)).fetchone() is not None:
             self._connection.execute(DONE, (json.dumps({"ok": True}), token))
 
+    def execute(self, sql: str) -> None:
+        self._connection.execute(sql)
+
     def close(self) -> None:
         self._connection.close()

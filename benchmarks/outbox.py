@@ -3,7 +3,8 @@
 Run with ``tox run -e bench`` or ``python -m benchmarks.outbox``. One process, no broker; one
 handler does nothing, the other starts a workflow with a correlation id. Absolute rates are this
 machine's at this moment: compare the ratios. With ``--prepared``, Django prepares statements as
-psycopg does by default, and the floor with it.
+psycopg does by default, and the floor with it. All is measured twice: with commits as fast as this
+machine's disk, and with commits that wait for another millisecond, as many disks let them.
 """
 
 import os
@@ -20,7 +21,7 @@ if "--prepared" in sys.argv:
 django.setup()
 
 from django.core.management import call_command
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import override_settings
 
 from benchmarks.floor import Floor
@@ -123,9 +124,15 @@ class Measured:
 
 def main() -> None:
     call_command("migrate", verbosity=0)
-    floor = Floor(POSTGRES)
+    floor, numbers = Floor(POSTGRES), iter(range(10**9))
     with messages_kept():
-        measure(floor, Ours(), iter(range(10**9)))
+        for microseconds in (0, 1000):
+            delay = f"SET commit_siblings = 0; SET commit_delay = {microseconds}"
+            floor.execute(delay)
+            with connection.cursor() as cursor:
+                cursor.execute(delay)
+            show("each commit waits longer by", f"{microseconds / 1000:.0f} ms")
+            measure(floor, Ours(), numbers)
     floor.close()
 
 

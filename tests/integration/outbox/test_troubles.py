@@ -1,6 +1,7 @@
 """What went wrong once in production mode: databases that stumble, messages that come twice."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import OperationalError, connection, connections, transaction
@@ -255,7 +256,8 @@ def test_an_old_loss_of_the_connection_does_not_explain_a_handlers_own_rollback(
     outbox.publish(make_event())
     lost = OperationalError("server closed the connection unexpectedly")
     lost.__cause__ = LostConnection()
-    connection.rollback_exc = lost
+    wrapper: Any = connection
+    wrapper.rollback_exc = lost
     workers.deliver()
     row = WorkflowDeliveryAttempt.objects.get()
     assert (row.status, row.attempts, len(calls)) == ("failed", 1, 1)

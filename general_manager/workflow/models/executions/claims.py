@@ -183,7 +183,7 @@ _BEGIN: CompiledUpdate[Any] = CompiledUpdate(_beginning, fetched=FOR_A_RUN)
 _IS_SUSPECT: Final = Q(crashes__gt=0) | Q(run_alone=True)
 _LACKS_SLOT: Final = "(slot_key IS NOT NULL AND holds_slot IS NULL)"
 _TAKE_SQL: Final = """
-WITH {rows}, found AS (
+WITH {rows}, found AS MATERIALIZED (
     SELECT id, wake_at, EXISTS (
         SELECT 1 FROM {pauses} pause
         WHERE pause.kind = 'workflow' AND pause.name = workflow_id AND pause.lifted_at IS NULL

@@ -15,6 +15,7 @@ from django.db.models.sql import UpdateQuery
 from general_manager.cursors import cursor_on
 from general_manager.workflow.models.sql.columns import Ago
 from general_manager.workflow.models.sql.commits import without_waiting
+from general_manager.workflow.models.sql.conversion import Conversion
 from general_manager.workflow.models.sql.inserts import DURATION, ago_sql, unless_taken
 
 Row = TypeVar("Row", bound=models.Model)
@@ -139,10 +140,11 @@ class _Selected:
         compiler: Any = rows.query.get_compiler(using)
         sql, parameters = compiler.as_sql()
         self._sql, self._parameters = _inlined(sql, parameters, using)
-        self._columns = [expression for expression, *_ in compiler.select]
+        columns = [expression for expression, *_ in compiler.select]
+        self._conversion = Conversion(columns, using)
         is_of_values = rows._fields is not None  # type: ignore[attr-defined]  # values_list
         self._model = None if is_of_values else rows.model
-        self._names = [one.target.attname for one in self._columns] if self._model else []
+        self._names = [one.target.attname for one in columns] if self._model else []
 
     def run(self, slots: Mapping[str, Any]) -> list[Any]:
         with cursor_on(connections[self._using]) as cursor:
@@ -150,7 +152,7 @@ class _Selected:
             rows = cursor.fetchall()
         if not rows:
             return []
-        found = _converted(rows, self._columns, self._using)
+        found = self._conversion.of(rows)
         model = self._model
         if model is None:
             return [tuple(row) for row in found]
@@ -253,13 +255,6 @@ def _filled(parameters: Sequence[Any], slots: Mapping[str, Any], using: str) -> 
     ]
 
 
-def _converted(rows: Sequence[Any], columns: list[Any], using: str) -> Any:
-    # Converters belong to one thread's connection, so they are not kept.
-    compiler: Any = models.sql.Query(None).get_compiler(using)
-    converters = compiler.get_converters(columns)
-    return compiler.apply_converters(rows, converters) if converters else rows
-
-
 class _Compiled(Generic[Row]):
     def __init__(
         self,
@@ -280,7 +275,7 @@ class _Compiled(Generic[Row]):
         self._names = [field.attname for field in fields]
         quote = connections[using].ops.quote_name
         self._returning = " RETURNING " + ", ".join(quote(field.column) for field in fields)
-        self._columns = [field.get_col(table) for field in fields]
+        self._conversion = Conversion([field.get_col(table) for field in fields], using)
 
     def statement(self, slots: dict[str, Any]) -> Statement:
         return Statement(self._sql, _filled(self._parameters, slots, self._using))
@@ -295,5 +290,5 @@ class _Compiled(Generic[Row]):
         with cursor_on(connections[self._using]) as cursor:
             cursor.execute(sql, _filled(self._parameters, slots, self._using))
             rows = [row[: len(self._names)] for row in cursor.fetchall()]
-        found = _converted(rows, self._columns, self._using) if rows else []
+        found = self._conversion.of(rows) if rows else []
         return [self._model.from_db(self._using, self._names, row) for row in found]
