@@ -25,8 +25,10 @@ from general_manager.workflow.models import (
     WorkflowOutbox,
     WorkflowSignal,
 )
+from general_manager.workflow.models.executions.claims import take_ready
 from general_manager.workflow.models.executions.looks import look
 from general_manager.workflow.models.queue import is_any_due
+from general_manager.workflow.models.sql.due import Share
 from general_manager.workflow.models.timing import Opening
 from general_manager.workflow.operations.overview import read_details, read_overview
 from general_manager.workflow.outbox.loading import load_held
@@ -117,6 +119,16 @@ def test_e12_a_claim_scans_the_undelivered_entries_in_order():
         # PostgreSQL numbers the few rows that it has locked.
         assert set(re.findall(r"Sort Key: (.+)", text)) <= {"locked.available_at"}
         assert "filesort" not in text[text.index("gm_outbox_due") :]
+
+
+@pytest.mark.skipif(
+    connection.vendor != "postgresql", reason="Elsewhere the pauses are read before the UPDATE"
+)
+def test_a_claim_of_executions_looks_for_the_pause_of_each_once():
+    """Not for each column that depends on it: each look in a plan costs time to plan it."""
+    take = partial(take_ready, WorkflowExecutionRecord.objects.all(), 2, Share())
+    [text] = plans(take, "workflow_id", "LIMIT")
+    assert text.count("workflowpause pause") == 1
 
 
 def test_e12_a_look_for_anything_due_reads_along_the_indexes_of_what_is_due():
