@@ -523,6 +523,22 @@ def test_o6_what_has_come_together_is_delivered_in_its_order(outbox, sent):
     assert (claim.size, claim.newest) == (8, 0)
 
 
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="There plans can be refused")
+def test_o6_a_claim_of_what_has_come_at_one_time_is_full_however_it_is_sorted(outbox, sent):
+    """Of equal times a sort may give any row, so the newest may be among the oldest too."""
+    publish(outbox, 20)
+    ways = ("indexscan", "indexonlyscan", "bitmapscan")
+    with connection.cursor() as cursor:
+        try:
+            for way in ways:
+                cursor.execute(f"SET enable_{way} = off")
+            claim = WorkflowOutbox.objects.claim(8, lease=MINUTE, share=Share("", is_behind=True))
+        finally:
+            for way in ways:
+                cursor.execute(f"RESET enable_{way}")
+    assert claim.size == 8
+
+
 def test_o6_without_new_work_a_claim_takes_old_work_only(outbox, sent):
     publish(outbox, 9)
     WorkflowOutbox.objects.update(available_at=F("available_at") - timedelta(hours=1))

@@ -80,15 +80,17 @@ def due_rows(
     head += f" AND {due} <= statement_timestamp()"
     lock = "FOR UPDATE SKIP LOCKED"
     after = "" if since is None else f" AND {due} >= %s"
-    oldest = f"{head}{after} ORDER BY {due} LIMIT %s"
+    order = f"ORDER BY {due} LIMIT %s"
     values: list[Any] = [share.queue, *([] if since is None else [since]), limit]
     if not newest:
-        return f"locked AS MATERIALIZED ({oldest} {lock})", values
+        return f"locked AS MATERIALIZED ({head}{after} {order} {lock})", values
     fresh = f"{head} AND {due} > statement_timestamp() - %s ORDER BY {due} DESC LIMIT %s {lock}"
+    # Of what has come at one time, a sort may put the same rows at both ends.
+    others = f"{head}{after} AND id <> ALL (ARRAY(SELECT id FROM newest)) {order}"
     return (
         f"newest AS MATERIALIZED ({fresh}), "
-        f"oldest AS MATERIALIZED ({oldest} - (SELECT count(*) FROM newest) {lock}), "
-        "locked AS (SELECT * FROM oldest UNION SELECT * FROM newest)"
+        f"oldest AS MATERIALIZED ({others} - (SELECT count(*) FROM newest) {lock}), "
+        "locked AS (SELECT * FROM oldest UNION ALL SELECT * FROM newest)"
     ), [share.queue, FRESH, newest, *values]
 
 
@@ -102,6 +104,5 @@ def select_due(
     if newest:
         after = free.filter(**{f"{due}__gt": from_now(-FRESH)})
         fresh = list(after.order_by(f"-{due}")[:newest])
-    known = {row[0] for row in fresh}
-    oldest = free.order_by(due)[: limit - len(fresh)]
-    return [row for row in oldest if row[0] not in known] + fresh[::-1]
+    others = free.exclude(pk__in=[row[0] for row in fresh]) if fresh else free
+    return list(others.order_by(due)[: limit - len(fresh)]) + fresh[::-1]
