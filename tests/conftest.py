@@ -11,7 +11,7 @@ import django
 import pytest
 from django.core.management.color import no_style
 from django.core.management.sql import emit_post_migrate_signal
-from django.db import connection, connections, transaction
+from django.db import connection, connections
 from django.test import TransactionTestCase
 
 from general_manager.workflow import (
@@ -33,17 +33,13 @@ from tests.testapp.heard import heard
 
 KEPT = {"auth_permission", "django_content_type"}
 """What Django makes anew after each flush, which takes longer than most tests."""
-DELETED_BYTES = 64 * 1024
-"""Tables that are larger are truncated, so that dead rows never become many."""
 
 
 def _flush(case: TransactionTestCase) -> None:
     for alias in case._databases_names(include_mirrors=False):  # type: ignore[attr-defined]
         connection = connections[alias]
         names = connection.introspection.django_table_names(only_existing=True, include_views=False)
-        tables = [name for name in names if name not in KEPT]
-        if connection.vendor == "postgresql":
-            tables = _left_by_deleting(alias, tables)
+        tables = [name for name in _written(alias, names) if name not in KEPT]
         # What refers to a table with rows may have none itself, and is emptied with it.
         statements = connection.ops.sql_flush(no_style(), tables, allow_cascade=True)
         connection.ops.execute_sql_flush(statements)
@@ -51,25 +47,18 @@ def _flush(case: TransactionTestCase) -> None:
             emit_post_migrate_signal(verbosity=0, interactive=False, db=alias)
 
 
-def _left_by_deleting(alias: str, names: list[str]) -> list[str]:
-    """Those of *names* with many rows; of the others the rows are deleted.
-
-    To truncate a few tables takes PostgreSQL 35 ms, to delete a few rows 3 ms. A table without
-    pages has had no row.
-    """
+def _written(alias: str, names: list[str]) -> list[str]:
+    """Those of *names* that may have rows. To truncate a hundred tables takes PostgreSQL longer
+    than most tests, and a table that it has truncated has no pages until somebody writes."""
+    if connections[alias].vendor != "postgresql":
+        return names
     with connections[alias].cursor() as cursor:
         cursor.execute(
-            "SELECT relname, pg_relation_size(oid) FROM pg_class WHERE relname = ANY(%s)"
-            " AND pg_table_is_visible(oid) AND (relkind <> 'r' OR pg_relation_size(oid) > 0)",
+            "SELECT relname FROM pg_class WHERE relname = ANY(%s) AND pg_table_is_visible(oid)"
+            " AND (relkind <> 'r' OR pg_relation_size(oid) > 0)",
             [names],
         )
-        sizes = dict(cursor.fetchall())
-        small = [name for name, size in sizes.items() if size <= DELETED_BYTES]
-        quote = connections[alias].ops.quote_name
-        deletes = "".join(f"DELETE FROM {quote(name)};" for name in small)
-        with transaction.atomic(using=alias):
-            cursor.execute(f"SET LOCAL session_replication_role = replica; {deletes}")
-    return [name for name in sizes if name not in small]
+        return [name for (name,) in cursor.fetchall()]
 
 
 def _has_content_types(alias: str) -> bool:
