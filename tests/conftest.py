@@ -27,7 +27,7 @@ from general_manager.workflow.models.sql import low_water
 from general_manager.workflow.schedules import forget_schedules
 from general_manager.workflow.transport import broker, nudges
 from general_manager.workflow.transport.throttle import Throttle
-from general_manager.workflow.workers import work
+from general_manager.workflow.workers import beat, work
 from general_manager.workflow.workers.pace import Pace
 from tests.testapp.heard import heard
 
@@ -94,6 +94,15 @@ def _no_limit_of_another_test() -> Iterator[None]:
     limits._declared.clear()
     limits._declared.update(known)
     lines._sweeps.clear()
+
+
+@pytest.fixture(autouse=True)
+def _no_heartbeat_of_another_test() -> Iterator[None]:
+    """A test that plays a worker or Beat may end without its shutdown."""
+    yield
+    for stop in beat._stop_saying[::2]:  # what follows each would remove its row
+        stop()
+    beat._stop_saying.clear()
 
 
 @pytest.fixture(autouse=True)
