@@ -523,19 +523,15 @@ def test_o6_what_has_come_together_is_delivered_in_its_order(outbox, sent):
     assert (claim.size, claim.newest) == (8, 0)
 
 
-@pytest.mark.skipif(connection.vendor != "postgresql", reason="There plans can be refused")
+@pytest.mark.skipif(connection.vendor == "mysql", reason="A dropped index does not come back there")
 def test_o6_a_claim_of_what_has_come_at_one_time_is_full_however_it_is_sorted(outbox, sent):
     """Of equal times a sort may give any row, so the newest may be among the oldest too."""
     publish(outbox, 20)
-    ways = ("indexscan", "indexonlyscan", "bitmapscan")
-    with connection.cursor() as cursor:
-        try:
-            for way in ways:
-                cursor.execute(f"SET enable_{way} = off")
-            claim = WorkflowOutbox.objects.claim(8, lease=MINUTE, share=Share("", is_behind=True))
-        finally:
-            for way in ways:
-                cursor.execute(f"RESET enable_{way}")
+    WorkflowOutbox.objects.update(available_at=WorkflowOutbox.objects.first().available_at)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("DROP INDEX gm_outbox_due")  # without its order, there is a sort
+        claim = WorkflowOutbox.objects.claim(8, lease=MINUTE, share=Share("", is_behind=True))
+        transaction.set_rollback(True)
     assert claim.size == 8
 
 
