@@ -103,7 +103,7 @@ def test_e2_an_emptied_broker_loses_nothing_and_two_beats_do_no_harm(site):
 
 
 def test_e2_workers_and_beat_outlive_a_broker_that_goes_away_and_comes_back(site):
-    site.worker()
+    site.kept_worker()
     site.beat()
     site.publish("write", 1)
     site.until(TAGS, ["0"])
