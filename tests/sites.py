@@ -176,11 +176,12 @@ class Site:
         return self.web(f"{imports}{function}{first}import json\nprint(json.dumps(ask()))")
 
     def until(self, code: str, expected: object) -> None:
-        """Ask until *code* gives *expected*."""
+        """Ask until *code* gives *expected*, as JSON has it."""
         deadline = time.monotonic() + FAR_TOO_LONG
         loop = (
-            f"import time\ndeadline = time.time() + {FAR_TOO_LONG - 5}\n"
-            f"while ask() != {expected!r} and time.time() < deadline: time.sleep(0.1)\n"
+            f"import json, time\ndeadline = time.time() + {FAR_TOO_LONG - 5}\n"
+            "def answer(): return json.loads(json.dumps(ask()))  # a tuple becomes a list\n"
+            f"while answer() != {expected!r} and time.time() < deadline: time.sleep(0.1)\n"
         )
         found = self.ask(code, first=loop)
         assert found == expected, f"{found}\n{self.logs()}"

@@ -59,7 +59,7 @@ class Network:
         }
         if uri is not None:
             self.site.environment["TEST_POSTGRES_URI"] = _through(uri, self.database.port)
-        self.workers = [self.site.worker(), self.site.worker()]
+        self.workers = [self.site.kept_worker(), self.site.kept_worker()]
         self.site.beat()
         self.site.environment = direct  # who publishes and who counts can rely on the network
 
