@@ -12,7 +12,7 @@ def is_lost_connection(error: BaseException) -> bool:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether the database rolled back because of another transaction: it may be retried."""
+    """Whether the database rolled back for a cause from outside of it: it may be retried."""
     return any(isinstance(one, Error) and _code(one) in _CONFLICTS for one in origins(error))
 
 
@@ -62,6 +62,7 @@ def _code(error: Error) -> str | int | None:
 
 _CONFLICTS: Final = frozenset(
     {"40001", "40P01", "40003"}  # serialization failure, deadlock, unknown
+    | {"26000", "42P05"}  # what was prepared is on another connection of a pooler
     | {1205, 1213, 1020}  # MySQL and MariaDB: lock wait timeout, deadlock, changed since last read
     | {5, 6}  # SQLite: busy, locked
 )
