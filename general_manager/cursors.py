@@ -104,8 +104,8 @@ class _Use:
 def _prepares(connection: Any) -> bool:
     """Whether the next statement goes through a cursor that prepares."""
     raw = connection.connection
-    if raw is None or connection.vendor != "postgresql":
-        return False
+    if raw is None or connection.vendor != "postgresql" or connection.queries_logged:
+        return False  # what is logged must be the statement with its values
     use: _Use | None = getattr(raw, _USE, None)
     if use is None:
         psycopg = _psycopg()

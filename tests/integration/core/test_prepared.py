@@ -5,6 +5,7 @@ from time import monotonic
 
 import pytest
 from django.db import Error, connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
 
 from general_manager import cursors
 from general_manager.cursors import PREPARES_AFTER, PREPARES_REPEATED, cursor_on, shared_cursor
@@ -142,6 +143,14 @@ def test_plans_are_made_anew_after_some_seconds_as_a_table_may_have_grown_meanwh
     connection.connection._general_manager_use.look_at = monotonic()
     look()
     assert plan().startswith("Index")
+
+
+def test_while_statements_are_logged_they_are_not_prepared_so_the_log_has_their_values():
+    prepare_ours()
+    with shared_cursor("default"), CaptureQueriesContext(connection) as captured:
+        ours("seen")
+    assert [one["sql"] for one in captured.captured_queries] == ["SELECT 'ours' || 'seen'"]
+    assert ours("y") == "oursy"
 
 
 def test_each_connection_is_asked_for_itself():
