@@ -32,7 +32,11 @@ pytestmark = [
 
 @contextmanager
 def traced(tmp_path) -> Iterator[list[str]]:
-    """What is sent to the server meanwhile: the first word of each message."""
+    """What is sent to the server meanwhile: the first word of each message.
+
+    Over a new connection, on which nothing is prepared: then each statement is one message.
+    """
+    connection.close()
     connection.ensure_connection()
     sent: list[str] = []
     path = tmp_path / "trace"

@@ -51,7 +51,11 @@ def deliver(outbox):
 
 @pytest.fixture
 def sent() -> Iterator[Counter[str]]:
-    """How often each command that manages savepoints was sent, past Django or not."""
+    """How often each command that manages savepoints was sent, past Django or not.
+
+    Over a new connection: it is not used for long enough to have a cursor that prepares.
+    """
+    connection.close()
     connection.ensure_connection()
     found: Counter[str] = Counter()
     kind = type(connection.connection.cursor())
