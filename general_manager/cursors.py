@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from django.db import connections
 
+from general_manager.database_errors import UNPREPARED
+
 _SHARED: Final = "_general_manager_cursor"
 _USE: Final = "_general_manager_use"
 _IN_ERROR: Final = 3
@@ -140,12 +142,10 @@ def _may_prepare(connection: Any) -> bool:
     A pooler may give the next transaction another connection to the server, where nothing of ours
     is prepared. It has to invent the number of the server's process that its clients are told.
     """
-    options = connection.settings_dict["OPTIONS"]
-    if "prepare_threshold" in options or options.get("server_side_binding"):
-        return False
-    raw = connection.connection
-    if raw.prepare_threshold is not None:
-        return False
+    raw, options = connection.connection, connection.settings_dict["OPTIONS"]
+    usual = import_module("django.db.backends.postgresql.base").Cursor
+    if "prepare_threshold" in options or raw.cursor_factory is not usual:
+        return False  # such as `server_side_binding`, or the cursors of a tracing library
     [[process]] = _ask(connection, "SELECT pg_backend_pid()")
     return bool(process == raw.info.backend_pid)
 
@@ -193,11 +193,12 @@ def _preparing() -> Any:
         def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
             try:
                 return super().execute(query, params, **options)
-            except stale:
+            except stale as error:
                 raw = self.connection
                 raw.prepare_threshold = None
                 getattr(raw, _USE).stop()
                 if _is_broken(raw):
+                    setattr(error, UNPREPARED, True)
                     raise
                 return super().execute(query, params, **options)
 

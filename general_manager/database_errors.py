@@ -5,6 +5,9 @@ from typing import Any, Final
 
 from django.db import DataError, Error, IntegrityError, InterfaceError, OperationalError
 
+UNPREPARED: Final = "_general_manager_unprepared"
+"""An attribute of psycopg's error where the same statement works once it is not prepared."""
+
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether *error*, or one of its causes, means that a connection was lost or refused."""
@@ -12,8 +15,14 @@ def is_lost_connection(error: BaseException) -> bool:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether the database rolled back for a cause from outside of it: it may be retried."""
-    return any(isinstance(one, Error) and _code(one) in _CONFLICTS for one in origins(error))
+    """Whether the database rolled back for a cause from outside of it: it may be retried.
+
+    Because of another transaction, or of a statement of ours that was no longer prepared.
+    """
+    return any(
+        isinstance(one, Error) and (_code(one) in _CONFLICTS or hasattr(one.__cause__, UNPREPARED))
+        for one in origins(error)
+    )
 
 
 def origins(error: BaseException) -> Iterator[BaseException]:
@@ -62,7 +71,6 @@ def _code(error: Error) -> str | int | None:
 
 _CONFLICTS: Final = frozenset(
     {"40001", "40P01", "40003"}  # serialization failure, deadlock, unknown
-    | {"26000", "42P05"}  # what was prepared is on another connection of a pooler
     | {1205, 1213, 1020}  # MySQL and MariaDB: lock wait timeout, deadlock, changed since last read
     | {5, 6}  # SQLite: busy, locked
 )

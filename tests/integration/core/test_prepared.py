@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from time import monotonic
+from typing import Any
 
 import pytest
 from django.db import Error, connection, connections, transaction
@@ -162,12 +163,27 @@ def test_each_connection_is_asked_for_itself():
 
 
 @pytest.mark.parametrize(
-    "chosen", [{"prepare_threshold": None}, {"prepare_threshold": 1}, {"server_side_binding": True}]
+    "chosen",
+    [
+        {"prepare_threshold": None},
+        {"prepare_threshold": 1},
+        {"server_side_binding": True},
+    ],
 )
 def test_a_project_that_has_chosen_for_itself_keeps_what_it_chose(options, chosen):
     options.update(chosen)
     prepare_ours()
     assert connection.connection.prepare_threshold == chosen.get("prepare_threshold")
+    assert prepared() == []
+
+
+def test_cursors_of_a_library_that_traces_statements_are_left_in_place(options):
+    usual: Any = type(connection.cursor().cursor)
+    connection.close()
+    options["cursor_factory"] = type("TracingCursor", (usual,), {})
+    prepare_ours()
+    with cursor_on(connection) as cursor:
+        assert type(cursor.cursor) is options["cursor_factory"]
     assert prepared() == []
 
 
@@ -211,6 +227,13 @@ def test_in_a_transaction_it_is_a_conflict_and_the_next_transaction_does_without
     assert prepared() == []
 
 
+def test_what_the_project_prepared_itself_is_its_own_affair():
+    prepare_ours()
+    with pytest.raises(Error) as caught, transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("EXECUTE theirs")
+    assert not is_conflict(caught.value)
+
+
 def test_a_delivery_whose_statements_are_no_longer_prepared_is_not_charged(outbox):
     def forget(event):
         if event.event_id == "7":
@@ -230,7 +253,8 @@ def test_a_delivery_whose_statements_are_no_longer_prepared_is_not_charged(outbo
     assert not charged.exists()
 
 
-def test_a_statement_whose_columns_have_got_other_types_meanwhile_is_run_again():
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_a_statement_whose_columns_have_got_other_types_meanwhile_is_run_again(in_transaction):
     with connection.cursor() as cursor:
         cursor.execute("CREATE TEMPORARY TABLE changing AS SELECT 1 AS number")
     for _ in range(PREPARES_AFTER + PREPARES_REPEATED + 1):
@@ -238,6 +262,10 @@ def test_a_statement_whose_columns_have_got_other_types_meanwhile_is_run_again()
             cursor.execute("SELECT number FROM changing WHERE number > %s", [0])
     connection.connection.pgconn.exec_(b"ALTER TABLE changing ALTER number TYPE text")
     connection.connection.pgconn.exec_(b"ALTER TABLE changing ALTER number TYPE bigint USING 1")
+    if in_transaction:
+        with pytest.raises(Error) as caught, transaction.atomic(), cursor_on(connection) as cursor:
+            cursor.execute("SELECT number FROM changing WHERE number > %s", [0])
+        assert is_conflict(caught.value)
     with cursor_on(connection) as cursor:
         cursor.execute("SELECT number FROM changing WHERE number > %s", [0])
         assert cursor.fetchone() == (1,)
