@@ -31,7 +31,6 @@ PREPARES_AFTER: Final = 50
 PREPARES_REPEATED: Final = 5
 """A statement that has come so often is prepared: psycopg's own number."""
 
-
 PLANS_LAST_SECONDS: Final = 10.0
 """After so long a connection's plans are made anew: a table may have grown, and until the server
 has analyzed it, it would go on with the plan for a small one."""
@@ -140,7 +139,7 @@ def _may_prepare(connection: Any) -> bool:
     """Whether the project has left it to us, and no pooler is in between.
 
     A pooler may give the next transaction another connection to the server, where nothing of ours
-    is prepared. It has to invent the number of the server's process that its clients are told.
+    is prepared. It has to invent the number of the server's process that it sends to its clients.
     """
     raw, options = connection.connection, connection.settings_dict["OPTIONS"]
     usual = import_module("django.db.backends.postgresql.base").Cursor
@@ -151,7 +150,7 @@ def _may_prepare(connection: Any) -> bool:
 
 
 def _ask(connection: Any, question: str) -> Any:
-    """The rows of a statement that belongs to the connection, not to whoever is using it."""
+    """The rows of a statement about the connection itself: it is neither logged nor counted."""
     with connection.wrap_database_errors, connection.connection.cursor() as cursor:
         cursor.execute(question)
         return cursor.fetchall() if cursor.description else []

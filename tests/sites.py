@@ -111,8 +111,8 @@ class Site:
     def kept_worker(self) -> Process:
         """A worker that is started again when it ends with an error, as docs/deploy.md asks for.
 
-        Celery 5.7 with Redis ends one now and then where its connection breaks while it has
-        messages: what closes the broken connection again raises an `AttributeError`.
+        Celery 5.7 with Redis has ended one whose connection broke while it had messages: closing
+        the broken connection a second time raised an `AttributeError`.
         """
         return self.start("worker", "tests.acceptance.keep", *self._worker())
 
