@@ -7,9 +7,12 @@ from datetime import timedelta
 import pytest
 from django.db import connection, transaction
 
-from general_manager.workflow.models import WorkflowOutbox
+from general_manager.workflow import WorkflowDefinition, step, wait_for
+from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowOutbox
 from general_manager.workflow.models.sql import claims
 from general_manager.workflow.models.sql.low_water import SLACK, LowWater
+from general_manager.workflow.transport import broker
+from general_manager.workflow.workers.work import empty
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -25,6 +28,10 @@ SETTLED = """WITH events AS (
     SELECT n, 'a.b', '{}', '{}' FROM generate_series(1, %s) n RETURNING id)
     INSERT INTO general_manager_workflowoutbox (event_id, expected_registrations, available_at)
     SELECT id, '[]', now() - interval '1 hour' FROM events"""
+RUN = """INSERT INTO general_manager_workflowexecutionrecord
+    (execution_id, workflow_id, version, state, input_data, metadata, wake_at)
+    SELECT 'e' || n, 'w', '1', 'pending', '{}', '{}', now() - interval '1 hour'
+    FROM generate_series(1, %s) n"""
 DUE = """WITH events AS (
     INSERT INTO general_manager_workfloweventrecord (event_id, event_type, payload, metadata)
     SELECT 'due' || n, 'a.b', '{}', '{}' FROM generate_series(1, 100) n RETURNING id)
@@ -115,3 +122,75 @@ def test_what_was_committed_late_is_found_by_the_next_claim_from_the_beginning(h
     WorkflowOutbox.objects.filter(status="pending").update(available_at=first - 2 * SLACK)
     left = WorkflowOutbox.objects.filter(status="pending").count()
     assert WorkflowOutbox.objects.claim(50, lease=LEASE).size == left
+
+
+def pages_of(work):
+    """How many pages each statement of *work* reads that finds executions by their keys."""
+    found = {}
+
+    def explain(execute, sql, parameters, many, context):
+        finds_due = "ORDER BY wake_at" in sql or "wake_at IS NOT NULL" in sql  # from a mark on
+        if "workflowexecutionrecord" in sql and not finds_due:
+            raw = connection.connection
+            before, after = "BEGIN", "ROLLBACK"
+            if raw.info.transaction_status:  # our own transactions begin without Django
+                before, after = "SAVEPOINT look", "ROLLBACK TO look; RELEASE look"
+            with raw.cursor() as cursor:
+                cursor.execute(before)
+                cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", parameters)
+                plan = cursor.fetchone()[0]
+                cursor.execute(after)
+            [top] = json.loads(plan) if isinstance(plan, str) else plan
+            pages = top["Plan"]["Shared Hit Blocks"] + top["Plan"]["Shared Read Blocks"]
+            found[sql] = max(pages, found.get(sql, 0))
+        return execute(sql, parameters, many, context)
+
+    with connection.execute_wrapper(explain):
+        work()
+    return found
+
+
+@pytest.fixture
+def full_of_dead_executions():
+    rows = WorkflowExecutionRecord.objects
+    with a_long_transaction(), connection.cursor() as cursor:
+        cursor.execute(RUN, [DEAD])
+        rows.update(state="running")
+        rows.update(state="waiting", ready=False)
+        rows.update(state="pending", ready=True)
+        rows.update(state="completed", wake_at=None)
+        cursor.execute("ANALYZE general_manager_workflowexecutionrecord")
+        yield
+
+
+def wait_after_a_step(_):
+    return {"answer": [step("first", int), wait_for("go")]}
+
+
+def fail(_):
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("together", [1, 5])
+def test_from_start_to_end_no_statement_walks_over_what_is_dead(
+    full_of_dead_executions, celery_engine, monkeypatch, together
+):
+    monkeypatch.setattr(broker, "has_app", lambda *_: True)
+    monkeypatch.setattr(broker, "_publish", lambda *_: None)
+    waits = WorkflowDefinition("waits", handler=wait_after_a_step)
+    fails = WorkflowDefinition("fails", handler=fail)
+
+    def work():
+        keys = [celery_engine.start(waits).execution_id for _ in range(together)]
+        keys += [celery_engine.start(fails).execution_id for _ in range(together)]
+        empty("default")
+        for key in keys[:together]:
+            celery_engine.resume(key, 1)
+        empty("default")
+        celery_engine.cancel(celery_engine.start(waits).execution_id)
+        assert {celery_engine.status(key).state for key in keys} == {"completed", "failed"}
+
+    found = pages_of(work)
+    assert len(found) > 5
+    for sql, pages in found.items():  # an insert of a row reads about forty, of indexes and all
+        assert pages < 100 * together + 100, (pages, sql)

@@ -11,10 +11,13 @@ from functools import partial
 import pytest
 from django.contrib.admin import site
 from django.db import connection, transaction
+from django.utils.timezone import now
 
 from general_manager.workflow import WorkflowDefinition
 from general_manager.workflow.admin.base import CappedPaginator
+from general_manager.workflow.durable.ending import Ending
 from general_manager.workflow.durable.stops import Suspended
+from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.executions.lookup import events_like, executions_like
 from general_manager.workflow.executions.runner import run
 from general_manager.workflow.executions.signals import send
@@ -25,7 +28,13 @@ from general_manager.workflow.models import (
     WorkflowOutbox,
     WorkflowSignal,
 )
-from general_manager.workflow.models.executions.claims import take_ready
+from general_manager.workflow.models.executions.batches import (
+    begin_together,
+    complete_together,
+    give_back_begun,
+)
+from general_manager.workflow.models.executions.claims import begin, give_back, take_ready
+from general_manager.workflow.models.executions.ending import request_end
 from general_manager.workflow.models.executions.looks import look
 from general_manager.workflow.models.queue import is_any_due
 from general_manager.workflow.models.sql.due import Share
@@ -36,6 +45,7 @@ from general_manager.workflow.scheduling.rows import active_executions
 from tests.testapp import flows
 
 pytestmark = pytest.mark.django_db(databases=["default", "archive"])
+LEASE = timedelta(seconds=60)
 not_in_sqlite = pytest.mark.skipif(
     connection.vendor == "sqlite",
     reason="SQLite does not see that what is dead is not completed, and prefers equality to order",
@@ -210,6 +220,48 @@ def test_what_a_claim_holds_is_found_by_its_key_and_not_among_all_that_run(way):
         else:
             assert "gm_execution_state" not in text
             assert "pkey" in text or "PRIMARY" in text
+
+
+CANCELLED = Ending(WorkflowState.CANCELLED, "")
+RARE = {
+    "begin": ("pending", lambda rows, one: begin(rows, one.pk, "t", lease=LEASE)),
+    "begin together": (
+        "pending", lambda rows, one: begin_together(rows, [one.pk], "t", lease=LEASE)
+    ),
+    "complete together": ("running", lambda rows, one: complete_together(rows, {one.pk: {}}, "t")),
+    "give back": ("pending", lambda rows, one: give_back(rows, "t", [one.pk])),
+    "give back what has begun": ("running", lambda rows, one: give_back_begun(rows, "t", [one.pk])),
+    "claim by id": ("pending", lambda rows, one: rows.claim(one.execution_id, lease=LEASE)),
+    "fail": ("running", lambda rows, one: rows.held(one).end(WorkflowState.FAILED, error="no")),
+    "cancel": ("waiting", lambda rows, one: rows.cancel(one, {}, "")),
+    "wake": ("waiting", lambda rows, one: rows.wake_now(one)),
+    "wake what is due": ("waiting", lambda rows, one: rows.wake_due(1)),
+    "ask to end": ("waiting", lambda rows, one: request_end(rows, one, CANCELLED)),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="others prefer the primary key")
+@pytest.mark.parametrize("way", RARE)
+def test_what_has_a_key_is_found_by_it_though_few_executions_are_in_its_state(way):
+    """Its state is rare by the server's statistics, and full of the dead entries of thousands."""
+    rows = WorkflowExecutionRecord.objects
+    rows.bulk_create(
+        WorkflowExecutionRecord(
+            execution_id=str(number), workflow_id="w", state="completed", ended_at=now()
+        )
+        for number in range(1, 2000)
+    )
+    update_statistics(WorkflowExecutionRecord)
+    state, work = RARE[way]
+    one = rows.create(
+        execution_id="one", workflow_id="w", state=state, claim_token="t", runs=1,
+        wake_at=now() - timedelta(minutes=1), waiting_since=now(),
+    )  # fmt: skip
+    texts = plans(
+        lambda: work(rows, one), "UPDATE", '"general_manager_workflowexecutionrecord" SET'
+    )
+    for text in texts:
+        assert not re.search("gm_execution_(state|ready|due)", text), text
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from general_manager.workflow.models.executions.values import (
     due_now,
     ready_now,
 )
-from general_manager.workflow.models.sql.columns import DatabaseNow
+from general_manager.workflow.models.sql.columns import DatabaseNow, not_indexed
 from general_manager.workflow.models.sql.inserts import insert_new
 
 MOST_WAITERS: Final = 1_000
@@ -227,7 +227,8 @@ def mark_joined(executions: Executions, record: Any, gather: str) -> None:
     while left:
         found = newest_of(executions, left)
         for chain, newest in found.items():
-            row = executions.filter(execution_id=newest.execution_id, state__in=ACTIVE_STATES)
+            is_active = not_indexed("state", *ACTIVE_STATES)
+            row = executions.filter(is_active, execution_id=newest.execution_id)
             if newest.is_over or row.update(awaited=True):
                 left.discard(chain)  # else it has ended, or continued as new, since then
 

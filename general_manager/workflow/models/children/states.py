@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from django.db.models import Q
 
 from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
+from general_manager.workflow.models.sql.columns import not_indexed
 
 CHILDREN_CHUNK: Final = 500
 """Children that one statement reads or inserts."""
@@ -60,7 +61,7 @@ def waiters_of(executions: Any, slots: Any, chains: Collection[str], most: int) 
     new = set(chains)
     while new and len(found) < most:
         found |= new
-        waiting = executions.filter(state__in=ACTIVE_STATES)
+        waiting = executions.filter(not_indexed("state", *ACTIVE_STATES))
         keys = slots.waited_for().naming(new).values_list("execution_id", flat=True)[:most]
         rows = waiting.filter(pk__in=set(keys)).values_list("execution_id", "chain")
         new = {chain or key for key, chain in rows} - found

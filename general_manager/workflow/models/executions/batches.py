@@ -22,6 +22,7 @@ from general_manager.workflow.models.executions.claims import to_ready
 from general_manager.workflow.models.executions.statements import FOR_A_RUN, completed, may_end
 from general_manager.workflow.models.executions.values import is_in_time, running
 from general_manager.workflow.models.sql.claims import claim_surely
+from general_manager.workflow.models.sql.columns import not_indexed
 from general_manager.workflow.models.sql.compiled import CompiledUpdate, Slot
 
 
@@ -64,7 +65,7 @@ def complete_together(
 def give_back_begun(rows: Any, token: str, keys: Sequence[int]) -> None:
     """Running to ready, for any worker: their handlers were not called."""
     to_ready(
-        rows.filter(pk__in=keys, claim_token=token, state=WorkflowState.RUNNING),
+        rows.filter(not_indexed("state", WorkflowState.RUNNING), pk__in=keys, claim_token=token),
         state=WorkflowState.PENDING,
         ready=True,
         started_at=Case(When(runs=1, then=None), default=F("started_at")),
@@ -89,7 +90,8 @@ _UNLOCKED_SQL: Final = """{table}.id = ANY(ARRAY(
 
 
 def _beginning(rows: Any, lease: timedelta) -> tuple[Any, dict[str, Any]]:
-    taken = rows.filter(_Unlocked(), claim_token=Slot("token"), state=WorkflowState.PENDING)
+    is_taken = not_indexed("state", WorkflowState.PENDING)
+    taken = rows.filter(_Unlocked(), is_taken, claim_token=Slot("token"))
     plain = taken.filter(is_in_time(), slot_key=None, timeout=None, ending_at=None)
     return plain, running(lease, in_batch=True)
 

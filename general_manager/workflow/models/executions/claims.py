@@ -29,7 +29,7 @@ from general_manager.workflow.models.executions.values import (
 )
 from general_manager.workflow.models.pause import WorkflowPause
 from general_manager.workflow.models.sql.claims import claim_surely
-from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
+from general_manager.workflow.models.sql.columns import DatabaseNow, from_now, not_indexed
 from general_manager.workflow.models.sql.commits import update_without_waiting, without_waiting
 from general_manager.workflow.models.sql.compiled import CompiledUpdate, Slot, can_fetch
 from general_manager.workflow.models.sql.due import Share, due_rows, select_due
@@ -88,7 +88,8 @@ def begin(rows: Any, key: int, token: str, *, lease: timedelta) -> Any:
 
 def give_back(rows: Any, token: str, keys: Sequence[int]) -> int:
     """Taken to ready, for any worker."""
-    return to_ready(rows.filter(pk__in=keys, claim_token=token, state=WorkflowState.PENDING))
+    is_taken = not_indexed("state", WorkflowState.PENDING)
+    return to_ready(rows.filter(is_taken, pk__in=keys, claim_token=token))
 
 
 def to_ready(held: Any, **values: Any) -> int:
@@ -174,8 +175,9 @@ def _taken(token: str, found: Sequence[tuple[Any, ...]], *, is_mixed: bool = Fal
 
 def _beginning(rows: Any, lease: timedelta) -> tuple[Any, dict[str, Any]]:
     key = Slot("key", models.BigIntegerField())
-    mine = rows.filter(pk=key, claim_token=Slot("token"), state=WorkflowState.PENDING)
-    return mine.filter(is_in_time()), running(lease)
+    is_taken = not_indexed("state", WorkflowState.PENDING)
+    mine = rows.filter(is_taken, is_in_time(), pk=key, claim_token=Slot("token"))
+    return mine, running(lease)
 
 
 _BEGIN: CompiledUpdate[Any] = CompiledUpdate(_beginning, fetched=FOR_A_RUN)

@@ -11,7 +11,7 @@ from general_manager.workflow.durable.records import OPEN_SAGA, StepStatus
 from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
 from general_manager.workflow.history import HistoryKind
 from general_manager.workflow.models.executions.values import due_now, ready_now
-from general_manager.workflow.models.sql.columns import DatabaseNow
+from general_manager.workflow.models.sql.columns import DatabaseNow, not_indexed
 
 
 def _ready(record: Any) -> dict[str, Any]:
@@ -42,11 +42,12 @@ def request_end(
     ready at once. The first request counts. From then on its deadline does not: it would stop the
     undos.
     """
-    row = executions.filter(pk=record.pk, state__in=ACTIVE_STATES)
+    row = executions.filter(not_indexed("state", *ACTIVE_STATES), pk=record.pk)
     values: dict[str, Any] = {} if metadata is None else {"metadata": metadata}
     if row.filter(ending_at=None).update(**_as(ending), **values):
         executions.note(HistoryKind.END_REQUESTED, [record.pk], ending.error)
-    at_rest = Q(state=WorkflowState.WAITING) | Q(state=WorkflowState.PENDING, ready=False)
+    is_delayed = Q(not_indexed("state", WorkflowState.PENDING), ready=False)
+    at_rest = Q(not_indexed("state", WorkflowState.WAITING)) | is_delayed
     return bool(row.filter(at_rest).update(**_ready(record), waiting_for=None, waiting_since=None))
 
 

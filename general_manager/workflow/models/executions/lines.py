@@ -16,9 +16,14 @@ from django.db.models import Count, Max, Min, Q
 
 from general_manager.workflow.core.limits import Line, declared_numbers
 from general_manager.workflow.engine import ACTIVE_STATES, TERMINAL_STATES, WorkflowState
-from general_manager.workflow.models.executions.values import NEEDS_SLOT, due_now, ready_now
+from general_manager.workflow.models.executions.values import (
+    NEEDS_SLOT,
+    due_now,
+    is_runnable,
+    ready_now,
+)
 from general_manager.workflow.models.limit_key import ABOUT_A_MINUTE, WorkflowLimitKey
-from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
+from general_manager.workflow.models.sql.columns import DatabaseNow, from_now, not_indexed
 from general_manager.workflow.models.sql.commits import bookkeeping
 
 Update = Callable[..., int]
@@ -167,16 +172,18 @@ def join_line(executions: Any, execution_id: str) -> str | None:
 
     Also of one that is in line already, or parked: that has given up a slot.
     """
-    mine = executions.filter(NEEDS_SLOT, execution_id=execution_id, state__in=ACTIVE_STATES)
+    is_active = not_indexed("state", *ACTIVE_STATES)
+    mine = executions.filter(NEEDS_SLOT, is_active, execution_id=execution_id)
     key: str | None = mine.values_list("slot_key", flat=True).first()
     if key is not None:
-        mine.runnable().update(**ready_now(DatabaseNow()), state=WorkflowState.PENDING)
+        mine.filter(is_runnable()).update(**ready_now(DatabaseNow()), state=WorkflowState.PENDING)
     return key
 
 
 def free_slot(executions: Any, record: Any) -> None:
     """The run of *record* is over: if others ended it meanwhile, its slot is free now."""
-    over = executions.filter(pk=record.pk, runs=record.runs, state__in=TERMINAL_STATES)
+    is_over = not_indexed("state", *TERMINAL_STATES)
+    over = executions.filter(is_over, pk=record.pk, runs=record.runs)
     over.filter(holds_slot__isnull=False).update(holds_slot=None, slot_until=None)
 
 

@@ -16,7 +16,12 @@ from general_manager.workflow.durable.records import StepStatus
 from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.history import HistoryKind
 from general_manager.workflow.models.executions.looks import settle
-from general_manager.workflow.models.executions.values import due_now, is_in_time, ready_now
+from general_manager.workflow.models.executions.values import (
+    due_now,
+    is_in_time,
+    is_runnable,
+    ready_now,
+)
 from general_manager.workflow.models.pause import (
     RELEASE_BATCH,
     Released,
@@ -33,11 +38,12 @@ def is_to_park() -> Q:
 
 
 def park(rows: Any) -> int:
-    """Due and unclaimed to parked, where the workflow is paused; nothing is counted."""
+    """Due and unclaimed to parked, where the workflow is paused; nothing is counted.
+
+    *rows* are found by their keys.
+    """
     left = ExpressionWrapper(F("deadline") - DatabaseNow(), output_field=models.DurationField())
-    states = (WorkflowState.PENDING, WorkflowState.WAITING)
-    due = rows.filter(state__in=states, wake_at__lte=DatabaseNow())
-    parked: int = due.filter(is_to_park()).update(
+    parked: int = rows.filter(is_runnable(), is_to_park()).update(
         # First, because in MariaDB later assignments see earlier ones.
         deadline_left=Case(When(deadline__isnull=False, then=left)),
         deadline=None,

@@ -11,6 +11,7 @@ from general_manager.workflow.engine import WorkflowState
 from general_manager.workflow.history import HistoryKind
 from general_manager.workflow.models.executions.taking import chain_values
 from general_manager.workflow.models.executions.values import is_in_time, is_overdue
+from general_manager.workflow.models.sql.columns import not_indexed
 
 INHERITED = (
     "workflow_id", "version", "handler_path", "retry", "timeout", "lifetime", "correlation_id",
@@ -69,7 +70,8 @@ def continue_as_new(
 
 def _written_before(executions: Any, record: Any) -> str | None:
     """What this run has written, if the answer to its commit was lost."""
-    mine = executions.filter(pk=record.pk, runs=record.runs, state=WorkflowState.COMPLETED)
+    is_over = not_indexed("state", WorkflowState.COMPLETED)
+    mine = executions.filter(is_over, pk=record.pk, runs=record.runs)
     metadata = mine.values_list("metadata", flat=True).first() or {}
     key = metadata.get(RENEWED_AS)
     return key if executions.filter(execution_id=key).exists() else None

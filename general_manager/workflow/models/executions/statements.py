@@ -13,18 +13,19 @@ from general_manager.workflow.models.executions.values import (
     NEEDS_SLOT,
     due_now,
     is_in_time,
+    is_runnable,
     ready_now,
     running,
 )
 from general_manager.workflow.models.pause import is_workflow_paused
-from general_manager.workflow.models.sql.columns import DatabaseNow
+from general_manager.workflow.models.sql.columns import DatabaseNow, not_indexed
 from general_manager.workflow.models.sql.compiled import CompiledSelect, CompiledUpdate, Slot
 
 
 def _claiming(rows: Any, lease: timedelta) -> tuple[Any, dict[str, Any]]:
     is_free = ~NEEDS_SLOT & ~Q(is_workflow_paused())
     mine = rows.filter(is_in_time(), is_free, execution_id=Slot("execution_id"))
-    return mine.runnable(), running(lease)
+    return mine.filter(is_runnable()), running(lease)
 
 
 class Suspension(NamedTuple):
@@ -91,8 +92,8 @@ def _ending_wait(rows: Any, how: WaitEnd) -> tuple[Any, dict[str, Any]]:
 
 def _ending_delay(rows: Any, priority: int) -> tuple[Any, dict[str, Any]]:
     """A delay or a sleep is over: delayed or waiting becomes ready."""
-    is_delayed = Q(state=WorkflowState.PENDING, ready=False)
-    is_asleep = Q(state=WorkflowState.WAITING, waiting_for=None)
+    is_delayed = Q(not_indexed("state", WorkflowState.PENDING), ready=False)
+    is_asleep = Q(not_indexed("state", WorkflowState.WAITING), waiting_for=None)
     row = rows.filter(pk=Slot("key", models.BigIntegerField()))
     values = {"state": WorkflowState.PENDING, **ready_now(due_now(priority))}
     return row.filter(is_delayed | is_asleep), values

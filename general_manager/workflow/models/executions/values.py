@@ -11,7 +11,7 @@ from django.db.models.functions import Coalesce
 
 from general_manager.workflow.core.limits import Line
 from general_manager.workflow.engine import ACTIVE_STATES, WorkflowState
-from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
+from general_manager.workflow.models.sql.columns import DatabaseNow, from_now, not_indexed
 from general_manager.workflow.models.sql.compiled import Slot
 from general_manager.workflow.models.timing import LOOK_GRACE
 
@@ -52,6 +52,9 @@ STOPS_CHILDREN: dict[str, Any] = {
     )
 }
 """The `wake_at` that every other terminal state than ``completed`` leaves."""
+
+SUSPENDED = (WorkflowState.PENDING, WorkflowState.WAITING)
+"""The states in which an execution may be due to run."""
 
 NEEDS_SLOT = Q(slot_key__isnull=False, holds_slot__isnull=True)
 """An execution that must not run before a look has given it a slot."""
@@ -156,6 +159,11 @@ def is_overdue() -> Q:
 def is_past_deadline() -> Q:
     """An execution that did not end in time; only the sweep ends it."""
     return Q(deadline__lte=DatabaseNow())
+
+
+def is_runnable() -> Q:
+    """`ExecutionQuerySet.runnable`, of executions that are found by their keys."""
+    return Q(not_indexed("state", *SUSPENDED), wake_at__lte=DatabaseNow())
 
 
 def is_in_time() -> Q:

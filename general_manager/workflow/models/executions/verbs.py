@@ -41,6 +41,7 @@ from general_manager.workflow.models.executions.statements import (
 from general_manager.workflow.models.executions.values import (
     ENDED,
     STOPS_CHILDREN,
+    SUSPENDED,
     Woken,
     counts_failures,
     due_now,
@@ -54,7 +55,7 @@ from general_manager.workflow.models.executions.waking import wake_due
 from general_manager.workflow.models.history import WorkflowHistory
 from general_manager.workflow.models.pruning import FAILED, FINISHED, prune_alone, prune_referred
 from general_manager.workflow.models.sql.claims import claim_surely
-from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
+from general_manager.workflow.models.sql.columns import DatabaseNow, from_now, not_indexed
 from general_manager.workflow.models.sql.commits import bookkeeping
 from general_manager.workflow.models.sql.compiled import Statement, can_fetch
 from general_manager.workflow.models.sql.deletes import Family, references
@@ -98,8 +99,7 @@ class ExecutionQuerySet(models.QuerySet[Row]):
 
     def runnable(self) -> Self:
         """Due: to start, a retry, the end of a sleep or wait. Only the sweep recovers dead runs."""
-        suspended = (WorkflowState.PENDING, WorkflowState.WAITING)
-        return self.filter(state__in=suspended, wake_at__lte=DatabaseNow())
+        return self.filter(state__in=SUSPENDED, wake_at__lte=DatabaseNow())
 
     def claim(self, execution_id: str, *, lease: timedelta) -> Row | None:
         """Claim the execution for a run; `None` if it is not runnable or is claimed already.
@@ -129,7 +129,7 @@ class ExecutionQuerySet(models.QuerySet[Row]):
         failed_attempts: int = 0,
         by_its_run: bool = True,
     ) -> bool:
-        """Active to the terminal *state*, which never changes; returns whether it won.
+        """Active to the terminal *state*, which never changes; returns whether it won. Of one row.
 
         Unless it completed, its correlation id is free. *failed_attempts* are added to the count.
         Ended *by_its_run* it gives up the slot of its limit; else that waits for the run.
@@ -141,7 +141,7 @@ class ExecutionQuerySet(models.QuerySet[Row]):
         values |= {} if metadata is None else {"metadata": metadata}
         if output_data is not None:
             values["output_data"] = Value(output_data, models.JSONField())
-        active = self.filter(state__in=ACTIVE_STATES)
+        active = self.filter(not_indexed("state", *ACTIVE_STATES))
 
         def write(text: str, trace: str) -> int:
             texts = {"error": None if error is None else text, "traceback": trace}
@@ -296,7 +296,8 @@ class ExecutionQuerySet(models.QuerySet[Row]):
         cancellation or an answer, which are notified by their own callers.
         """
         over = (WorkflowState.COMPLETED, WorkflowState.WAITING)
-        found = self.filter(pk=record.pk, runs=record.runs, state__in=over).values_list("state")
+        mine = self.filter(not_indexed("state", *over), pk=record.pk, runs=record.runs)
+        found = mine.values_list("state")
         states = [WorkflowState(state) for (state,) in found]
         return states[0] if states else None
 

@@ -19,7 +19,7 @@ from general_manager.workflow.models.executions.values import (
     ready_now,
 )
 from general_manager.workflow.models.history import WorkflowHistory
-from general_manager.workflow.models.sql.columns import DatabaseNow, from_now
+from general_manager.workflow.models.sql.columns import DatabaseNow, from_now, not_indexed
 from general_manager.workflow.models.sql.commits import bookkeeping
 from general_manager.workflow.models.timing import END_GRACE
 
@@ -50,16 +50,18 @@ def wake_due(executions: Any, limit: int) -> Woken:
         timed_out = [row for row in woken if row[4]]
         if timed_out:
             _time_out_attempts(executions, [row[0] for row in timed_out])
+        # The condition is repeated: not every database locks the rows it selects.
+        still_due = executions.filter(not_indexed("state", *states), wake_at__lte=DatabaseNow())
         if woken:  # due since then, and so before what has just come
             update(
-                due.filter(pk__in=[row[0] for row in woken]),
+                still_due.filter(pk__in=[row[0] for row in woken]),
                 **after_death(),
                 state=WorkflowState.PENDING,
                 claim_token=None,
                 **ready_now(F("wake_at")),
             )
         if overdue:  # this sweep may die before it ends them: another one finds them then
-            late = due.filter(pk__in=[row[0] for row in overdue])
+            late = still_due.filter(pk__in=[row[0] for row in overdue])
             update(late, wake_at=from_now(END_GRACE))
         died = [row for row in woken if row[2] == WorkflowState.RUNNING and not row[4]]
         if died:

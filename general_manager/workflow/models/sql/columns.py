@@ -7,6 +7,7 @@ from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.models.functions import Now
+from django.db.models.lookups import Exact, In
 
 from general_manager.workflow.core.ids import MAX_ID_LENGTH
 
@@ -27,6 +28,25 @@ def from_now(duration: timedelta) -> models.Expression:
     if not duration:
         return DatabaseNow()
     return models.ExpressionWrapper(DatabaseNow() + duration, output_field=models.DateTimeField())
+
+
+class _Unindexed(models.Func):
+    """The text of a column, as an expression that no index has."""
+
+    template = "%(expressions)s"
+
+    def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
+        return self.as_sql(compiler, connection, template="(%(expressions)s || '')", **extra)
+
+
+def not_indexed(column: str, *values: str) -> Any:
+    """A condition for rows that are found by their keys: *column* has one of *values*.
+
+    PostgreSQL may believe that few rows are in a state, and look for a key among them. While a long
+    transaction keeps dead entries, it would walk over those of all rows that were in that state.
+    """
+    text = _Unindexed(column, output_field=models.CharField())
+    return Exact(text, values[0]) if len(values) == 1 else In(text, values)
 
 
 class Ago:
