@@ -133,11 +133,14 @@ _PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
 }
 _BACKEND_KEYS: Final = ("WORKFLOW_ENGINE", "WORKFLOW_EVENT_REGISTRY")
 KEYS: Final = tuple(_PARSERS)
+_is_configured = False
 
 
 def is_configured() -> bool:
     """Whether Django is configured: events also work in a script without a project."""
-    return django_settings.configured
+    global _is_configured  # asking Django costs as much as the call around it, many times an event
+    _is_configured = _is_configured or django_settings.configured
+    return _is_configured
 
 
 def root_urlconf() -> str:
@@ -270,8 +273,7 @@ def _near_misses(source: object) -> list[Problem]:
     for name in dir(source):
         if name in _PARSERS or name == CONTAINER or not name.isupper():
             continue
-        near = _near(name)
-        if near:
+        if near := _near(name):
             problems.append(
                 Problem("W001", f"The setting {name} is not read.", f"Did you mean {near}?")
             )

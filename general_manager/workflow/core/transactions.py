@@ -1,6 +1,6 @@
 """Distinguishes our own transactions from those of callers and handlers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -233,10 +233,11 @@ class Surroundings:
         Raises `TransactionLeftOpen` if that rolls its writes back, and `ConnectionClosed` if it has
         closed the connection of a transaction around it.
         """
-        for connection in opened() if self._depths else ():
+        found = list(opened()) if is_configured() else []
+        for connection in found:
             if connection.alias in self._depths and connection.closed_in_transaction:
                 raise ConnectionClosed(str(what), connection.alias)
-        undone = self.discard_what_was_left_open(what)
+        undone = self._discard(found, what)
         if undone:
             raise TransactionLeftOpen(str(what), undone)
 
@@ -245,8 +246,11 @@ class Surroundings:
 
         Inside a transaction that was open before, only what was opened in it is rolled back.
         """
+        return self._discard(opened() if is_configured() else (), what)
+
+    def _discard(self, found: Iterable[Any], what: object) -> list[str]:
         undone = []
-        for connection in opened() if is_configured() else ():
+        for connection in found:
             if (depth := self._depths.get(connection.alias)) is not None:
                 if _leave_blocks(connection, depth):
                     undone.append(connection.alias)

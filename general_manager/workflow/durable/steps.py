@@ -48,7 +48,8 @@ class Steps:
         self.outcomes = Outcomes()
         self.inside: str | None = None
         """The step whose function is being called."""
-        self.around = Surroundings(store.using)
+        self.around: Surroundings
+        """The transactions around the handler; from its call on."""
         self.again: list[Callable[[], object]] = []
         """What to repeat if the step that is being called is rolled back."""
         self._execution_id = execution_id

@@ -44,6 +44,7 @@ from general_manager.workflow.executions.settling import (
 )
 from general_manager.workflow.executions.store import DatabaseRunStore
 from general_manager.workflow.models import WorkflowExecutionRecord
+from general_manager.workflow.models.execution import Executions
 from general_manager.workflow.models.executions.claims import begin
 from general_manager.workflow.models.executions.lines import free_slot, join_line
 from general_manager.workflow.transport.nudges import nudge
@@ -168,7 +169,7 @@ def _run_record(record: WorkflowExecutionRecord, using: str, children: list[Runn
         return record.execution_id if fail(record, using, died) else ""
     with renewing(lambda: executions.renew(record, lease=lease), lease):
         try:
-            return _run_claimed(record, using, children)
+            return _run_claimed(record, executions, children)
         except Interrupted as stopped:  # nothing may be built on a step that is gone
             is_ready = leave_if_possible(record, using, stopped.error)
         except Exception as error:
@@ -196,11 +197,13 @@ def give_up(execution_id: str, using: str) -> None:
         attend_to([record.pk], using, run_here)
 
 
-def _run_claimed(record: WorkflowExecutionRecord, using: str, children: list[Runnable]) -> str:
+def _run_claimed(
+    record: WorkflowExecutionRecord, executions: Executions, children: list[Runnable]
+) -> str:
     """Returns the execution to run next, or empty: this one, if its answer has come meanwhile or it
     is to undo; or the one as which it continued.
     """
-    executions = WorkflowExecutionRecord.objects.using(using)
+    using = executions.db
     try:
         handler = _handler_of(record)
     except Exception as error:  # noqa: BLE001 - a module that is half deployed raises anything
@@ -236,7 +239,7 @@ def _run_claimed(record: WorkflowExecutionRecord, using: str, children: list[Run
     if isinstance(stopped, ContinuedAsNew):
         following = renew(record, using, stopped.input_data, run_.closings)
         return following or _once_more(record, is_ready=to_end_soon(record, using) is not None)
-    state = settle(record, using, run_, store, output)
+    state = settle(record, executions, run_, store, output)
     if state is not None:
         notify(state, record, using)
     is_ready = state is WorkflowState.PENDING and not isinstance(stopped, Retrying)

@@ -228,5 +228,5 @@ def _notify_if(state: WorkflowState | None, record: WorkflowExecutionRecord, usi
 
 
 def notify(state: WorkflowState, record: WorkflowExecutionRecord, using: str) -> None:
-    executions = WorkflowExecutionRecord.objects.using(using)
-    notify_state(state, lambda: executions.get(pk=record.pk).snapshot())
+    rows = WorkflowExecutionRecord.objects
+    notify_state(state, lambda: rows.using(using).get(pk=record.pk).snapshot())

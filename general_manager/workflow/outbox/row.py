@@ -43,4 +43,4 @@ class DeliveryRow:
 
     @property
     def _rows(self) -> DeliveryQuerySet:
-        return WorkflowDeliveryAttempt.objects.using(self.using)
+        return DeliveryQuerySet(WorkflowDeliveryAttempt, using=self.using)

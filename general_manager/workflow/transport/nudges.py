@@ -28,17 +28,26 @@ _looking: Final[ContextVar[frozenset[tuple[str, str]]]] = ContextVar(
 )
 """Databases and queues at which the worker in this context will look again."""
 
+_commits_before: Final[ContextVar[frozenset[tuple[str, str]]]] = ContextVar(
+    "general_manager_commits_before", default=frozenset()
+)
+"""Those of them for which it began outside of transactions: whatever is written in this context is
+committed before it looks."""
+
 
 @contextmanager
 def will_look_again(using: str, queue: str) -> Iterator[bool]:
     """In the block, a nudge for this queue is not needed; false if that was so already."""
     key = (using, queue)
-    known = _looking.get()
+    known, commits = _looking.get(), _commits_before.get()
     token = _looking.set(known | {key})
+    is_outermost = not connections[using].in_atomic_block
+    inner = _commits_before.set(commits | {key} if is_outermost else commits)
     try:
         yield key not in known
     finally:
         _looking.reset(token)
+        _commits_before.reset(inner)
 
 
 class _Nudge:
@@ -51,6 +60,8 @@ class _Nudge:
 
 def nudge(using: str, queue: str = "") -> None:
     """On commit, tell workers that there is work in *queue*, once per transaction."""
+    if (using, queue) in _commits_before.get():
+        return
     connection = connections[using]
     asked: _Nudge | None = getattr(connection, _NUDGE, None)
     if asked is None or asked.is_sent or not connection.run_on_commit:

@@ -23,18 +23,18 @@ from general_manager.workflow.executions.settling import (
 from general_manager.workflow.executions.store import DatabaseRunStore
 from general_manager.workflow.models import WorkflowExecutionRecord
 from general_manager.workflow.models.children.look import suspend
+from general_manager.workflow.models.execution import Executions
 
 
 def settle(
     record: WorkflowExecutionRecord,
-    using: str,
+    executions: Executions,
     run: Run,
     store: DatabaseRunStore,
     output: dict[str, Any],
 ) -> WorkflowState | None:
     """The new state, or `None` if it was written or lost already, or is written with its batch."""
-    executions = WorkflowExecutionRecord.objects.using(using)
-    stopped = run.stopped
+    using, stopped = executions.db, run.stopped
     state = None
     if isinstance(stopped, Interrupted):
         is_ready = leave_interrupted(record, using, stopped.error, store.uncalled)

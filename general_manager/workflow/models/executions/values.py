@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -64,6 +65,7 @@ PRIORITY_STEP = timedelta(seconds=60)
 """How much earlier work counts as due for each step of its priority."""
 
 
+@cache
 def due_now(priority: int) -> models.Expression:
     """The due time of work that becomes ready now.
 
