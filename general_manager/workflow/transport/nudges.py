@@ -14,6 +14,7 @@ from typing import Final
 from django.db import DatabaseError, connections, transaction
 
 from general_manager.escaping import get_logger
+from general_manager.workflow.core.connections import in_transaction
 from general_manager.workflow.models import WorkflowQueue
 from general_manager.workflow.transport import get_transport
 from general_manager.workflow.transport.base import WORK, Transport
@@ -41,7 +42,7 @@ def will_look_again(using: str, queue: str) -> Iterator[bool]:
     key = (using, queue)
     known, commits = _looking.get(), _commits_before.get()
     token = _looking.set(known | {key})
-    is_outermost = not connections[using].in_atomic_block
+    is_outermost = not in_transaction(connections[using])
     inner = _commits_before.set(commits | {key} if is_outermost else commits)
     try:
         yield key not in known

@@ -125,6 +125,30 @@ def test_a_connection_that_is_lost_before_the_last_look_is_replaced(outbox, sent
     assert WorkflowOutbox.objects.get().status == "processed"
 
 
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_what_commits_before_the_next_look_needs_no_hook_for_its_commit(
+    outbox, celery_engine, sent, is_inside
+):
+    """But one that commits after it, with the transaction in which the worker looks."""
+    hooks: list[Any] = []
+
+    def start_another(_):
+        celery_engine.start(WorkflowDefinition("w", handler=flows.echo))
+        hooks.extend(connection.run_on_commit)
+
+    outbox.register("shop.order.paid", handler=start_another)
+    outbox.publish(WorkflowEvent("1", "shop.order.paid", {}))
+    sent.clear()
+    if is_inside:
+        with transaction.atomic():
+            empty("default")
+            assert sent == []
+    else:
+        empty("default")
+    assert bool(hooks) is is_inside
+    assert bool(sent) is is_inside
+
+
 def test_what_came_during_a_small_turn_is_found_after_it(outbox, celery_engine, sent):
     """Of either kind; each nudge is left out, for this worker looks again."""
     calls = []
