@@ -222,6 +222,9 @@ def test_what_a_claim_holds_is_found_by_its_key_and_not_among_all_that_run(way):
             assert "pkey" in text or "PRIMARY" in text
 
 
+COMPLETED = """INSERT INTO general_manager_workflowexecutionrecord
+    (execution_id, workflow_id, version, state, input_data, metadata, ended_at)
+    SELECT 'e' || n, 'w', '1', 'completed', '{}', '{}', now() FROM generate_series(1, 2000) n"""
 CANCELLED = Ending(WorkflowState.CANCELLED, "")
 RARE = {
     "begin": ("pending", lambda rows, one: begin(rows, one.pk, "t", lease=LEASE)),
@@ -245,12 +248,8 @@ RARE = {
 def test_what_has_a_key_is_found_by_it_though_few_executions_are_in_its_state(way):
     """Its state is rare by the server's statistics, and full of the dead entries of thousands."""
     rows = WorkflowExecutionRecord.objects
-    rows.bulk_create(
-        WorkflowExecutionRecord(
-            execution_id=str(number), workflow_id="w", state="completed", ended_at=now()
-        )
-        for number in range(1, 2000)
-    )
+    with connection.cursor() as cursor:
+        cursor.execute(COMPLETED)
     update_statistics(WorkflowExecutionRecord)
     state, work = RARE[way]
     one = rows.create(
