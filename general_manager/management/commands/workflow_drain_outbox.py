@@ -31,6 +31,6 @@ class Command(WorkflowCommand):
 
 
 def _in_words(done: Turn) -> str:
-    events = ngettext("%s event delivered", "%s events delivered", done.entries)
+    events = ngettext("%s event processed", "%s events processed", done.entries)
     runs = ngettext("%s execution run", "%s executions run", done.executions)
     return f"{events % f'{done.entries:,}'}, {runs % f'{done.executions:,}'}."

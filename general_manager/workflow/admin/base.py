@@ -98,7 +98,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for 
         """The row for its own page, with bounded values; `None` if missing or hidden."""
         rows = self.get_queryset(request)
         meta = rows.model._meta
-        field: Any = meta.pk if from_field is None else meta.get_field(from_field)
+        field: Any = meta.pk if not from_field else meta.get_field(from_field)
         try:
             found = get_bounded(rows, **{field.name: field.to_python(object_id)})
         except (rows.model.DoesNotExist, ValidationError, ValueError, OverflowError):

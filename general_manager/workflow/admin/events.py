@@ -8,6 +8,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Count, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
+from django.utils.formats import localize
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
@@ -17,13 +18,14 @@ from general_manager.workflow.admin.acts.seen import SEEN, seen_of, sign
 from general_manager.workflow.admin.base import DetailAdmin, may
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.fields.events import EventFields
-from general_manager.workflow.admin.fields.formats import STATE_NAMES
+from general_manager.workflow.admin.fields.formats import NONE, STATE_NAMES
 from general_manager.workflow.admin.fields.timelines import timeline_lines
 from general_manager.workflow.admin.filters import EventTypeFilter
 from general_manager.workflow.admin.pages import object_url
 from general_manager.workflow.admin.scope import Reader
 from general_manager.workflow.executions.lookup import events_like
 from general_manager.workflow.models import DeliveryStatus, WorkflowEventRecord
+from general_manager.workflow.operations.moments import in_zone
 from general_manager.workflow.operations.timeline import timeline_of_event
 from general_manager.workflow.outbox.deliver_again import (
     Recipient,
@@ -66,7 +68,7 @@ class EventAdmin(EventFields, DetailAdmin):
             {
                 "fields": (
                     "event_name", "event_type", "event_id", "concerns", "ordering_key", "source",
-                    "occurred_at", "published_at", "entry",
+                    "occurred", "published_at", "entry",
                 )
             },
         ),
@@ -82,6 +84,10 @@ class EventAdmin(EventFields, DetailAdmin):
         "published_at",
         "payload", "metadata",
     )  # fmt: skip
+
+    @admin.display(description=gettext_lazy("Occurred at"))
+    def occurred(self, event: WorkflowEventRecord) -> str:
+        return NONE if event.occurred_at is None else str(localize(in_zone(event.occurred_at)))
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         return ("-event_type", "-pk") if request.GET.get("type") else ("-pk",)
@@ -155,18 +161,13 @@ class EventAdmin(EventFields, DetailAdmin):
         known = recipients(event)
         form = RedeliverForm(request.POST or None, known=known)
         if request.method == "POST" and form.is_valid():
-            chosen = form.cleaned_data["to"]
-            text = ngettext(
-                "Queued for redelivery to %d handler.",
-                "Queued for redelivery to %d handlers.",
-                len(chosen),
-            )
+            chosen = list(dict.fromkeys(form.cleaned_data["to"]))
             seen = seen_of(request.POST)
             perform_one(
                 self,
                 request,
                 event,
-                text % len(chosen),
+                _queued,
                 lambda: deliver_again(event, chosen, seen=seen),
             )
             drain_soon(event._state.db or "default")
@@ -192,6 +193,13 @@ class EventAdmin(EventFields, DetailAdmin):
             else _("No handler registered in this process matches this event."),
             preview=matched % len(known),
         )
+
+
+def _queued(handlers: int) -> str:
+    text = ngettext(
+        "Queued for redelivery to %d handler.", "Queued for redelivery to %d handlers.", handlers
+    )
+    return text % handlers
 
 
 def _status(recipient: Recipient) -> str:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.db import DatabaseError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
@@ -12,12 +13,13 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.admin.acts.confirming import (
     ManyRows,
     confirm_many,
     confirm_page,
-    write_down_for_all,
 )
+from general_manager.workflow.admin.acts.log import write_down_for_all
 from general_manager.workflow.admin.base import ReadOnlyAdmin, may
 from general_manager.workflow.admin.export import export_as_csv
 from general_manager.workflow.admin.fields.formats import (
@@ -34,7 +36,10 @@ from general_manager.workflow.admin.scope import Reader, is_whole_asked, to_act_
 from general_manager.workflow.core.actors import acting_as
 from general_manager.workflow.exceptions import ChangedMeanwhileError
 from general_manager.workflow.models import OutboxStatus, WorkflowOutbox
+from general_manager.workflow.models.databases import outboxes
 from general_manager.workflow.outbox.drain import drain, drain_soon
+
+logger = get_logger(__name__)
 
 MOST_NOW = 100
 """Entries that a request delivers itself if no broker accepts the work."""
@@ -153,16 +158,7 @@ class OutboxAdmin(ReadOnlyAdmin):
             "Some due entries are hidden from you, and this would deliver them too."
         )  # fmt: skip
         if request.method == "POST" and why_not is None:
-            with acting_as(request.user):
-                count = drain(limit=MOST_NOW)
-            drain_soon(to_act_on(self.get_queryset(request)).db)
-            done = ngettext(
-                "%d event was delivered or handed to a worker.",
-                "%d events were delivered or handed to workers.",
-                count,
-            )
-            write_down_for_all(self, request, done % count)
-            messages.success(request, done % count)
+            self._drain(request)
             return HttpResponseRedirect(list_url(self))
         return confirm_page(
             self,
@@ -178,6 +174,32 @@ class OutboxAdmin(ReadOnlyAdmin):
             ) % MOST_NOW,
         )  # fmt: skip
 
+    def is_narrowed(self) -> bool:
+        return (type(self).get_queryset, type(self).has_view_permission) != _OURS
+
+    def _drain(self, request: HttpRequest) -> None:
+        """In all databases; for a user who does not see everything, in this page's own one."""
+        own = to_act_on(self.get_queryset(request)).db
+        count, away = 0, list[str]()
+        for alias in [own] if self.is_narrowed() else outboxes():
+            try:
+                with acting_as(request.user):
+                    count += drain(alias, limit=MOST_NOW - count)
+                drain_soon(alias)
+            except DatabaseError:
+                logger.exception("The outbox of database %r could not be drained", alias)
+                away.append(alias)
+        done = ngettext(
+            "%d event was processed. What failed is tried again, or is a dead letter now.",
+            "%d events were processed. What failed is tried again, or is a dead letter now.",
+            count,
+        )
+        write_down_for_all(self, request, done % count)
+        if count or not away:
+            messages.success(request, done % count)
+        for alias in away:
+            messages.error(request, _("Database “%s” could not be read: see the log.") % alias)
+
     def sees_all_due(self, request: HttpRequest) -> bool:
         """Whether this user may see all the entries that the drain would take."""
         due = to_act_on(WorkflowOutbox.objects.due()).order_by("available_at", "pk")
@@ -186,3 +208,6 @@ class OutboxAdmin(ReadOnlyAdmin):
 
     def has_drain_outbox_permission(self, request: HttpRequest) -> bool:
         return may(request, "drain_outbox")
+
+
+_OURS: Final = (OutboxAdmin.get_queryset, OutboxAdmin.has_view_permission)

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django.contrib.admin import AdminSite
+from django.db import InterfaceError, OperationalError
 from django.db.models import Model
 from django.http import HttpRequest
 from django.template.loader import get_template, select_template
 from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 
-from general_manager.escaping import visible
+from general_manager.escaping import get_logger, visible
 from general_manager.names import APP_LABEL
 from general_manager.workflow.admin.bounds import SHORT, Bounded
 from general_manager.workflow.admin.fields.children import find_gathers
@@ -30,6 +31,8 @@ from general_manager.workflow.executions.subjects import subject_text, subjects_
 from general_manager.workflow.models import WorkflowEventRecord, WorkflowExecutionRecord
 from general_manager.workflow.operations.moments import last_line
 from general_manager.workflow.operations.timeline import LARGE
+
+logger = get_logger(__name__)
 
 MOST_LINES: Final = 10
 PANEL: Final = "admin/general_manager/workflows.html"
@@ -51,8 +54,10 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class Panel:
     lines: Sequence[Line]
-    all_url: str
+    all_url: str = ""
     """The list of all; empty if there is none, or no more."""
+    is_away: bool = False
+    """Whether our database does not answer: the object's own page is shown all the same."""
 
 
 class WorkflowsPanel:
@@ -95,6 +100,14 @@ def panel_of(obj: Any, site: AdminSite, request: HttpRequest) -> Panel | None:
         return None
     if getattr(get_workflow_engine(), "supports_timers", False):
         return _remembered(obj, reader)
+    try:
+        return _stored(obj, reader)
+    except (OperationalError, InterfaceError):
+        logger.exception("The workflows of an object could not be read")
+        return Panel([], is_away=True)
+
+
+def _stored(obj: Any, reader: Reader) -> Panel:
     rows: Any = reader.rows(WorkflowExecutionRecord)
     keys = keys_about(rows, reader.rows(WorkflowEventRecord), subjects_of(obj), MOST_LINES + 1)
     large = (one for one in LARGE if one != "reports")
@@ -136,7 +149,7 @@ def _remembered(obj: Any, reader: Reader) -> Panel | None:
         )
         for one in engine.executions(subject=obj)[:MOST_LINES]
     ]
-    return Panel(lines, "")
+    return Panel(lines)
 
 
 def render_panel(panel: Panel | None) -> SafeString:

@@ -29,7 +29,6 @@ from general_manager.workflow.durable.forgetting import (
     was_continued,
 )
 from general_manager.workflow.durable.records import (
-    StepRecord,
     StepStatus,
     WaitSnapshot,
     wait_snapshot,
@@ -223,18 +222,17 @@ def preview_retry(
     executions: Executions, execution_id: str, before: str | None, *, repeat_once: bool
 ) -> RetryPreview:
     old = executions.by_id(execution_id)
+    steps = WorkflowStep.objects.using(executions.db).filter(execution=old).order_by("pk")
+    found = list(steps.defer("result"))
+    for row in found:
+        row.result = None  # which may be large
     return preview(
         execution_id,
-        steps_of(executions, old),
+        [row.as_record() for row in found],
         before,
         repeat_once=repeat_once,
         refusal=why_not_continued(executions, [old]).get(old.pk, ""),
     )
-
-
-def steps_of(executions: Executions, record: WorkflowExecutionRecord) -> list[StepRecord]:
-    rows = WorkflowStep.objects.using(executions.db).filter(execution=record).order_by("pk")
-    return [row.as_record() for row in rows]
 
 
 def wake(executions: Executions, execution_id: str) -> WorkflowExecutionRecord:

@@ -54,8 +54,11 @@ def left_out(at: datetime, of_what: str) -> Moment:
 
 
 def in_zone(moment: datetime) -> datetime:
-    """*moment* in the current time zone, for display."""
-    return timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    """*moment* in the current time zone, for display; as it is at the ends of the calendar."""
+    try:
+        return timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    except OverflowError:
+        return moment
 
 
 def until_in_words(until: datetime | None) -> str:

@@ -256,7 +256,10 @@ def read_details(
 
 def _short(rows: QuerySet[Any]) -> QuerySet[Any]:
     """*rows* with only the end of the error and without large columns."""
-    large = ("traceback", "error", "input_data", "output_data", "metadata", "retry")
+    large = (
+        "traceback", "error", "input_data", "output_data", "metadata", "retry", "attributes",
+        "reports", "limits", "ending",
+    )  # fmt: skip
     found: Any = rows.defer(*large)
     return cast("QuerySet[Any]", found.annotate(error_end=Right("error", 1_000)))
 

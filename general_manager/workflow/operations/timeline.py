@@ -35,8 +35,7 @@ from general_manager.workflow.operations.waits import sources_in_words
 
 LARGE: Final = ("input_data", "output_data", "metadata", "retry", "attributes", "reports")
 """Large columns that a timeline does not need."""
-LARGEST: Final = 20_000
-"""Longer results are not read."""
+LARGEST: Final = 20_000  # longer results are not read
 LONGEST_RESULT: Final = 600
 """Characters shown of a result."""
 
@@ -177,13 +176,14 @@ def _of_execution(execution: WorkflowExecutionRecord) -> Iterator[Moment]:
         )
 
 
-def shown_steps(execution: WorkflowExecutionRecord) -> list[WorkflowStep]:
-    """The steps of an execution in the order of their start, at most `MOST_MOMENTS` + 1.
+def shown_steps(execution: WorkflowExecutionRecord, **which: Any) -> list[WorkflowStep]:
+    """An execution's steps in the order of their start, at most `MOST_MOMENTS` + 1.
 
     Large results are not read; `result_in_short` shows their size instead.
     """
-    rows = WorkflowStep.objects.using(execution._state.db or "default").filter(execution=execution)
-    return list(_without_large(rows, "result").order_by("pk")[: MOST_MOMENTS + 1])
+    rows = WorkflowStep.objects.using(execution._state.db or "default").filter(**which)
+    mine = rows.filter(execution=execution).order_by("pk")
+    return list(_without_large(mine, "result")[: MOST_MOMENTS + 1])
 
 
 def _without_large(rows: "QuerySet[Any]", column: str) -> "QuerySet[Any]":

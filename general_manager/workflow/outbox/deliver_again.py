@@ -42,6 +42,8 @@ class Recipient:
 
     id: str
     status: str
+    since: str = ""
+    """Identifies the last delivery: one more may end with the same status."""
 
     @property
     def has_failed(self) -> bool:
@@ -53,9 +55,10 @@ def recipients(record: WorkflowEventRecord) -> list[Recipient]:
     event = record.to_event()
     using = record._state.db or "default"
     rows = WorkflowDeliveryAttempt.objects.using(using).filter(outbox__event=record)
-    had = dict(rows.values_list("registration_id", "status"))
+    columns = ("registration_id", "status", "attempts", "finished_at")
+    had = {key: (status, f"{count} {at}") for key, status, count, at in rows.values_list(*columns)}
     return [
-        Recipient(one.id, had.get(one.id, ""))
+        Recipient(one.id, *had.get(one.id, ("", "")))
         for one in get_event_registry().matching(event)
         if one.id in had or _matches(one, event)
     ]
@@ -86,8 +89,8 @@ def _matches(registration: Registration, event: WorkflowEvent) -> bool:
 
 
 def statuses(known: Iterable[Recipient]) -> list[list[str]]:
-    """The status of each delivery, for `deliver_again` to compare."""
-    return [[one.id, one.status] for one in known]
+    """The status of each delivery, and which one it is, for `deliver_again` to compare."""
+    return [[one.id, one.status, one.since] for one in known]
 
 
 ANYHOW: Final = object()

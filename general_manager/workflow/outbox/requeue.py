@@ -13,6 +13,7 @@ from general_manager.workflow.event_registry import get_event_registry
 from general_manager.workflow.models import WorkflowDeliveryAttempt
 from general_manager.workflow.models.databases import outboxes
 from general_manager.workflow.models.delivery import DeliveryQuerySet
+from general_manager.workflow.models.sql.claims import OutboxStatus
 from general_manager.workflow.outbox.drain import drain_soon
 
 REQUEUE_BATCH: Final = 200
@@ -65,7 +66,9 @@ def _found(which: Filter, limit: int, using: str | None) -> Iterator[tuple[str, 
 
 
 def _matching(which: Filter, alias: str) -> DeliveryQuerySet:
+    # While a worker has the event, it settles it by what it read before, unless that is in a lane.
     rows = WorkflowDeliveryAttempt.objects.using(alias).dead()
+    rows = rows.exclude(lane=None, outbox__status=OutboxStatus.CLAIMED)
     if which.handler is not None:
         named = [
             one.id

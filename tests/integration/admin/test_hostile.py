@@ -198,7 +198,7 @@ def test_i7_delivering_now_is_in_the_log_with_how_many(boss, outbox):
     boss.post(reverse("admin:general_manager_outbox_drain"))
     entry = LogEntry.objects.get()
     assert (str(entry.user), entry.object_repr) == ("boss", "Outbox")
-    assert entry.get_change_message().startswith("2 events were delivered")
+    assert entry.get_change_message().startswith("2 events were processed")
 
 
 def test_i7_an_act_that_cannot_be_logged_is_not_done(boss, celery_engine, monkeypatch):

@@ -76,8 +76,8 @@ def test_draining_delivers_and_runs_here_until_nothing_is_left(outbox, celery_en
     with override_settings(
         GENERAL_MANAGER={"WORKFLOW_MODE": "production", "WORKFLOW_OUTBOX_BATCH_SIZE": 3}
     ):
-        assert run("workflow_drain_outbox") == "7 events delivered, 7 executions run.\n"
-        assert run("workflow_drain_outbox") == "0 events delivered, 0 executions run.\n"
+        assert run("workflow_drain_outbox") == "7 events processed, 7 executions run.\n"
+        assert run("workflow_drain_outbox") == "0 events processed, 0 executions run.\n"
     assert set(WorkflowExecutionRecord.objects.values_list("state", flat=True)) == {"completed"}
 
 
@@ -87,7 +87,7 @@ def test_draining_takes_over_what_dead_workers_left(celery_engine, workers):
     WorkflowExecutionRecord.objects.update(
         state="running", claim_token="gone", wake_at=past, ready=False
     )
-    assert run("workflow_drain_outbox") == "0 events delivered, 1 execution run.\n"
+    assert run("workflow_drain_outbox") == "0 events processed, 1 execution run.\n"
     assert WorkflowExecutionRecord.objects.get().state == "completed"
     assert WorkflowHistory.objects.get().by == "manage.py workflow_drain_outbox"
 
@@ -119,7 +119,7 @@ def test_long_work_says_now_and_then_how_far_it_is(outbox, celery_engine, monkey
     monkeypatch.setattr(base, "PROGRESS_SECONDS", -1)
     outbox.register("x", handler=lambda event: None)
     publish(outbox, "1")
-    assert run("workflow_drain_outbox").splitlines() == 2 * ["1 event delivered, 0 executions run."]
+    assert run("workflow_drain_outbox").splitlines() == 2 * ["1 event processed, 0 executions run."]
 
 
 # workflow_requeue_dead_letters

@@ -13,6 +13,7 @@ from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 
 from general_manager.escaping import MAX_TITLE, visible
+from general_manager.workflow.admin.acts.cancelling import engine
 from general_manager.workflow.admin.acts.confirming import confirm_page, perform_one
 from general_manager.workflow.admin.acts.executions import (
     ANSWER,
@@ -21,7 +22,6 @@ from general_manager.workflow.admin.acts.executions import (
     TIME_OUT,
     Act,
     Text,
-    engine,
 )
 from general_manager.workflow.admin.acts.seen import (
     SEEN,

@@ -1,24 +1,23 @@
 """Confirm an act, perform it in the user's name, and log it."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import ModelAdmin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.contenttypes.models import ContentType
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.functional import Promise
-from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from general_manager.escaping import cut, visible
+from general_manager.workflow.admin.acts.log import write_down
 from general_manager.workflow.admin.acts.seen import SEEN, sign, unsign
 from general_manager.workflow.admin.acts.together import committed_together
 from general_manager.workflow.admin.pages import Text, frame, way_to_object
@@ -36,6 +35,10 @@ NAMES_STORED_TEXT: Final = {"why_not", "question", "preview", "before"}
 """Context values that may contain the name of a step, wait or handler, or an id."""
 MOST_SAID: Final = 1_000
 """Characters of such a sentence."""
+
+
+Done: TypeAlias = Text | Callable[[Any], Text]
+"""What an act has done, in words; or how to say it of what the act returned."""
 
 
 def in_sight(text: Text | None) -> str | None:
@@ -77,39 +80,25 @@ def confirm_page(
     )
 
 
-def write_down(
-    page: "ModelAdmin[Any]", request: HttpRequest, obj: Any, what: Text, detail: str = ""
-) -> None:
-    """Log the act in Django's own log, which the object's "History" page shows."""
-    page.log_change(request, obj, f"{what} {detail}".strip())
-
-
-def write_down_for_all(page: "ModelAdmin[Any]", request: HttpRequest, what: Text) -> None:
-    """Log an act on the whole table in the same log."""
-    opts = page.model._meta
-    who: Any = request.user
-    LogEntry.objects.create(
-        user_id=who.pk,
-        content_type_id=ContentType.objects.get_for_model(page.model, for_concrete_model=False).pk,
-        object_repr=str(capfirst(opts.verbose_name_plural)),
-        action_flag=CHANGE,
-        change_message=str(what),
-    )
-
-
 def perform_one(
-    page: "ModelAdmin[Any]", request: HttpRequest, obj: Any, done: Text, act: Callable[[], Any]
+    page: "ModelAdmin[Any]", request: HttpRequest, obj: Any, done: Done, act: Callable[[], Any]
 ) -> Any:
     """Act in the user's name. A lost race is reported in a message; nothing is changed."""
     try:
         with committed_together(obj), acting_as(request.user):
             result = act()
-            write_down(page, request, obj, done)
+            said = done_by(done, result)
+            write_down(page, request, obj, said)
     except WorkflowError as error:
         messages.error(request, _("Nothing was done. %s") % in_sight(str(error)))
         return None
-    messages.success(request, str(done))
+    messages.success(request, str(said))
     return result
+
+
+def done_by(done: Done, result: Any) -> Text:
+    """What an act that returned *result* has done, in words."""
+    return done(result) if callable(done) else done
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +112,7 @@ class ManyRows:
 
     action: str
     title: Text
-    done: Text
+    done: Done
     sentence: Text
     refusals: Callable[[list[Any]], Mapping[Any, Text]]
     seen: Callable[[Any], Any]
@@ -140,7 +129,7 @@ class RowAct(Protocol):
     @property
     def label(self) -> Promise: ...
     @property
-    def done(self) -> Promise: ...
+    def done(self) -> Done: ...
     @property
     def permission(self) -> str: ...
     @property
@@ -223,7 +212,8 @@ def confirm_many(
 
 def _rows_of(page: "ModelAdmin[Any]", request: HttpRequest, keys: list[Any]) -> dict[Any, Any]:
     """Rows of the page's scope. Not of the list's filters: a changed row may not match them."""
-    rows = to_act_on(page.get_queryset(request)).filter(pk__in=keys)
+    heavy = getattr(page, "list_defer", ())
+    rows = to_act_on(page.get_queryset(request)).defer(*heavy).filter(pk__in=keys)
     return {row.pk: row for row in rows if page.has_view_permission(request, row)}
 
 
@@ -265,7 +255,7 @@ def _perform_each(
     rows: Mapping[Any, Any],
     values: dict[str, Any],
 ) -> None:
-    count, lost = 0, []
+    done, lost = Counter[str](), list[str]()
     for key, seen in confirmed:
         row = rows.get(key)
         if row is None:
@@ -273,15 +263,15 @@ def _perform_each(
             continue
         try:
             with committed_together(row), acting_as(request.user):
-                act.perform(row, seen, values)
-                write_down(page, request, row, act.done)
+                said = done_by(act.done, act.perform(row, seen, values))
+                write_down(page, request, row, said)
         except WorkflowError as error:
             lost.append(f"{row}: {error}")
             continue
-        count += 1
-    if count:
+        done[str(said)] += 1
+    for what, count in done.items():
         text = ngettext("%(count)d: %(done)s", "%(count)d: %(done)s", count)
-        messages.success(request, text % {"count": count, "done": act.done})
+        messages.success(request, text % {"count": count, "done": what})
     if lost:
         text = ngettext(
             "%(count)d skipped: %(reasons)s",

@@ -9,6 +9,7 @@ from django.db import DEFAULT_DB_ALIAS, transaction
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
+from general_manager.workflow.admin.acts.cancelling import cancel, engine, how_cancelled
 from general_manager.workflow.admin.acts.forms import (
     ActForm,
     AnswerForm,
@@ -20,11 +21,12 @@ from general_manager.workflow.admin.acts.forms import (
     Values,
 )
 from general_manager.workflow.admin.acts.seen import last_signal, require_same, situation
-from general_manager.workflow.backend_registry import get_workflow_engine
-from general_manager.workflow.backends.base import WorkflowEngine
-from general_manager.workflow.backends.celery import CeleryWorkflowEngine
 from general_manager.workflow.durable.records import StepStatus
-from general_manager.workflow.engine import ACTIVE_STATES, WorkflowExecution
+from general_manager.workflow.engine import (
+    ACTIVE_STATES,
+    WorkflowExecution,
+    WorkflowExecutionNotFoundError,
+)
 from general_manager.workflow.exceptions import ChangedMeanwhileError
 from general_manager.workflow.executions.repairs import once_steps, why_not_continued
 from general_manager.workflow.executions.rules import why_not_woken
@@ -69,7 +71,7 @@ class Act:
 
     name: str
     label: Promise
-    done: Promise
+    done: Promise | Callable[[WorkflowExecution], Text]
     permission: str
     form: type[ActForm]
     sentence: Promise
@@ -87,15 +89,11 @@ class Act:
         using = record._state.db or DEFAULT_DB_ALIAS
         with transaction.atomic(using=using):
             rows = WorkflowExecutionRecord.objects.using(using).select_for_update()
-            now = rows.get(pk=record.pk)
+            now = rows.filter(pk=record.pk).first()
+            if now is None:  # pruned since then
+                raise WorkflowExecutionNotFoundError(record.execution_id)
             require_same(seen, situation(now))
             return self.perform(now, values)
-
-
-def engine() -> WorkflowEngine:
-    """The engine for stored executions, also if the project runs another engine."""
-    found = get_workflow_engine()
-    return found if getattr(found, "supports_tables", False) else CeleryWorkflowEngine()
 
 
 def _each(rule: Callable[[Record], Text | None]) -> Callable[[Standing], Refusals]:
@@ -266,18 +264,10 @@ CORRECT: Final = Act(
 )
 
 
-def _cancel(
-    record: WorkflowExecutionRecord, reason: str | None, *, undo_first: bool
-) -> WorkflowExecution:
-    if undo_first:
-        return engine().cancel(record.execution_id, reason=reason, compensate=True)
-    return engine().cancel(record.execution_id, reason=reason)  # as any engine has it
-
-
 CANCEL: Final = Act(
     name="cancel",
     label=_("Cancel execution…"),
-    done=_("Cancelled."),
+    done=how_cancelled,
     permission="cancel_execution",
     form=CancelForm,
     sentence=_(
@@ -286,7 +276,7 @@ CANCEL: Final = Act(
         "finished steps in a fresh execution."
     ),
     refusals=_each(_is_active),
-    perform=lambda record, values: _cancel(
+    perform=lambda record, values: cancel(
         record, values.get("reason") or None, undo_first=bool(values.get("undo_first"))
     ),
     counted=_("%(able)d of %(total)d can be cancelled."),

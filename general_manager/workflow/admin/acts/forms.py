@@ -7,11 +7,11 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
-from general_manager.escaping import MAX_TITLE, visible
+from general_manager.escaping import MAX_TITLE, cut, visible
 from general_manager.workflow.core.ids import MAX_ID_LENGTH, require_id
-from general_manager.workflow.core.redaction import readable, redact_named
 from general_manager.workflow.durable.records import StepStatus
 from general_manager.workflow.models import WorkflowExecutionRecord, WorkflowStep
+from general_manager.workflow.operations.timeline import result_in_short, shown_steps
 
 Values = dict[str, Any]
 
@@ -149,10 +149,11 @@ class ResolveForm(ActForm):
     def __init__(self, *args: Any, **kw: Any) -> None:
         super().__init__(*args, **kw)
         if self.record is not None:
-            rows = WorkflowStep.objects.using(self.record._state.db or "default")
-            mine = rows.filter(execution=self.record, once=True, status=self.status)
             step: Any = self.fields["step"]
-            step.choices = [(row.name, _choice(row)) for row in mine.order_by("pk")]
+            step.choices = [
+                (row.name, _choice(row))
+                for row in shown_steps(self.record, once=True, status=self.status)
+            ]
 
     def clean(self) -> Values:
         values = dict(self.cleaned_data)
@@ -181,5 +182,5 @@ def _choice(row: WorkflowStep) -> str:
     name = visible(row.name[:MAX_TITLE])
     if row.status == StepStatus.STARTED:
         return name
-    result = readable(redact_named(row.name, row.result), most=60)
+    result = cut(result_in_short(row), 60)
     return str(_("%(name)s (its result is %(result)s)") % {"name": name, "result": result})

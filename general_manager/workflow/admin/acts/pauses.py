@@ -103,7 +103,10 @@ class _Unpause:
         """Unpause as the engine in force does, or raise `ChangedMeanwhileError`."""
         rows = WorkflowPause.objects.using(row._state.db or "default").select_for_update()
         with transaction.atomic(using=rows.db):
-            require_same(seen, pause_situation(rows.get(pk=row.pk)))
+            now = rows.filter(pk=row.pk).first()
+            if now is None:  # pruned since then
+                raise ChangedMeanwhileError(_("It is not there any more."))
+            require_same(seen, pause_situation(now))
             engine = get_workflow_engine()
             if row.kind == PauseKind.WORKFLOW:
                 engine.unpause(row.name)
