@@ -115,7 +115,7 @@ def _prepares(connection: Any) -> bool:
         use = _Use()
         setattr(raw, _USE, use)
     use.times += 1
-    if use.times >= PREPARES_AFTER and monotonic() >= use.look_at and not _is_broken(raw):
+    if use.times >= PREPARES_AFTER and monotonic() >= use.look_at and _may_ask(raw):
         _look(connection, use)
     return use.prepares
 
@@ -125,9 +125,14 @@ def _look(connection: Any, use: _Use) -> None:
     if use.prepares:
         _ask(connection, "DISCARD PLANS")
     elif _may_prepare(connection):
-        connection.connection.prepare_threshold, use.prepares = PREPARES_REPEATED, True
+        use.prepares = True
     else:
         use.stop()
+
+
+def _may_ask(raw: Any) -> bool:
+    """Not in a pipeline either, which answers later."""
+    return not _is_broken(raw) and raw.pgconn.pipeline_status == 0
 
 
 def _is_broken(raw: Any) -> bool:
@@ -190,15 +195,20 @@ def _preparing() -> Any:
         """From the first statement that was prepared in vain, its connection prepares no more."""
 
         def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+            raw = self.connection
+            # For our statements only: psycopg keeps the whole text of each that it may prepare.
+            others = raw.prepare_threshold
+            raw.prepare_threshold = PREPARES_REPEATED if getattr(raw, _USE).prepares else None
             try:
                 return super().execute(query, params, **options)
             except stale as error:
-                raw = self.connection
                 raw.prepare_threshold = None
                 getattr(raw, _USE).stop()
                 if _is_broken(raw):
                     setattr(error, UNPREPARED, True)
                     raise
                 return super().execute(query, params, **options)
+            finally:
+                raw.prepare_threshold = others
 
     return PreparingCursor

@@ -12,7 +12,7 @@ from typing import Final
 from django.db import InterfaceError, InternalError, OperationalError, connections
 from django.db.transaction import TransactionManagementError
 
-from general_manager.database_errors import origins
+from general_manager.database_errors import is_conflict, origins
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.shutdown import is_announced
 from general_manager.workflow.core.transactions import own_transaction
@@ -176,7 +176,7 @@ def _call(delivery: Delivery, savepoints: Savepoints) -> Outcome | HandlerError:
         with savepoints.around_next():
             matches = call_handler(delivery.registration, delivery.event, delivery.using)
     except HandlerError as failed:
-        is_broken = connections[delivery.using].needs_rollback
+        is_broken = connections[delivery.using].needs_rollback or is_conflict(failed.error)
         if is_broken or any(isinstance(one, _TROUBLES) for one in origins(failed.error)):
             raise
         return failed

@@ -7,6 +7,7 @@ done after that unit, one by one, so a chain of events does not deepen the stack
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
+from threading import get_ident
 from typing import Final, TypeVar
 
 from django.db import transaction
@@ -25,13 +26,15 @@ class _Line:
 
     def __init__(self) -> None:
         self._waiting: deque[Work] = deque()
+        self._thread = get_ident()
         self._is_open = True
 
     def append(self, work: Work) -> bool:
-        """False if the queue is closed: a thread may outlive the work that created it."""
-        if self._is_open:
+        """False if the queue is closed, or another thread's: that one may commit too late."""
+        is_ours = self._is_open and self._thread == get_ident()
+        if is_ours:
             self._waiting.append(work)
-        return self._is_open
+        return is_ours
 
     def run_all(self) -> None:
         while self._waiting:

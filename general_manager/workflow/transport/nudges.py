@@ -7,8 +7,9 @@ tick makes up for a lost one.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
+from os import getpid
+from threading import local
 from typing import Final
 
 from django.db import DatabaseError, connections, transaction
@@ -24,31 +25,40 @@ logger = get_logger(__name__)
 
 _NUDGE: Final = "_general_manager_nudge"
 
-_looking: Final[ContextVar[frozenset[tuple[str, str]]]] = ContextVar(
-    "general_manager_looking", default=frozenset()
-)
-"""Databases and queues at which the worker in this context will look again."""
 
-_commits_before: Final[ContextVar[frozenset[tuple[str, str]]]] = ContextVar(
-    "general_manager_commits_before", default=frozenset()
-)
-"""Those of them for which it began outside of transactions: whatever is written in this context is
-committed before it looks."""
+class _Looking(local):
+    """Databases and queues at which the worker in this thread will look again.
+
+    With each: whether it began outside of transactions, so whatever is written here is committed
+    before it looks. Not a context variable: those are copied into threads, tasks and processes that
+    go on when the worker has ended.
+    """
+
+    def __init__(self) -> None:
+        self.process = getpid()
+        self.keys: dict[tuple[str, str], bool] = {}
+
+    def here(self) -> dict[tuple[str, str], bool]:
+        if self.process != getpid():  # forked by a handler
+            self.process, self.keys = getpid(), {}
+        return self.keys
+
+
+_looking: Final = _Looking()
 
 
 @contextmanager
 def will_look_again(using: str, queue: str) -> Iterator[bool]:
     """In the block, a nudge for this queue is not needed; false if that was so already."""
-    key = (using, queue)
-    known, commits = _looking.get(), _commits_before.get()
-    token = _looking.set(known | {key})
-    is_outermost = not in_transaction(connections[using])
-    inner = _commits_before.set(commits | {key} if is_outermost else commits)
+    key, looking = (using, queue), _looking.here()
+    if key in looking:
+        yield False
+        return
+    looking[key] = not in_transaction(connections[using])
     try:
-        yield key not in known
+        yield True
     finally:
-        _looking.reset(token)
-        _commits_before.reset(inner)
+        looking.pop(key, None)
 
 
 class _Nudge:
@@ -61,7 +71,7 @@ class _Nudge:
 
 def nudge(using: str, queue: str = "") -> None:
     """On commit, tell workers that there is work in *queue*, once per transaction."""
-    if (using, queue) in _commits_before.get():
+    if _looking.here().get((using, queue)):
         return
     connection = connections[using]
     asked: _Nudge | None = getattr(connection, _NUDGE, None)
@@ -82,7 +92,7 @@ def _send_all(asked: _Nudge, using: str) -> None:
         return
     asked.is_sent = True
     for queue in sorted(asked.queues):
-        if (using, queue) not in _looking.get():
+        if (using, queue) not in _looking.here():
             _send(using, queue)
 
 

@@ -12,7 +12,7 @@ from general_manager import cursors
 from general_manager.cursors import PREPARES_AFTER, PREPARES_REPEATED, cursor_on, shared_cursor
 from general_manager.database_errors import is_conflict
 from general_manager.workflow import WorkflowEvent
-from general_manager.workflow.models import WorkflowDeliveryAttempt
+from general_manager.workflow.models import WorkflowDeliveryAttempt, WorkflowOutbox
 from general_manager.workflow.workers.work import empty
 from tests.pooler import Pooler
 from tests.testapp.models import Tag
@@ -277,3 +277,65 @@ def test_a_statement_whose_columns_have_got_other_types_meanwhile_is_run_again(i
     with cursor_on(connection) as cursor:
         cursor.execute("SELECT number FROM changing WHERE number > %s", [0])
         assert cursor.fetchone() == (1,)
+
+
+def test_no_statement_of_a_handler_is_kept_by_the_driver(outbox):
+    outbox.register(
+        "x", handler=lambda event: list(Tag.objects.filter(name=event.event_id + "x" * 100_000))
+    )
+    outbox.publish_many(WorkflowEvent(str(one), "a.b", {}, event_name="x") for one in range(100))
+    empty("default")
+    kept = sum(len(query) for query, _ in connection.connection._prepared._counts)
+    assert kept < 500_000
+
+
+def test_ours_are_prepared_also_where_handlers_make_many_other_statements(outbox):
+    def handle(event):
+        for number in range(10):
+            Tag.objects.filter(name=f"{event.event_id} {number}").exists()
+
+    outbox.register("x", handler=handle)
+    for number in range(10):
+        outbox.publish_many(
+            WorkflowEvent(f"{number} {one}", "a.b", {}, event_name="x") for one in range(20)
+        )
+        empty("default")
+    assert len(prepared()) > 5
+
+
+def test_the_projects_own_threshold_stays_what_it_set():
+    connection.ensure_connection()
+    connection.connection.prepare_threshold = 7
+    prepare_ours()
+    assert connection.connection.prepare_threshold == 7
+
+
+def test_in_a_pipeline_nothing_is_asked(outbox):
+    outbox.register("x", handler=lambda event: None)
+    with transaction.atomic():
+        connection.ensure_connection()
+        with connection.connection.pipeline():
+            for number in range(PREPARES_AFTER + 10):
+                outbox.publish(WorkflowEvent(str(number), "a.b", {}, event_name="x"))
+    assert WorkflowOutbox.objects.count() == PREPARES_AFTER + 10
+
+
+def test_a_grouped_delivery_whose_statement_is_no_longer_prepared_is_not_charged(outbox):
+    def forget(event):
+        if event.event_id == "3":
+            connection.connection.pgconn.exec_(b"DEALLOCATE ALL")
+        outbox.publish_many([WorkflowEvent(f"{event.event_id} next", "a.b", {}, event_name="no")])
+
+    outbox.register("x", handler=forget, grouped=True)
+    with shared_cursor("default"):
+        prepare_ours()
+        for number in range(PREPARES_REPEATED + 1):
+            outbox.publish_many([WorkflowEvent(f"w{number}", "a.b", {}, event_name="no")])
+        outbox.publish_many(
+            WorkflowEvent(str(number), "a.b", {}, event_name="x") for number in range(8)
+        )
+        empty("default")
+        empty("default")
+    charged = WorkflowDeliveryAttempt.objects.exclude(crashes=0, first_failed_at=None)
+    assert not charged.exists()
+    assert WorkflowDeliveryAttempt.objects.filter(status="completed").count() == 8

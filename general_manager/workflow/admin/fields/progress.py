@@ -25,7 +25,9 @@ def progress_of(reports: Any) -> SafeString:
     done, of = found
     share = _share(done, of)
     words = _("%(done)s of %(of)s (%(percent)d %%)") % {
-        "done": cut(f"{done:,}", LONGEST_NUMBER), "of": cut(f"{of:,}", LONGEST_NUMBER), "percent": share * 100,
+        "done": cut(f"{done:,}", LONGEST_NUMBER),
+        "of": cut(f"{of:,}", LONGEST_NUMBER),
+        "percent": share * 100,
     }  # fmt: skip
     if not isinstance(value, dict):
         words = f"{share:.0%}"

@@ -112,8 +112,9 @@ class Batch:
         """
         if not self.is_ours or not self._writing.acquire(timeout=PERSIST_SECONDS if waits else 0):
             return
-        left = deque(all_from(self._done))
+        left = deque[Done]()
         try:
+            left.extend(all_from(self._done))
             if left:
                 with unit_of_work():
                     self._write(left, ended)
