@@ -4,7 +4,7 @@ from datetime import timedelta
 from itertools import count
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from general_manager.workflow import (
@@ -99,6 +99,14 @@ def test_m1_an_event_that_comes_before_its_wait_answers_it(driver, publish):
     publish(amount=3)
     settle(driver)  # claimed and settled before the wait is opened
     assert go_on(driver, key).output_data == {"paid": {"amount": 3}}
+
+
+@pytest.mark.skipif(connection.vendor == "mysql", reason="There they follow their ids")
+def test_m1_events_that_are_published_together_are_taken_in_that_order(driver, registry):
+    key = later(driver, WorkflowDefinition("in turn", handler=answering.take_amounts))
+    registry.publish_many(event(event_id=f"{one} {key}", amount=one) for one in (3, 1, 2))
+    settle(driver)
+    assert go_on(driver, key).output_data == {"amounts": [3, 1, 2]}
 
 
 def test_m1_an_event_answers_the_wait_that_is_open(driver, engine, started, publish):

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,13 @@ from general_manager.workflow import (
     DatabaseEventRegistry,
     InMemoryEventRegistry,
     LocalWorkflowEngine,
+    PermanentFailure,
     WorkflowDefinition,
     WorkflowEvent,
     configure_event_registry,
+    current_execution_id,
+    get_workflow_engine,
+    step,
 )
 from general_manager.workflow.executions.end_events import LONGEST_CHAIN_OF_ENDS
 from general_manager.workflow.executions.runner import run
@@ -204,6 +209,37 @@ def test_an_end_that_is_rolled_back_has_no_event(engine, started, ends):
     ends.settle()
     assert ends.events == []
     assert not WorkflowEventRecord.objects.exists()
+
+
+def cancel_itself(_):
+    step("cancel", partial(get_workflow_engine().cancel, current_execution_id(), reason="self"))
+
+
+def cancel_another_and_fail(data):
+    def act():
+        get_workflow_engine().cancel(data["other"])
+        raise PermanentFailure("after that")
+
+    step("cancel", act)
+
+
+def test_who_cancels_itself_in_a_step_that_is_rolled_back_has_its_event(engine, started, ends):
+    ends.listen(EXECUTION_CANCELLED)
+    execution = started(define(cancel_itself))
+    ends.settle()
+    assert engine.status(execution.execution_id).state == "cancelled"
+    assert [one.payload["execution_id"] for one in ends.events] == [execution.execution_id]
+
+
+def test_a_step_that_is_rolled_back_leaves_no_end_without_its_event(engine, started, ends):
+    """In local mode what it has cancelled has ended; elsewhere it has not."""
+    ends.listen(EXECUTION_CANCELLED)
+    other = started(define(plays.ask, "other"))
+    started(define(cancel_another_and_fail, "w"), {"other": other.execution_id})
+    ends.settle()
+    is_cancelled = engine.status(other.execution_id).state == "cancelled"
+    assert is_cancelled is isinstance(engine, LocalWorkflowEngine)
+    assert len(ends.events) == is_cancelled
 
 
 def test_an_answer_without_a_wait_is_an_end_too(engine, started, ends):

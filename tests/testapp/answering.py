@@ -106,3 +106,8 @@ def until_tag(data: dict[str, Any]) -> dict[str, Any]:
 def wait_wrongly(data: dict[str, Any]) -> dict[str, Any]:
     given = dict(stage.seen[-1])
     return {"paid": wait_for_event("payment", given.pop("key", PAID), **given)}
+
+
+def take_amounts(_: dict[str, Any]) -> dict[str, Any]:
+    amounts = [wait_for_event(f"payment {number}", PAID)["amount"] for number in range(3)]
+    return {"amounts": amounts}

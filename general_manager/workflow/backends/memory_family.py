@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Final, Protocol
 
+from general_manager.escaping import get_logger
 from general_manager.workflow.backends.memory import ExecutionMemory
 from general_manager.workflow.backends.memory_children import (
     MemoryFound,
@@ -19,8 +21,9 @@ from general_manager.workflow.backends.memory_children import (
     start,
     stop,
 )
-from general_manager.workflow.backends.memory_records import Record
+from general_manager.workflow.backends.memory_records import Record, facts_of
 from general_manager.workflow.backends.memory_sagas import MemorySagas
+from general_manager.workflow.core.context import current_run
 from general_manager.workflow.core.encoding import copy_encoded
 from general_manager.workflow.durable.children.specs import (
     Child,
@@ -29,11 +32,16 @@ from general_manager.workflow.durable.children.specs import (
     require_depth,
 )
 from general_manager.workflow.durable.records import StepRecord, StepStatus
-from general_manager.workflow.engine import WorkflowState
+from general_manager.workflow.engine import TERMINAL_STATES, WorkflowState
+from general_manager.workflow.event_registry import EventRegistry
+from general_manager.workflow.events import WorkflowEvent
+from general_manager.workflow.executions.end_events import end_event, registry_for
 
 Act = Callable[[], object]
 
 _line: Final[ContextVar[deque[Act] | None]] = ContextVar("general_manager_memory", default=None)
+
+logger = get_logger(__name__)
 
 
 def run_line(first: Act) -> None:
@@ -155,3 +163,26 @@ class MemoryChildren(MemorySagas):
         self.follow(found)
         with self._fenced():
             return self._record.steps[name]
+
+
+def emit(state: WorkflowState, record: Record, at: datetime) -> None:
+    """Publish the event of *record*, if it has ended in *state* and somebody registered for it.
+
+    Inside an atomic step the event waits for its commit. If the step is rolled back, the execution
+    has ended all the same, so it is published then.
+    """
+    registry = registry_for(state) if state in TERMINAL_STATES else None
+    event = None if registry is None else end_event(state, at=at, **facts_of(record))
+    if registry is None or event is None:
+        return
+    publish = partial(_publish, registry, event, record.execution_id)
+    if (run := current_run()) is not None:
+        run.do_again_if_undone(publish)
+    publish()
+
+
+def _publish(registry: EventRegistry, event: WorkflowEvent, execution_id: str) -> None:
+    try:
+        registry.publish(event)
+    except Exception:  # the end is no failure of the caller's
+        logger.exception("The end of execution %s was not emitted", execution_id)

@@ -11,8 +11,8 @@ from general_manager.workflow.backends.memory import ExecutionMemory
 from general_manager.workflow.backends.memory_answers import settle
 from general_manager.workflow.backends.memory_chains import renew
 from general_manager.workflow.backends.memory_children import suspend
-from general_manager.workflow.backends.memory_family import attend, follow, run_line, soon
-from general_manager.workflow.backends.memory_records import Record, facts_of, handler_of
+from general_manager.workflow.backends.memory_family import attend, emit, follow, run_line, soon
+from general_manager.workflow.backends.memory_records import Record, handler_of
 from general_manager.workflow.backends.memory_sagas import (
     end_as,
     release_to_end,
@@ -42,7 +42,6 @@ from general_manager.workflow.exceptions import (
     ends_the_process,
     parts,
 )
-from general_manager.workflow.executions.end_events import end_event, registry_for
 from general_manager.workflow.history import HistoryKind
 
 logger = get_logger(__name__)
@@ -287,12 +286,4 @@ class MemoryRuns:
         notify_state(state, lambda: self.snapshot(record))
         if state in TERMINAL_STATES:
             soon(partial(attend, self, record))
-        registry = registry_for(state) if state in TERMINAL_STATES else None
-        if registry is None:
-            return
-        event = end_event(state, at=self.memory.clock(), **facts_of(record))
-        if event is not None:
-            try:
-                registry.publish(event)
-            except Exception:  # the end is no failure of the caller's
-                logger.exception("The end of execution %s was not emitted", record.execution_id)
+        emit(state, record, self.memory.clock())

@@ -25,6 +25,7 @@ from general_manager.workflow.models.sql.addresses import (
     STORED_FIELDS,
     Addressed,
     Elsewhere,
+    rows_in_turn,
     values_of,
 )
 from general_manager.workflow.models.sql.claims import (
@@ -86,9 +87,9 @@ class OutboxQuerySet(models.QuerySet["WorkflowOutbox"]):
         return new
 
     def _enqueue_each(self, given: dict[str, Addressed]) -> dict[str, int]:
-        # In the order of ids: two transactions with the same events wait instead of deadlocking.
-        rows = [values_of(given[one][0]) for one in sorted(given)]
-        stored = self._insert_rows(WorkflowEventRecord, STORED_FIELDS, rows)
+        events = [one.event for one in given.values()]
+        fields, rows = rows_in_turn(WorkflowEventRecord, events, self.db)
+        stored = self._insert_rows(WorkflowEventRecord, fields, rows)
         # In the order of publication, in which a chunk delivers them.
         entries = [[stored[one], *each[1:]] for one, each in given.items() if one in stored]
         new = self._insert_rows(self.model, ENTRY_FIELDS, entries)

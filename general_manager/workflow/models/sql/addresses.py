@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
+from django.db import connections
+from django.db.models import Model
+
 from general_manager.workflow.events import WorkflowEvent, subject_of
+from general_manager.workflow.models.sql.inserts import new_keys
 
 EVENT_FIELDS: Final = (
     "event_id", "event_type", "event_name", "source", "payload", "metadata", "occurred_at",
@@ -28,6 +32,25 @@ class Addressed(NamedTuple):
 
 def values_of(event: WorkflowEvent) -> list[Any]:
     return [*(getattr(event, name) for name in EVENT_FIELDS), subject_of(event.payload)]
+
+
+def rows_in_turn(
+    model: type[Model], events: Sequence[WorkflowEvent], using: str
+) -> tuple[tuple[str, ...], list[list[Any]]]:
+    """Fields and rows of *events*, in the order of their ids.
+
+    Two transactions with the same events then wait for each other instead of deadlocking. The
+    primary keys are in the order of *events*, in which waits take them; on MariaDB, which has no
+    sequence to ask, they follow the ids. On SQLite one transaction writes at a time.
+    """
+    rows, vendor = [values_of(one) for one in events], connections[using].vendor
+    if vendor == "sqlite":
+        return STORED_FIELDS, rows
+    if vendor != "postgresql":
+        return STORED_FIELDS, sorted(rows, key=lambda row: str(row[0]))
+    keys = new_keys(model, len(rows), using)
+    numbered = [[*row, key] for row, key in zip(rows, keys, strict=True)]
+    return (*STORED_FIELDS, "id"), sorted(numbered, key=lambda row: str(row[0]))
 
 
 class Elsewhere(NamedTuple):

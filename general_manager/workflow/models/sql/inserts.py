@@ -220,6 +220,17 @@ def unless_taken(columns: Sequence[Any], connection: BaseDatabaseWrapper) -> str
     return f"ON CONFLICT ({names}) DO NOTHING"
 
 
+def new_keys(model: type[models.Model], number: int, using: str) -> list[int]:
+    """Primary keys for new rows, rising; for PostgreSQL."""
+    connection = connections[using]
+    sequence = "pg_get_serial_sequence(%s, %s)"
+    sql = f"SELECT nextval({sequence}) FROM generate_series(1, %s)"
+    table = connection.ops.quote_name(model._meta.db_table)
+    with explaining(model, using), cursor_on(connection) as cursor:
+        cursor.execute(sql, [table, str(model._meta.pk.column), number])
+        return sorted(key for (key,) in cursor.fetchall())
+
+
 def rows_per_statement(columns: int, using: str) -> int:
     """How many rows of *columns* columns one statement may insert."""
     most = connections[using].features.max_query_params
