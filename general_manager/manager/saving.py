@@ -100,11 +100,8 @@ def _around_table(save_table: SaveTable) -> SaveTable:
         *arguments: Any,
         **options: Any,
     ) -> Any:
-        def save() -> Any:
-            return save_table(instance, raw, cls, *arguments, **options)
-
+        save = partial(save_table, instance, raw, cls, *arguments, **options)
         given = dict(zip(_OF_A_TABLE, arguments, strict=False)) | options
-
         current = _here.saves[-1] if _here.saves else None
         if raw or current is None or current.instance is not instance or current.in_table:
             return save()
@@ -115,13 +112,15 @@ def _around_table(save_table: SaveTable) -> SaveTable:
 
 def _around_update(do_update: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(do_update)
-    def tracked_do_update(instance: Model, *arguments: Any) -> Any:
-        update = partial(do_update, instance, *arguments)
-        _queryset, _using, _key, values, _fields, _is_forced, *returning = arguments
+    def tracked_do_update(instance: Model, *arguments: Any, **named: Any) -> Any:
+        update = partial(do_update, instance, *arguments, **named)
+        given: dict[Any, Any] = dict(enumerate(arguments)) | named
+        returning = given.get("returning_fields", given.get(6))
         current = _here.saves[-1] if _here.saves else None
         if current is None or current.instance is not instance or current.returned is None:
             return update()
-        return current.update(update, is_simple=bool(values) and not any(returning))
+        has_values = bool(given.get("values", given.get(3)))
+        return current.update(update, is_simple=has_values and not returning)
 
     return tracked_do_update
 
@@ -174,6 +173,9 @@ class _Save:
     def _take_over(self, given: Mapping[str, Any]) -> None:
         """What a `save_base` of the class's own has made of the arguments of the save."""
         self.update_fields = given.get("update_fields", self.update_fields)
+        using = given.get("using") or self.using
+        if using != self.using:
+            self.using, self.outermost = using, not connections[using].in_atomic_block
         if not self.model._meta.parents:  # their tables have arguments of their own
             self.force_insert = given.get("force_insert", self.force_insert)
             self.force_update = given.get("force_update", self.force_update)

@@ -273,6 +273,8 @@ class Upsert(models.Model):
 
     def save_base(self, *arguments: Any, wide: bool = False, **options: Any) -> None:
         options["force_insert"] = False
+        if self.name == "there":
+            options["using"] = "archive"
         if wide:
             options["update_fields"] = None
         super().save_base(*arguments, **options)
@@ -388,3 +390,16 @@ if connection.vendor == "postgresql":
          new=lambda: {"data": NumericRange(1, 5)}, change=lambda: {"data": (2, 6)})  # fmt: skip
     kind("NotANumber", lambda: {"data": models.FloatField(), **text()},
          new=lambda: {"data": float("nan")})  # fmt: skip
+
+
+class Keywords:
+    """Whose `_do_update` calls Django's with the names of its arguments."""
+
+    def _do_update(self, base_qs: Any, using: str, pk_val: Any, values: Any, *others: Any) -> Any:
+        names = ("update_fields", "forced_update", "returning_fields")
+        named = dict(zip(names, others, strict=False))
+        above: Any = super()
+        return above._do_update(base_qs, using, pk_val, values, **named)
+
+
+KeywordChild = model("KeywordChild", {}, Keywords, KINDS["Parent"].tracked)

@@ -6,6 +6,7 @@ Each rule is here once: the verb checks it under the row's lock, the admin pages
 from collections.abc import Callable, Collection, Mapping
 
 from django.db import transaction
+from django.db.models import F
 
 from general_manager.workflow.core.ids import new_id
 from general_manager.workflow.core.redaction import redact
@@ -223,9 +224,10 @@ def preview_retry(
 ) -> RetryPreview:
     old = executions.by_id(execution_id)
     steps = WorkflowStep.objects.using(executions.db).filter(execution=old).order_by("pk")
+    undos = dict(steps.filter(saga=F("name")).values_list("pk", "result"))
     found = list(steps.defer("result"))
     for row in found:
-        row.result = None  # which may be large
+        row.result = undos.get(row.pk)  # those of the steps themselves may be large
     return preview(
         execution_id,
         [row.as_record() for row in found],

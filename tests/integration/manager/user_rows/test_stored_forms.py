@@ -1,17 +1,19 @@
 """What the database stores decides: which values differ, which row it is, what became of it."""
 
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, connection, connections, transaction
 
 from general_manager import GeneralManager, track_changes
 from general_manager.interface import ExistingModelInterface
+from general_manager.manager.signals import post_data_change
 from tests.integration.manager.user_rows.test_manager_rows import desk_of
 from tests.rowapp.fields import Place, Version
 from tests.rowapp.kinds import KINDS
-from tests.rowapp.models import Horn, Horned, KeptRow, UntrackedParent, Upserted
+from tests.rowapp.models import Horn, Horned, KeptRow, KeywordChild, UntrackedParent, Upserted
 from tests.rowapp.reported import brief, reported
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -20,6 +22,21 @@ Ordered: Any = KINDS["Ordered"].tracked
 Parent: Any = KINDS["Parent"].tracked
 Child: Any = KINDS["ChildOfTracked"].tracked
 OwnKeyChild: Any = KINDS["OwnKeyChild"].tracked
+
+
+@contextmanager
+def heard_in() -> Any:
+    """The databases of the changes."""
+    databases: list[str] = []
+
+    def hear(using: str, **_: Any) -> None:
+        databases.append(using)
+
+    post_data_change.connect(hear)
+    try:
+        yield databases
+    finally:
+        post_data_change.disconnect(hear)
 
 
 def manager(model: Any) -> Any:
@@ -238,6 +255,38 @@ def test_a_save_base_of_the_models_own_may_take_and_change_arguments():
         ("update", {"name": "b"}),
         ("update", {"name": "c", "note": "m"}),
     ]
+
+
+@pytest.fixture
+def archived_too():
+    with connections["archive"].schema_editor() as editor:
+        editor.create_model(Upserted)
+    yield
+    with connections["archive"].schema_editor() as editor:
+        editor.delete_model(Upserted)
+
+
+def test_a_save_base_may_choose_the_database(archived_too):
+    """What is read and reported is the row there, in the transaction there."""
+    Upserted.objects.create(code="one", name="here")
+    with reported() as changes, heard_in() as databases:
+        row = Upserted(code="one", name="there")
+        row.save()
+        row.note = "m"
+        row.save()
+    assert [(one.action, dict(one.new_values)) for one in changes] == [
+        ("create", {"name": "there", "note": "n"}),
+        ("update", {"note": "m"}),
+    ]
+    assert databases == ["archive", "archive"]
+
+
+def test_a_do_update_of_the_models_own_may_call_djangos_by_names():
+    row = KeywordChild.objects.create()
+    with reported() as changes:
+        row.name = "b"
+        row.save()
+    assert [(one.action, dict(one.new_values)) for one in changes] == [("update", {"name": "b"})]
 
 
 def test_a_foreign_key_is_reported_as_the_key_to_which_it_refers_is_read():
