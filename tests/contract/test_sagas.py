@@ -62,6 +62,27 @@ def test_what_was_done_is_undone_last_first_and_the_exception_goes_on(started, e
     assert kinds == [("undoing", "c fails", "trip")]
 
 
+def register_late(_):
+    with saga("trip") as undo:
+        step("a", int)
+    undo("undo a", int)
+
+
+def test_an_undo_that_is_registered_after_its_block_is_refused(started):
+    execution = started(WorkflowDefinition("late", handler=register_late))
+    assert execution.state == "failed"
+    assert "'undo a' was registered when the block of saga 'trip' had been left" in execution.error
+
+
+def test_so_it_is_outside_of_an_execution():
+    with saga("trip") as undo:
+        pass
+    with pytest.raises(
+        StepUsageError, match="'undo a' was registered when the block had been left"
+    ):
+        undo("undo a", int)
+
+
 def test_a_saga_that_ends_well_is_not_undone(started, driver, engine):
     one = started(TRIP, {"after": True})
     stage.failing.add("last")

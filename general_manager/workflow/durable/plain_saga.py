@@ -8,6 +8,7 @@ from asgiref.sync import sync_to_async
 
 from general_manager.escaping import get_logger
 from general_manager.workflow.core.coroutines import require_a_thread, settled
+from general_manager.workflow.durable.undos import registered_late
 from general_manager.workflow.engine import Retry
 
 logger = get_logger(__name__)
@@ -18,6 +19,7 @@ class PlainSaga:
 
     def __init__(self) -> None:
         self._undos: list[tuple[str, Callable[[], Any]]] = []
+        self._is_left = False
 
     def __enter__(self) -> Self:
         require_a_thread("with saga(...)", "async with saga(...)")
@@ -36,6 +38,8 @@ class PlainSaga:
         retry: Retry | None = None,
         **kwargs: Any,
     ) -> None:
+        if self._is_left:
+            raise registered_late(name)
         del atomic, retry  # there is nothing to commit it with, and nothing that could wait
         self._undos.append((name, partial(fn, *args, **kwargs)))
 
@@ -46,6 +50,7 @@ class PlainSaga:
         self._left(error)
 
     def _left(self, error: BaseException | None) -> None:
+        self._is_left = True
         if isinstance(error, Exception):
             for name, undo in reversed(self._undos):
                 try:

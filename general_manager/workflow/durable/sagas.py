@@ -24,7 +24,7 @@ from general_manager.workflow.durable.records import (
 from general_manager.workflow.durable.steps import Steps, asked
 from general_manager.workflow.durable.stops import AttemptFailed, EndRequested, StopRun
 from general_manager.workflow.durable.under_way import in_its_thread
-from general_manager.workflow.durable.undos import UNDO_RETRY, Undo, may_undo
+from general_manager.workflow.durable.undos import UNDO_RETRY, Undo, may_undo, registered_late
 from general_manager.workflow.engine import Retry
 
 logger = get_logger(__name__)
@@ -150,6 +150,8 @@ class Block:
         """
         if not callable(fn):
             raise TypeError(f"Undo {name!r} needs a callable, not {fn!r}")
+        if self not in self._sagas.stack:
+            raise registered_late(name, self.name)
         self._enter(name)
         options = StepOptions(atomic=atomic, retry=UNDO_RETRY if retry is None else retry)
         self.undos.append(Undo(name, lambda: fn(*args, **kwargs), options))

@@ -7,7 +7,7 @@ from general_manager.workflow.core.observers import notify
 from general_manager.workflow.durable.errors import WorkflowCancelRequested
 from general_manager.workflow.durable.options import StepOptions
 from general_manager.workflow.engine import Retry, WorkflowExecution
-from general_manager.workflow.exceptions import StepInDoubt, ends_the_process, parts
+from general_manager.workflow.exceptions import StepInDoubt, StepUsageError, ends_the_process, parts
 from general_manager.workflow.signals import saga_undone
 
 UNDO_RETRY: Final = Retry(max_attempts=32, base=10, factor=2, maximum=3600)
@@ -20,6 +20,14 @@ class Undo(NamedTuple):
     name: str
     call: Callable[[], Any]
     options: StepOptions
+
+
+def registered_late(name: str, saga: str = "") -> StepUsageError:
+    of = f" of saga {saga!r}" if saga else ""
+    return StepUsageError(
+        f"Undo {name!r} was registered when the block{of} had been left, so nothing would call it. "
+        "Register it inside the block."
+    )
 
 
 def may_undo(error: BaseException | None) -> bool:
