@@ -25,6 +25,7 @@ from general_manager.manager.rows import (
     find_locked,
     needs_save,
     read_again,
+    read_updated,
     read_written,
     relate,
     validate,
@@ -107,6 +108,7 @@ class GeneralManager:
     @alters_data
     def create(
         cls,
+        /,
         *,
         creator_id: Any = None,
         history_comment: str | None = None,
@@ -115,9 +117,8 @@ class GeneralManager:
     ) -> Self:
         """Create an object with *values* and report it.
 
-        *creator_id* and *history_comment* are passed to the signals; a model field ``creator_id``
-        is set too. Raises `ValidationError`, or `TypeError` for a name that is not a field; then
-        nothing is created.
+        *creator_id* and *history_comment* go to the signals, and to a model field ``creator_id``.
+        Raises `ValidationError`, or `TypeError` for what is no field; then nothing is created.
         """
         model = cls.get_model()
         about = {"creator_id": creator_id, "history_comment": history_comment}
@@ -141,6 +142,7 @@ class GeneralManager:
     @alters_data
     def update(
         self,
+        /,
         *,
         creator_id: Any = None,
         history_comment: str | None = None,
@@ -149,9 +151,8 @@ class GeneralManager:
     ) -> Self:
         """Set *values* and report the actual changes; without a change nothing is saved.
 
-        Locks the row for the comparison if the database supports it. Raises `ValidationError`,
-        the model's `DoesNotExist`, or `TypeError` for a name that is not a field; then nothing
-        is changed.
+        Locks the row if the database supports it. Raises `ValidationError`, the model's
+        `DoesNotExist`, or `TypeError` for a name that is not a field; then nothing is changed.
         """
         model = self.get_model()
         about = {"creator_id": creator_id, "history_comment": history_comment}
@@ -175,7 +176,7 @@ class GeneralManager:
                 if needs_save(instance, before):
                     call_as_written(instance.save, using=using, force_update=True)
                 relations = relate(instance, wanted.relations, using)
-            self._report(before, read_written(instance, using), relations, **about)
+            self._report(before, read_updated(instance, self._key, using), relations, **about)
         return self
 
     @alters_data
@@ -208,11 +209,13 @@ class GeneralManager:
     def _report(
         self, before: Mapping[str, Any], stored: Model | None, relations: Any, **about: Any
     ) -> None:
-        """What became of the row: receivers and methods of the model may do more than was asked."""
+        """Receivers and methods of the model may do more than was asked."""
         if stored is None:
             report_manager(self, "delete", deleted(before), **about)
-        elif changes := compare(before, read_values(stored), type(stored)) | relations:
-            report_manager(self, "update", changes, **about)
+        else:
+            vars(self)["_key"] = identify(stored)
+            if changes := compare(before, read_values(stored), type(stored)) | relations:
+                report_manager(self, "update", changes, **about)
         vars(self)["_instance"] = stored
 
     @classmethod
@@ -220,19 +223,16 @@ class GeneralManager:
         return ManagerQuery(cls.of, _instance_of, cls.get_model()._default_manager.all())
 
     @classmethod
-    def filter(cls, *conditions: Any, **lookups: Any) -> ManagerQuery[Self]:
+    def filter(cls, /, *conditions: Any, **lookups: Any) -> ManagerQuery[Self]:
         return cls.all().filter(*conditions, **lookups)
 
     @classmethod
-    def exclude(cls, *conditions: Any, **lookups: Any) -> ManagerQuery[Self]:
+    def exclude(cls, /, *conditions: Any, **lookups: Any) -> ManagerQuery[Self]:
         return cls.all().exclude(*conditions, **lookups)
 
     @classmethod
-    def get(cls, *conditions: Any, **lookups: Any) -> Self:
-        """The only object that matches.
-
-        Raises the model's `DoesNotExist` or `MultipleObjectsReturned`.
-        """
+    def get(cls, /, *conditions: Any, **lookups: Any) -> Self:
+        """The only match. Raises the model's `DoesNotExist` or `MultipleObjectsReturned`."""
         return cls.all().get(*conditions, **lookups)
 
     @classmethod

@@ -16,7 +16,7 @@ from general_manager.manager.spelling import as_read
 
 class _Here(local):
     def __init__(self) -> None:
-        self.reported: list[tuple[str, Model]] = []
+        self.reported: list[tuple[str, Model, tuple[Any, ...]]] = []
 
 
 _here = _Here()
@@ -25,7 +25,8 @@ _here = _Here()
 @contextmanager
 def reported_by_manager(instance: Model, using: str) -> Iterator[None]:
     """In this block a manager reports changes of the instance's row, made by any instance."""
-    _here.reported.append((using, instance))
+    key = _key(instance, instance._meta.concrete_model or type(instance))
+    _here.reported.append((using, instance, key))
     try:
         yield
     finally:
@@ -40,8 +41,12 @@ def is_reported_elsewhere(model: type[Model], instance: Model, using: str) -> bo
     return any(
         alias == using
         and one._meta.concrete_model is model
-        and (one is instance or _key(one, model) == _key(instance, model) != ())
-        for alias, one in _here.reported
+        # Its key may be set by its first save; another row that it writes is not the manager's.
+        and (
+            _key(instance, model) == (key or _key(one, model)) != ()
+            or (one is instance and not key)
+        )
+        for alias, one, key in _here.reported
     )
 
 

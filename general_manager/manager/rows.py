@@ -1,7 +1,7 @@
 """Helpers to find, validate, relate, save and delete one row."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import Parameter, signature
 from operator import methodcaller
 from typing import Any, Final
@@ -14,7 +14,7 @@ from general_manager.atomic import writing_atomic
 from general_manager.cursors import shared_cursor
 from general_manager.escaping import get_logger
 from general_manager.guarding import attempt
-from general_manager.manager.change import FieldChange, compare, read_values
+from general_manager.manager.change import FieldChange, compare, identify, read_values
 from general_manager.manager.deletions.deleting import has_dependents
 from general_manager.manager.stored import (
     MISSING,
@@ -106,6 +106,18 @@ def read_written(instance: Model, using: str) -> Model | None:
     """As `read_again`, but *instance* if its writer may not see the row that it has written."""
     stored = read_again(instance, using)
     return instance if stored is None and may_hide_rows(type(instance), using) else stored
+
+
+def read_updated(instance: Model, key: Mapping[str, Any], using: str) -> Model | None:
+    """`read_written` of the row that had *key* before *instance* was saved.
+
+    A save of the model's own may write another row instead, or give this one another key.
+    """
+    model: Any = type(instance)
+    if identify(instance) != key:
+        with suppress(model.DoesNotExist):
+            return find(model, key, using)
+    return read_written(instance, using)
 
 
 def _sound(rows: QuerySet[Any]) -> QuerySet[Any]:

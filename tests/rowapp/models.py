@@ -403,3 +403,40 @@ class Keywords:
 
 
 KeywordChild = model("KeywordChild", {}, Keywords, KINDS["Parent"].tracked)
+
+
+class Versions:
+    """Each save but the first writes another row."""
+
+    def save(self, *arguments: Any, **options: Any) -> None:
+        row: Any = self
+        if not row._state.adding:
+            row.pk, row._state.adding = None, True
+            options.pop("force_update", None)
+        above: Any = super()
+        above.save(*arguments, **options)
+
+
+Versioned = track_changes(model("Versioned", text(), Versions, models.Model))
+
+
+class Named:
+    """Its key follows its name."""
+
+    def save(self, *arguments: Any, **options: Any) -> None:
+        row: Any = self
+        if not row._state.adding and row.slug != row.name:
+            type(row).objects.filter(pk=row.pk).update(slug=row.name)
+            row.slug = row.name
+        above: Any = super()
+        above.save(*arguments, **options)
+
+
+Slugged = model(
+    "Slugged",
+    {"slug": models.CharField(max_length=20, primary_key=True), **text()},
+    Named,
+    models.Model,
+)
+
+Travel = model("Travel", {"cls": models.CharField(max_length=9)})

@@ -13,7 +13,17 @@ from general_manager.manager.signals import post_data_change
 from tests.integration.manager.user_rows.test_manager_rows import desk_of
 from tests.rowapp.fields import Place, Version
 from tests.rowapp.kinds import KINDS
-from tests.rowapp.models import Horn, Horned, KeptRow, KeywordChild, UntrackedParent, Upserted
+from tests.rowapp.models import (
+    Horn,
+    Horned,
+    KeptRow,
+    KeywordChild,
+    Slugged,
+    Travel,
+    UntrackedParent,
+    Upserted,
+    Versioned,
+)
 from tests.rowapp.reported import brief, reported
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "archive"])
@@ -302,3 +312,31 @@ def test_a_foreign_key_is_reported_as_the_key_to_which_it_refers_is_read():
         {"horn": ("A", "B")},
         {"horn": ("B", None)},
     ]
+
+
+def test_a_save_that_writes_another_row_is_not_an_update_of_the_managers():
+    one = manager(Versioned).create(name="a")
+    with reported() as changes:
+        one.update(name="b")
+    first, second = Versioned.objects.order_by("pk")
+    assert (first.name, second.name) == ("a", "b")
+    assert [(one.action, dict(one.identification)) for one in changes] == [
+        ("create", {"id": second.pk})
+    ]
+    assert (one.id, one.name) == (first.pk, "a")
+
+
+def test_a_save_that_changes_the_key_is_reported_with_the_new_one():
+    one = manager(Slugged).create(slug="a", name="a")
+    with reported() as changes:
+        one.update(name="b")
+    [change] = changes
+    assert (change.action, dict(change.identification)) == ("update", {"slug": "b"})
+    assert one.update(name="c").name == "c"
+    assert [row.slug for row in Slugged.objects.all()] == ["c"]
+
+
+def test_a_field_may_have_the_name_of_a_verbs_own_argument():
+    desk = manager(Travel)
+    assert desk.create(cls="eco").update(cls="first").cls == "first"
+    assert desk.filter(cls="first").count() == desk.get(cls="first").id
