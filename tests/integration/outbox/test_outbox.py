@@ -515,3 +515,25 @@ def test_a_delivery_is_one_statement_and_a_chunk_adds_seven(outbox, workers):
     assert statuses() == [OutboxStatus.PROCESSED] * 50
     # One a delivery; for all fifty: claim 2, begin, load 2, settle, and the idle claim at the end.
     assert len(statements) <= 50 + 7
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="Only there keys have a sequence")
+def test_a_role_that_may_only_insert_publishes_many(outbox):
+    outbox.register("x", handler=lambda event: None)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE ROLE only_inserts")
+        cursor.execute(
+            "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO only_inserts"
+        )
+        cursor.execute("SET ROLE only_inserts")
+    try:
+        with transaction.atomic():
+            outbox.publish_many(
+                WorkflowEvent(one, "a.b", {}, event_name="x") for one in ("b", "a", "c")
+            )
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("RESET ROLE")
+            cursor.execute("DROP OWNED BY only_inserts")
+            cursor.execute("DROP ROLE only_inserts")
+    assert WorkflowOutbox.objects.count() == 3

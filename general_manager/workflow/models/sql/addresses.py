@@ -40,17 +40,19 @@ def rows_in_turn(
     """Fields and rows of *events*, in the order of their ids.
 
     Two transactions with the same events then wait for each other instead of deadlocking. The
-    primary keys are in the order of *events*, in which waits take them; on MariaDB, which has no
-    sequence to ask, they follow the ids. On SQLite one transaction writes at a time.
+    primary keys are in the order of *events*, in which waits take them; where there is no sequence
+    to ask, as on MariaDB, they follow the ids. On SQLite one transaction writes at a time.
     """
-    rows, vendor = [values_of(one) for one in events], connections[using].vendor
+    fields: tuple[str, ...] = STORED_FIELDS
+    rows = [values_of(one) for one in events]
+    vendor = connections[using].vendor
     if vendor == "sqlite":
-        return STORED_FIELDS, rows
-    if vendor != "postgresql":
-        return STORED_FIELDS, sorted(rows, key=lambda row: str(row[0]))
-    keys = new_keys(model, len(rows), using)
-    numbered = [[*row, key] for row, key in zip(rows, keys, strict=True)]
-    return (*STORED_FIELDS, "id"), sorted(numbered, key=lambda row: str(row[0]))
+        return fields, rows
+    keys = new_keys(model, len(rows), using) if vendor == "postgresql" else []
+    if keys:
+        fields = (*fields, "id")
+        rows = [[*row, key] for row, key in zip(rows, keys, strict=True)]
+    return fields, sorted(rows, key=lambda row: str(row[0]))
 
 
 class Elsewhere(NamedTuple):

@@ -221,14 +221,20 @@ def unless_taken(columns: Sequence[Any], connection: BaseDatabaseWrapper) -> str
 
 
 def new_keys(model: type[models.Model], number: int, using: str) -> list[int]:
-    """Primary keys for new rows, rising; for PostgreSQL."""
+    """Primary keys for new rows, rising; for PostgreSQL.
+
+    None if the role may only insert: that gives keys, but asking their sequence is refused.
+    """
     connection = connections[using]
-    sequence = "pg_get_serial_sequence(%s, %s)"
-    sql = f"SELECT nextval({sequence}) FROM generate_series(1, %s)"
     table = connection.ops.quote_name(model._meta.db_table)
     with explaining(model, using), cursor_on(connection) as cursor:
-        cursor.execute(sql, [table, str(model._meta.pk.column), number])
-        return sorted(key for (key,) in cursor.fetchall())
+        cursor.execute(_NEW_KEYS, [table, str(model._meta.pk.column), number])
+        return sorted(key for (key,) in cursor.fetchall() if key is not None)
+
+
+_NEW_KEYS: Final = """
+SELECT CASE WHEN has_sequence_privilege(keys, 'USAGE, UPDATE') THEN nextval(keys) END
+FROM (SELECT pg_get_serial_sequence(%s, %s) AS keys) of_table, generate_series(1, %s)"""
 
 
 def rows_per_statement(columns: int, using: str) -> int:
