@@ -25,6 +25,7 @@ from general_manager.workflow.models import (
     WorkflowStep,
 )
 from general_manager.workflow.operations.health_view import health_view
+from general_manager.workflow.operations.moments import MOST_MOMENTS
 from tests.integration.conftest import confirm, hidden_fields
 from tests.integration.operations.test_away import be_away  # noqa: F401 - a fixture
 from tests.testapp import flows, plays
@@ -198,6 +199,18 @@ def test_i9_the_page_of_an_act_does_not_read_all_results(boss, celery_engine, na
         for n in range(40)
     )
     assert peak(lambda: boss.get(f"{EXECUTIONS}{row.pk}/act/{name}/")) < 15_000_000
+
+
+def test_every_step_can_be_corrected_however_many_there_are(boss, celery_engine):
+    row = ROWS.create(execution_id="x-1", workflow_id="trip", state="failed", error="boom",
+                      handler_path="tests.testapp.flows.ask")  # fmt: skip
+    WorkflowStep.objects.bulk_create(
+        WorkflowStep(execution=row, name=f"s{n}", once=True, status="done", result=n)
+        for n in range(MOST_MOMENTS + 5)
+    )
+    page = boss.get(f"{EXECUTIONS}{row.pk}/act/correct/")
+    names = [name for name, _ in page.context["form"].fields["step"].choices]
+    assert names == [f"s{n}" for n in range(MOST_MOMENTS + 5)]
 
 
 def test_b4_what_was_pruned_meanwhile_is_skipped_by_a_bulk_act(boss, celery_engine, monkeypatch):

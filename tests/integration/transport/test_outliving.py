@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from threading import Event, Thread
 
 import pytest
@@ -64,6 +65,21 @@ def in_a_copied_context(act):
     return thread
 
 
+def start_in_an_open_transaction(engine, go, threads, _):
+    """A handler that returns while a thread of its own holds its transaction open."""
+    began = Event()
+
+    def later():
+        with transaction.atomic():
+            engine.start(ECHO)
+            began.set()
+            go.wait(10)
+        connections.close_all()
+
+    threads.append(in_a_copied_context(later))
+    began.wait(10)
+
+
 def test_o6_a_coroutine_on_a_lasting_loop_sends_a_message(celery_engine, sent, worked_off):
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever)
@@ -102,19 +118,8 @@ def test_o6_a_thread_with_the_handlers_context_sends_a_message(celery_engine, se
 def test_o6_what_another_thread_commits_after_the_last_look_sends_a_message(
     celery_engine, sent, worked_off
 ):
-    go, began, threads = Event(), Event(), []
-
-    def later():
-        with transaction.atomic():
-            celery_engine.start(ECHO)
-            began.set()
-            go.wait(10)
-        connections.close_all()
-
-    def handle(_):
-        threads.append(in_a_copied_context(later))
-        began.wait(10)
-
+    go, threads = Event(), []
+    handle = partial(start_in_an_open_transaction, celery_engine, go, threads)
     worked_off(handle)
     go.set()
     threads[0].join()
@@ -155,19 +160,8 @@ def test_o6_a_thread_with_the_handlers_context_can_work_itself(celery_engine, wo
 
 
 def test_without_workers_a_thread_runs_what_it_commits_after_its_caller(outbox, celery_engine):
-    go, began, threads = Event(), Event(), []
-
-    def later():
-        with transaction.atomic():
-            celery_engine.start(ECHO)
-            began.set()
-            go.wait(10)
-        connections.close_all()
-
-    def handle(_):
-        threads.append(in_a_copied_context(later))
-        began.wait(10)
-
+    go, threads = Event(), []
+    handle = partial(start_in_an_open_transaction, celery_engine, go, threads)
     settings = {"WORKFLOW_MODE": "production", "WORKFLOW_ASYNC": False}
     with override_settings(GENERAL_MANAGER=settings):
         outbox.register("x", handler=handle)

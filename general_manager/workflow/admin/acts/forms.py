@@ -149,10 +149,15 @@ class ResolveForm(ActForm):
     def __init__(self, *args: Any, **kw: Any) -> None:
         super().__init__(*args, **kw)
         if self.record is not None:
+            which: dict[str, Any] = {"once": True, "status": self.status}
+            rows = WorkflowStep.objects.using(self.record._state.db or "default")
+            mine = rows.filter(execution=self.record, **which).order_by("pk")
+            # Of thousands, the first have their results beside them.
+            shown = {row.name: _choice(row) for row in shown_steps(self.record, **which)}
             step: Any = self.fields["step"]
             step.choices = [
-                (row.name, _choice(row))
-                for row in shown_steps(self.record, once=True, status=self.status)
+                (name, shown.get(name) or visible(name[:MAX_TITLE]))
+                for name in mine.values_list("name", flat=True)
             ]
 
     def clean(self) -> Values:
